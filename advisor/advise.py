@@ -1,0 +1,201 @@
+"""``advise(snapshot, history, policy) -> Report``: the one judgement that every renderer shows."""
+
+from dataclasses import dataclass
+
+from advisor.capacity import Theory, cuda_total_bytes, engine_theory
+from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
+from advisor.engine import judge_engine
+from advisor.estimate import added, exactly
+from advisor.gpu import EngineShare, judge_gpu
+from advisor.history import EngineHistory, GpuHistory, History
+from advisor.policy import Policy
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
+from advisor.report import Engine, GpuJudgement, Report
+from advisor.rules import findings
+from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
+from advisor.versions import parse_version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Placed:
+    """One engine that answered, with all that was found out about where and how it runs."""
+
+    reading: EngineReading
+    server: EngineProcess | None
+    gpus: tuple[Gpu, ...]
+    theory: Theory | None
+    no_theory: str | None
+
+
+def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
+    """Judge everything in a snapshot."""
+    placed = [
+        _place(snapshot, reading, position, len(readings))
+        for target in snapshot.targets
+        for readings in (snapshot.readings_of(target.engine),)
+        for position, reading in enumerate(readings)
+    ]
+    engines = tuple(
+        judge_engine(
+            each.reading,
+            theory=each.theory,
+            no_theory=each.no_theory,
+            max_num_seqs=_max_num_seqs(each),
+            history=history.engines.get((each.reading.engine, each.reading.dp_rank), EngineHistory()),
+            now_seconds=snapshot.now_seconds,
+            policy=policy,
+        )
+        for each in placed
+    )
+    down = tuple(
+        engine for target in snapshot.targets if not snapshot.readings_of(target.engine) for engine in _absent(target)
+    )
+    judgements: list[GpuJudgement] = []
+    sentences: dict[tuple[str, str], str] = {}
+    for gpu in snapshot.gpus:
+        shares, foreign = _shares(snapshot, gpu, placed)
+        judgement, reasons = judge_gpu(
+            gpu,
+            shares=shares,
+            foreign_bytes=foreign,
+            history=history.gpus.get(gpu.uuid, GpuHistory()),
+            policy=policy,
+        )
+        judgements.append(judgement)
+        sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
+    report = Report(gpus=tuple(judgements), engines=engines + down, factor_sentences=sentences)
+    return Report(
+        gpus=report.gpus,
+        engines=report.engines,
+        factor_sentences=sentences,
+        findings=findings(snapshot, report, policy),
+    )
+
+
+def _absent(target: EngineTarget) -> tuple[Engine, ...]:
+    """A server that does not answer keeps its names, so that its ``up`` falls to 0 on the same series."""
+    return tuple(
+        Engine(
+            engine=target.engine,
+            model_name=model_name,
+            dp_rank=dp_rank,
+            up=0,
+            failing={target.failing: 1} if target.failing else None,
+        )
+        for model_name, dp_rank in target.ranks or (("", "0"),)
+    )
+
+
+def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int) -> _Placed:
+    server = snapshot.server_at(reading.url)
+    gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
+    theory, reason = _theory(snapshot, reading, server, gpus)
+    return _Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason)
+
+
+def _theory(
+    snapshot: Snapshot, reading: EngineReading, server: EngineProcess | None, gpus: tuple[Gpu, ...]
+) -> tuple[Theory | None, str | None]:
+    if server is None:
+        return None, "the server runs on another host or cannot be found in the process table"
+    files = snapshot.model_at(server.model_path, reading.model_path)
+    if files is None:
+        return None, "the model's config.json has not been read"
+    if files.spec is None:
+        return None, files.declined
+    device = _device(gpus, reading, server)
+    if device is None:
+        return None, "the GPUs that the server runs on are not known"
+    try:
+        return (
+            engine_theory(
+                files.spec,
+                flags=server.flags,
+                version=parse_version(reading.vllm_version),
+                device=device,
+                files=files.weights,
+                kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
+            ),
+            None,
+        )
+    except ValueError as error:
+        return None, str(error)
+
+
+def _device(gpus: tuple[Gpu, ...], reading: EngineReading, server: EngineProcess) -> Device | None:
+    """Return what one rank runs on; the smallest GPU decides. vLLM's CPU build says so in its version."""
+    totals = [(total, gpu) for gpu in gpus if (total := cuda_total_bytes(gpu)) is not None]
+    if totals:
+        total, gpu = min(totals, key=lambda pair: pair[0])
+        return Device(name=gpu.name or "unknown GPU", memory_bytes=total)
+    on_cpu = "cpu" in (reading.vllm_version or "") or "VLLM_CPU_KVCACHE_SPACE" in server.flags.environment
+    return Device(name="cpu", memory_bytes=0) if on_cpu else None
+
+
+def _max_num_seqs(placed: _Placed) -> tuple[int, FlagOrigin] | None:
+    """Return the limit in effect. No endpoint tells it: the command line does, else the release's default."""
+    if placed.theory is not None:
+        flags = placed.theory.flags
+        return flags.max_num_seqs, flags.origins["max_num_seqs"]
+    if placed.server is None:
+        return None
+    if placed.server.flags.max_num_seqs is not None:
+        return placed.server.flags.max_num_seqs, "given"
+    version = parse_version(placed.reading.vllm_version)
+    device = _device(placed.gpus, placed.reading, placed.server)
+    if version is None or device is None:
+        return None
+    return default_max_num_seqs(version, device), "default"
+
+
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[EngineShare], float]:
+    """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
+    processes = snapshot.processes_on(gpu)
+    claimed_pids: set[int] = set()
+    shares = []
+    for server in snapshot.servers:
+        mine = [process for process in processes if process.pid in server.pids]
+        if not mine:
+            continue
+        claimed_pids |= {process.pid for process in mine}
+        held = process_bytes(mine)
+        if held is None:
+            held = _unattributed(gpu, processes, mine)
+        engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
+        shares.append(_share(server, engine, gpu, float(held)))
+    foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
+    return shares, float(foreign or 0)
+
+
+def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:
+    """Where the driver does not split memory by process, a process that is alone on its GPU holds all of it."""
+    return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
+
+
+def _share(server: EngineProcess, engine: _Placed | None, gpu: Gpu, held: float) -> EngineShare:
+    name = engine.reading.engine if engine else f"{server.host}:{server.port}"
+    plan = engine.theory.plan if engine and engine.theory else None
+    if engine is None or engine.theory is None or plan is None:
+        # Loading, or of a kind without theory: until it answers, it may take its whole budget.
+        total = cuda_total_bytes(gpu)
+        utilization = server.flags.gpu_memory_utilization
+        if engine is None and total is not None and utilization is not None:
+            return EngineShare(engine=name, held_bytes=held, entitled=exactly(max(held, utilization * total)), parts={})
+        return EngineShare(engine=name, held_bytes=held, entitled=exactly(held), parts={})
+    usage = engine.reading.kv_usage_ratio or 0.0
+    blocks = engine.reading.cache.num_gpu_blocks
+    layout = engine.theory.layout
+    pool = blocks * layout.bytes_per_block if blocks is not None else plan.kv_cache.expected
+    return EngineShare(
+        engine=name,
+        held_bytes=held,
+        # The pool is allocated at start-up and known by now; what may still come is activation and graphs.
+        entitled=added((plan.beside_kv, exactly(pool))),
+        parts={
+            "weights": plan.weights.expected,
+            "kv_used": pool * usage,
+            "kv_idle": pool * (1 - usage),
+            "cuda_graphs": plan.cuda_graphs.expected,
+            "activation_reserve": plan.activation_peak.expected,
+        },
+    )

@@ -1,0 +1,145 @@
+"""How a number is declared: once, with its kind, its unit (in its name) and its help.
+
+A fact is a frozen, keyword-only dataclass whose fields are made by the four functions below. Everything that
+shows a number (the Prometheus page, METRICS.md, the JSON API, dashboards, alert rules) derives its name from the
+declaration: ``headroom_<subject>_<field>``. A value of ``None`` means "not reported" and yields no sample.
+
+The facts themselves stand beside the code that fills them: readings in ``advisor.readings``, judgements in
+``advisor.report``, the daemon's own health in ``exporter.health``.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, cast
+
+PREFIX = "headroom"
+
+
+class Kind(StrEnum):
+    """What a field is to Prometheus."""
+
+    IDENTITY = "identity"
+    """Label on every series of its subject."""
+    DESCRIBED = "described"
+    """Label on the subject's one ``_info`` series: text that describes and rarely changes."""
+    LEVEL = "gauge"
+    TOTAL = "counter"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One declared metric: a row of METRICS.md and a family on /metrics."""
+
+    name: str
+    """Full Prometheus name; a counter's ends in ``_total``."""
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    """Label names in order: the subject's identity, then the field's own."""
+    subject: str
+    field: str
+
+
+class Fact:
+    """Base of every declared fact; subclasses are frozen keyword-only dataclasses."""
+
+    __slots__ = ()
+    subject: ClassVar[str]
+
+
+def _declare(kind: Kind, help_text: str, **more: Any) -> Any:
+    return dataclasses.field(metadata={"kind": kind, "help": help_text, **more}, default=None)
+
+
+def identity(help_text: str) -> Any:
+    """Declare a label that every series of the subject carries. Required: an unnamed thing has no series."""
+    return dataclasses.field(metadata={"kind": Kind.IDENTITY, "help": help_text})
+
+
+def described(help_text: str) -> Any:
+    """Declare a text label of the subject's ``_info`` series."""
+    return _declare(Kind.DESCRIBED, help_text)
+
+
+def level(help_text: str, *, by: str | None = None) -> Any:
+    """Declare a gauge; with ``by`` the value is a mapping from that label's values to numbers."""
+    return _declare(Kind.LEVEL, help_text, by=by)
+
+
+def total(help_text: str, *, by: str | None = None) -> Any:
+    """Declare a running total (its field name ends in ``_total``); ``by`` as in `level`."""
+    return _declare(Kind.TOTAL, help_text, by=by)
+
+
+def one_hot(value: str, values: tuple[str, ...]) -> Mapping[str, int]:
+    """Spell a state as one 0/1 series per possible value, the form that survives aggregation."""
+    if value not in values:
+        raise ValueError(f"{value!r} is not one of {', '.join(values)}")
+    return {each: int(each == value) for each in values}
+
+
+def fields_of(fact_type: type[Fact], kind: Kind) -> tuple[dataclasses.Field[Any], ...]:
+    """Return the fields of one kind, in order of declaration."""
+    fields = dataclasses.fields(cast("Any", fact_type))
+    return tuple(field for field in fields if field.metadata.get("kind") is kind)
+
+
+def identity_names(fact_type: type[Fact]) -> tuple[str, ...]:
+    """Return the names of the labels on every series of this fact."""
+    return tuple(field.name for field in fields_of(fact_type, Kind.IDENTITY))
+
+
+def metrics_of(fact_type: type[Fact]) -> Iterator[Metric]:
+    """Yield every metric that a fact type declares, its ``_info`` first."""
+    labels = identity_names(fact_type)
+    described_names = tuple(field.name for field in fields_of(fact_type, Kind.DESCRIBED))
+    if described_names:
+        texts = "; ".join(f"{field.name}: {field.metadata['help']}" for field in fields_of(fact_type, Kind.DESCRIBED))
+        yield Metric(
+            name=f"{PREFIX}_{fact_type.subject}_info",
+            kind=Kind.LEVEL,
+            help=f"Always 1; its labels describe. {texts}",
+            labels=(*labels, *described_names),
+            subject=fact_type.subject,
+            field="info",
+        )
+    for field in dataclasses.fields(cast("Any", fact_type)):
+        kind = field.metadata.get("kind")
+        if kind in (Kind.LEVEL, Kind.TOTAL):
+            by = field.metadata["by"]
+            yield Metric(
+                name=f"{PREFIX}_{fact_type.subject}_{field.name}",
+                kind=kind,
+                help=field.metadata["help"],
+                labels=(*labels, by) if by else labels,
+                subject=fact_type.subject,
+                field=field.name,
+            )
+
+
+def samples_of(fact: Fact) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    """Yield ``(metric name, label values, value)`` for every number that the fact holds."""
+    fact_type = type(fact)
+    labels = tuple(str(getattr(fact, name)) for name in identity_names(fact_type))
+    described_fields = fields_of(fact_type, Kind.DESCRIBED)
+    texts = tuple(getattr(fact, field.name) for field in described_fields)
+    if any(text is not None for text in texts):
+        yield (
+            f"{PREFIX}_{fact_type.subject}_info",
+            (*labels, *("" if text is None else str(text) for text in texts)),
+            1.0,
+        )
+    for field in dataclasses.fields(cast("Any", fact)):
+        if field.metadata.get("kind") not in (Kind.LEVEL, Kind.TOTAL):
+            continue
+        value = getattr(fact, field.name)
+        if value is None:
+            continue
+        name = f"{PREFIX}_{fact_type.subject}_{field.name}"
+        if field.metadata["by"] is None:
+            yield name, labels, float(value)
+        else:
+            for key, each in value.items():
+                yield name, (*labels, str(key)), float(each)

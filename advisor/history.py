@@ -1,0 +1,126 @@
+"""What must be remembered between two moments, small and of constant size. State in, state out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+
+from advisor.readings import EngineReading, Gpu
+from advisor.snapshot import Snapshot
+
+_SPACING_SECONDS = 10.0
+_MOST_POINTS = 180
+"""Half an hour at the spacing above; then the older half is thinned to every second point."""
+_LEAST_POINTS = 12
+"""Two minutes: below that a trend is noise."""
+_STEP_BYTES = 64 * 1024**2
+"""A change of this size within one spacing, far above the usual one, is an event and not a trend."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuHistory:
+    """Memory use of one GPU over time, steps taken out."""
+
+    points: tuple[tuple[float, float], ...] = ()
+    """(seconds, bytes), at most one each ten seconds."""
+    pids: frozenset[int] = frozenset()
+
+    @property
+    def growth_bytes_per_second(self) -> float | None:
+        """Theil-Sen slope: the median over all pairs of points; None before two minutes have been seen."""
+        if len(self.points) < _LEAST_POINTS:
+            return None
+        every = max(1, len(self.points) // 45)
+        points = _without_steps(self.points)[::every]
+        slopes = [
+            (later_bytes - earlier_bytes) / (later - earlier)
+            for position, (earlier, earlier_bytes) in enumerate(points)
+            for later, later_bytes in points[position + 1 :]
+        ]
+        return median(slopes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineHistory:
+    """What one engine's counters showed before."""
+
+    totals: Mapping[str, float] = field(default_factory=dict)
+    token_seen_at_seconds: float | None = None
+    """When a token counter last moved, or the engine was last idle."""
+    preempted_at_seconds: float | None = None
+    rejected_at_seconds: float | None = None
+    most_running: float = 0.0
+    """Most requests seen running at once since the engine started."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """Everything remembered, by GPU UUID and by (engine, rank)."""
+
+    gpus: Mapping[str, GpuHistory] = field(default_factory=dict)
+    engines: Mapping[tuple[str, str], EngineHistory] = field(default_factory=dict)
+
+
+def remember(history: History, snapshot: Snapshot) -> History:
+    """Fold one moment into what is remembered; what is gone from the snapshot keeps its past for when it returns."""
+    gpus = dict(history.gpus)
+    for gpu in snapshot.gpus:
+        pids = frozenset(process.pid for process in snapshot.processes_on(gpu))
+        gpus[gpu.uuid] = _remember_gpu(gpus.get(gpu.uuid, GpuHistory()), gpu, pids, snapshot.now_seconds)
+    engines = dict(history.engines)
+    for reading in snapshot.engines:
+        key = (reading.engine, reading.dp_rank)
+        engines[key] = _remember_engine(engines.get(key, EngineHistory()), reading, snapshot.now_seconds)
+    return History(gpus=gpus, engines=engines)
+
+
+def _remember_gpu(history: GpuHistory, gpu: Gpu, pids: frozenset[int], now_seconds: float) -> GpuHistory:
+    if gpu.memory_used_bytes is None:
+        return history
+    if not history.pids <= pids:
+        history = GpuHistory()  # a process ended or restarted: what it held says nothing about what comes
+    points = history.points
+    if not points or now_seconds - points[-1][0] >= _SPACING_SECONDS:
+        points = (*points, (now_seconds, float(gpu.memory_used_bytes)))
+    if len(points) > _MOST_POINTS:
+        half = len(points) // 2
+        points = (*points[:half:2], *points[half:])
+    return replace(history, points=points, pids=pids)
+
+
+def _without_steps(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """Return the points with single large jumps removed: everything after a jump is shifted back by it."""
+    changes = [later[1] - earlier[1] for earlier, later in pairwise(points)]
+    usual = median(abs(change) for change in changes)
+    shift = 0.0
+    cleaned = [points[0]]
+    for (seconds, size), change in zip(points[1:], changes, strict=True):
+        if abs(change) > _STEP_BYTES and abs(change) > 8 * usual:
+            shift += change
+        cleaned.append((seconds, size - shift))
+    return tuple(cleaned)
+
+
+def _remember_engine(history: EngineHistory, reading: EngineReading, now_seconds: float) -> EngineHistory:
+    before, totals = history.totals, reading.totals
+    restarted = any(totals.get(key, 0.0) < value for key, value in before.items() if key in totals)
+    if restarted:
+        history, before = EngineHistory(), {}
+
+    def moved(*keys: str) -> bool:
+        return any(totals.get(key, 0.0) > before[key] for key in keys if key in before)
+
+    busy = bool(reading.requests_running or reading.requests_waiting)
+    first_look = history.token_seen_at_seconds is None
+    return EngineHistory(
+        totals={key: totals[key] for key in _WATCHED if key in totals},
+        token_seen_at_seconds=now_seconds
+        if first_look or not busy or moved("generation_tokens_total", "prompt_tokens_total")
+        else history.token_seen_at_seconds,
+        preempted_at_seconds=now_seconds if moved("preemptions_total") else history.preempted_at_seconds,
+        rejected_at_seconds=now_seconds if moved("rejections_total") else history.rejected_at_seconds,
+        most_running=max(history.most_running, reading.requests_running or 0.0),
+    )
+
+
+_WATCHED = ("generation_tokens_total", "prompt_tokens_total", "preemptions_total", "rejections_total")

@@ -1,0 +1,152 @@
+"""What the sources read, frozen: GPUs, their processes, engine pages, engine processes, model files.
+
+Only `Gpu` is exported as it is; the rest is what judgements are made from. Process identifiers and command lines
+stay in here: no renderer sees them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from advisor.facts import Fact, described, identity, level, total
+from advisor.flags import EngineFlags
+from advisor.model import ModelSpec
+from advisor.weights import WeightFiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu(Fact):
+    """One GPU, or one MIG instance, as NVML reports it.
+
+    A GPU split by MIG shows its hardware (power, temperature, errors) here and its memory on its instances, whose
+    ``gpu`` label reads ``<index>:<instance>``; so sums over GPUs count no byte twice.
+    """
+
+    subject: ClassVar[str] = "gpu"
+
+    gpu: str = identity("Index as nvidia-smi shows it; <index>:<instance> for a MIG instance.")
+    uuid: str = identity("UUID of the GPU or MIG instance; survives reboots and reordering.")
+    name: str | None = described("product name")
+    driver_version: str | None = described("version of the NVIDIA driver")
+    cuda_version: str | None = described("newest CUDA version that the driver supports")
+    compute_capability: str | None = described("compute capability, as in 9.0")
+    mig: str | None = described("MIG profile of an instance, 'parent' for a GPU split by MIG")
+    memory_total_bytes: int | None = level("Memory installed, as NVML counts it; CUDA sees a little less.")
+    memory_used_bytes: int | None = level("Memory allocated by processes, without what the driver reserves.")
+    memory_free_bytes: int | None = level("Memory that a new allocation can still take.")
+    memory_reserved_bytes: int | None = level("Memory that driver and firmware keep for themselves.")
+    utilization_ratio: float | None = level("Share of the last sample period in which a kernel ran.")
+    power_watts: float | None = level("Power drawn by the whole board.")
+    temperature_celsius: float | None = level("Temperature of the GPU die.")
+    throttled: Mapping[str, int] | None = level("1 while clocks are held down for this reason.", by="reason")
+    ecc_uncorrected_errors_total: int | None = total(
+        "Uncorrected ECC memory errors over the life of the board (of the driver load where that is all it keeps)."
+    )
+    row_remap_pending: int | None = level("1 when a memory row waits for a GPU reset to be remapped.")
+    row_remap_failed: int | None = level("1 when remapping a memory row failed: the board is due for replacement.")
+    xid_errors_total: Mapping[int, int] | None = total(
+        "Xid errors seen since this daemon started watching, by Xid code.", by="xid"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuProcess:
+    """One process that holds memory on a GPU."""
+
+    uuid: str
+    pid: int
+    """In the NVML driver's PID namespace: the host's."""
+    used_bytes: int | None
+    """None where the driver does not say (WSL, some containers)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Histogram:
+    """A Prometheus histogram at one moment."""
+
+    bounds: tuple[float, ...]
+    """Upper bounds, ascending, the last one +Inf."""
+    cumulative: tuple[float, ...]
+    """Observations at or below each bound."""
+    sum: float
+    count: float
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of all observations, None before the first."""
+        return self.sum / self.count if self.count > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheConfig:
+    """What ``vllm:cache_config_info`` says of one engine, each None where the page does not say."""
+
+    num_gpu_blocks: int | None = None
+    """Blocks of one engine, null block included; vLLM repeats the sum over engines, which the source divides."""
+    block_size: int | None = None
+    kv_cache_size_tokens: int | None = None
+    kv_cache_max_concurrency: float | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
+    cache_dtype: str | None = None
+    enable_prefix_caching: bool | None = None
+    num_gpu_blocks_override: int | None = None
+    sliding_window: int | None = None
+    mamba_block_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineReading:
+    """One engine (one data-parallel rank) of one vLLM server, from its /metrics, /version and /v1/models."""
+
+    engine: str
+    """Stable id: host:port unless the config names it."""
+    url: str
+    model_name: str
+    dp_rank: str
+    vllm_version: str | None = None
+    model_path: str | None = None
+    """What the server calls the model's root: a directory or a hub id."""
+    max_model_len: int | None = None
+    requests_running: float | None = None
+    requests_waiting: float | None = None
+    requests_waiting_for_capacity: float | None = None
+    """Waiting without those deferred for other reasons; None where the version does not tell (before 0.20)."""
+    kv_usage_ratio: float | None = None
+    """Blocks referenced by admitted requests over usable blocks; evictable prefix-cache blocks count as free."""
+    sleeping: bool | None = None
+    cache: CacheConfig = CacheConfig()
+    totals: Mapping[str, float] = field(default_factory=dict)
+    """Counters by the names of `exporter.sources.vllm_names`."""
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    started_at_seconds: float | None = None
+    """Start of the API server's process, Unix time; None on multi-process pages."""
+    missing: tuple[str, ...] = ()
+    """Metrics that this version should show and does not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineProcess:
+    """One running vLLM server, from the process table."""
+
+    host: str
+    port: int
+    secure: bool
+    """Whether it serves TLS."""
+    flags: EngineFlags
+    pids: frozenset[int]
+    """The API server and all its descendants: workers hold the GPU memory."""
+    started_at_seconds: float
+    model_path: str | None = None
+    """Directory of the model as this daemon can open it, None for a hub id not in the local cache."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """What the model's directory says: its geometry and the bytes of its weights."""
+
+    path: str
+    spec: ModelSpec | None
+    declined: str | None
+    """Why there is no spec: an unknown architecture or layer kind, a file that cannot be read."""
+    weights: WeightFiles | None

@@ -1,0 +1,143 @@
+"""What the advisor says: facts about GPUs and engines that no source reports by itself, and findings in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+from advisor.facts import Fact, described, identity, level, total
+
+COMPONENTS = (
+    "weights",
+    "kv_used",
+    "kv_idle",
+    "cuda_graphs",
+    "activation_reserve",
+    "engine_other",
+    "foreign",
+    "driver_reserved",
+    "free",
+)
+"""Where a GPU's memory is; the parts add up to its total."""
+
+LIMITERS = ("kv", "max_num_seqs", "compute", "queue_cap", "stalled", "none")
+"""What keeps the engine from running more requests now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuJudgement(Fact):
+    """What follows from all readings for one GPU."""
+
+    subject: ClassVar[str] = "gpu"
+
+    gpu: str = identity("As in headroom_gpu_memory_total_bytes.")
+    uuid: str = identity("As in headroom_gpu_memory_total_bytes.")
+    memory_component_bytes: Mapping[str, float] | None = level(
+        "Where the memory is; the components add up to headroom_gpu_memory_total_bytes. kv_used and kv_idle split the "
+        "preallocated KV pool by what running requests hold; activation_reserve is what the engine's allocator keeps "
+        "for its largest step; foreign belongs to processes that are no vLLM engine.",
+        by="component",
+    )
+    memory_slack_bytes: float | None = level(
+        "Free memory minus what the engines on this GPU may still rightly claim; negative means over-committed."
+    )
+    memory_growth_bytes_per_second: float | None = level(
+        "Robust trend of memory use; restarts and single steps do not count as growth."
+    )
+    oom_risk_ratio: float | None = level(
+        "Probability that this GPU runs out of memory within the horizon (15 minutes unless configured)."
+    )
+    oom_risk_factor_ratio: Mapping[str, float] | None = level(
+        "Probability that this cause alone exhausts the GPU within the horizon.", by="factor"
+    )
+    time_to_oom_seconds: float | None = level(
+        "Time until free memory is gone at the present growth; +Inf when none is in sight."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine(Fact):
+    """One vLLM engine (one data-parallel rank): what it reports, what it should hold, what more fits."""
+
+    subject: ClassVar[str] = "engine"
+
+    engine: str = identity("host:port of the server, or its name in the config.")
+    model_name: str = identity("Served model name; empty until the server has answered once.")
+    dp_rank: str = identity("Data-parallel rank as vLLM's own engine label; 0 without data parallelism.")
+    vllm_version: str | None = described("version that the server reports")
+    kv_capacity_origin: str | None = described("where kv_capacity_tokens comes from: reported, derived or estimated")
+    max_num_seqs_origin: str | None = described("given on the command line, default of this version, or derived")
+    theory: str | None = described("'ok', or why there is no theory for this engine")
+
+    up: int | None = level("1 when the last read of this server's /metrics succeeded.")
+    failing: Mapping[str, int] | None = level(
+        "1 for the reason why the last read of this server failed; no series while it succeeds.", by="reason"
+    )
+    asleep: int | None = level("1 while the engine sleeps (weights offloaded or discarded).")
+    metric_missing: Mapping[str, int] | None = level(
+        "1 for a figure that this vLLM version should show on its page and does not.", by="metric"
+    )
+
+    kv_capacity_tokens: float | None = level("Tokens that the engine's KV cache holds, as vLLM counts them.")
+    kv_theory_tokens: float | None = level("Tokens that it should hold, from the model, the GPU and the flags.")
+    kv_theory_lower_tokens: float | None = level("Lower bound of the theory.")
+    kv_theory_upper_tokens: float | None = level("Upper bound of the theory.")
+    kv_capacity_gap_ratio: float | None = level("Capacity over theory, minus 1: negative means less than expected.")
+    kv_used_tokens: float | None = level(
+        "Tokens' worth of blocks that running requests hold; evictable prefix-cache blocks are free."
+    )
+    kv_headroom_tokens: float | None = level("Tokens' worth of blocks that are free: capacity minus used.")
+    kv_usage_ratio: float | None = level("Share of KV blocks that running requests hold, as vLLM reports it.")
+    kv_bytes_per_token: float | None = level("Bytes that one token's keys and values take on one GPU.")
+
+    requests_running: float | None = level("Requests admitted by the scheduler, prefilling ones included.")
+    requests_waiting: float | None = level("Requests in the queue, preempted ones included.")
+    max_num_seqs: float | None = level("Most requests that the scheduler runs at once.")
+    request_headroom: float | None = level(
+        "How many more typical requests fit now: the smaller of kv_request_headroom and seqs_request_headroom."
+    )
+    kv_request_headroom: float | None = level("How many more requests of typical full length the free KV blocks take.")
+    seqs_request_headroom: float | None = level("How many more requests max_num_seqs lets in.")
+    typical_request_tokens: float | None = level(
+        "Prompt and output of a typical request: the mean of those finished, max_model_len before the first."
+    )
+    full_context_concurrency: float | None = level("Requests of max_model_len tokens that fit at once.")
+    limiter: Mapping[str, int] | None = level(
+        "1 for what keeps more requests from running now: kv, max_num_seqs, compute (the token budget of a step), "
+        "queue_cap (new requests are refused), stalled, none.",
+        by="limiter",
+    )
+    preemptions_total: float | None = total(
+        "Preemptions since the server started; vLLM counts one when its victim next emits a token."
+    )
+
+
+class Severity(StrEnum):
+    """How soon somebody should act on a finding."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something worth telling a person, from one rule."""
+
+    rule: str
+    severity: Severity
+    subject: str
+    """``GPU 0`` or an engine's id."""
+    summary: str
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything the advisor says at one moment."""
+
+    gpus: tuple[GpuJudgement, ...] = ()
+    engines: tuple[Engine, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    factor_sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """For people: why a risk factor is what it is, by (GPU uuid, factor)."""

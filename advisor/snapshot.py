@@ -1,0 +1,93 @@
+"""All fresh readings of one moment, and who belongs to whom."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
+
+_HERE = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineTarget:
+    """A server that should be there, whether it answers or not."""
+
+    engine: str
+    url: str
+    failing: str | None
+    """Why the last read failed; None while it succeeds."""
+    ranks: tuple[tuple[str, str], ...] = ()
+    """(model name, data-parallel rank) of each of its engines when it last answered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Frozen input of every judgement. What is not fresh is not in it."""
+
+    now_seconds: float
+    """Steady clock."""
+    gpus: tuple[Gpu, ...] = ()
+    gpu_processes: tuple[GpuProcess, ...] = ()
+    servers: tuple[EngineProcess, ...] = ()
+    engines: tuple[EngineReading, ...] = ()
+    targets: tuple[EngineTarget, ...] = ()
+    models: tuple[ModelFiles, ...] = ()
+
+    def server_at(self, url: str) -> EngineProcess | None:
+        """Return the local process that serves this address, None for a remote or unmapped server."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            return None
+        for server in self.servers:
+            same_host = parts.hostname == server.host or {parts.hostname, server.host} <= _HERE
+            if same_host and port == server.port:
+                return server
+        return None
+
+    def gpus_of(self, server: EngineProcess) -> tuple[Gpu, ...]:
+        """Return the GPUs on which this server's processes hold memory, in order of their index."""
+        uuids = {process.uuid for process in self.gpu_processes if process.pid in server.pids}
+        return tuple(sorted((gpu for gpu in self.gpus if gpu.uuid in uuids), key=_gpu_order))
+
+    def processes_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """Return the processes that hold memory on a GPU."""
+        return tuple(process for process in self.gpu_processes if process.uuid == gpu.uuid)
+
+    def readings_of(self, engine: str) -> tuple[EngineReading, ...]:
+        """Return the readings of one server's engines, in order of rank."""
+        return tuple(reading for reading in self.engines if reading.engine == engine)
+
+    def model_at(self, *paths: str | None) -> ModelFiles | None:
+        """Return the files of the first of these paths that was read."""
+        known = {files.path: files for files in self.models}
+        return next((known[path] for path in paths if path in known), None)
+
+
+def gpus_of_rank(gpus: tuple[Gpu, ...], position: int, ranks: int) -> tuple[Gpu, ...]:
+    """Return the share of a server's GPUs that its engine number ``position`` of ``ranks`` runs on.
+
+    vLLM hands out devices in order of rank; where the count does not divide, no share can be told.
+    """
+    if ranks == 1:
+        return gpus
+    if not gpus or len(gpus) % ranks:
+        return ()
+    share = len(gpus) // ranks
+    return gpus[position * share : (position + 1) * share]
+
+
+def _gpu_order(gpu: Gpu) -> tuple[int, ...]:
+    return tuple(int(part) for part in gpu.gpu.split(":"))
+
+
+def process_bytes(processes: Iterable[GpuProcess]) -> int | None:
+    """Return the memory of these processes together, None where the driver does not say of one of them."""
+    total = 0
+    for process in processes:
+        if process.used_bytes is None:
+            return None
+        total += process.used_bytes
+    return total

@@ -1,0 +1,1 @@
+"""Everything that touches the world: sources, the collection loop, HTTP, commands."""

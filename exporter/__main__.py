@@ -1,0 +1,5 @@
+"""``python -m exporter`` is ``vllm-headroom``."""
+
+from exporter.cli import main
+
+main()

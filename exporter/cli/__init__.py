@@ -1,0 +1,46 @@
+"""The command line: one file, one command, imported only when it is called."""
+
+import importlib
+import sys
+
+import click
+
+from exporter.errors import HeadroomError
+
+COMMANDS = {
+    "serve": "Watch this host's GPUs and vLLM servers and serve what follows.",
+    "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
+    "check": "Check a configuration file.",
+    "capture": "Save what the sources say, for a bug report or a test.",
+}
+"""Every command with its one-line help, so that --help imports none of them."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"exporter.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="vllm-headroom", prog_name="vllm-headroom")
+def cli() -> None:
+    """How much more fits on a vLLM server, and how likely it is to run out of memory."""
+
+
+def main() -> None:
+    """Run the command; a wrong use prints what is wrong and exits with 2, without a traceback."""
+    try:
+        cli(prog_name="vllm-headroom")
+    except HeadroomError as error:
+        print(f"vllm-headroom: {error}".replace("\n", "\nvllm-headroom: "), file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,0 +1,23 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from exporter.logs import FORMATS, LEVELS
+
+_WEB = (
+    click.option(
+        "--web.listen-address", "listen_address", metavar="[HOST]:PORT", help="Where to serve; default :9738."
+    ),
+    click.option("--log.level", "log_level", type=click.Choice(list(LEVELS)), default="info", show_default=True),
+    click.option("--log.format", "log_format", type=click.Choice(FORMATS), default="logfmt", show_default=True),
+)
+
+
+def web_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of everything that serves."""
+    for option in reversed(_WEB):
+        command = option(command)
+    return command

@@ -1,0 +1,65 @@
+"""``vllm-headroom serve``: the daemon."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+import pynvml
+
+from exporter import logs
+from exporter.cli.options import web_options
+from exporter.config import Config, load
+from exporter.service import Service, World
+from exporter.web.app import build_app
+from exporter.web.server import HttpServer, listen, shown_url
+
+log = logging.getLogger(__name__)
+
+
+@click.command(name="serve")
+@click.option("--engine", "engine_urls", multiple=True, metavar="URL", help="A vLLM server to watch; repeatable.")
+@click.option("--poll-interval", type=float, metavar="SECONDS", help="Time between two readings; default 5.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file; see docs.")
+@web_options
+def command(
+    engine_urls: tuple[str, ...],
+    poll_interval: float | None,
+    config_file: Path | None,
+    listen_address: str | None,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
+    logs.configure(log_level, log_format)
+    given: dict[str, Any] = {
+        "engines": [{"url": url} for url in engine_urls] or None,
+        "poll_interval": poll_interval,
+        "listen_address": listen_address,
+    }
+    config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    run(config, World(nvml=pynvml, processes=psutil))
+
+
+def run(config: Config, world: World) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        UsageError: The address cannot be bound, or a key cannot be read.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    listening = listen(config.listen_address)
+    service = Service(config, world)
+    service.start()
+    server = HttpServer(build_app(service), listening)
+    server.start()
+    log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", shown_url(listening))
+    stop.wait()
+    log.info("stopping")
+    server.stop()
+    service.stop()

@@ -1,0 +1,121 @@
+"""Which vLLM servers are watched: those named in the config, or those found on this host."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from advisor.readings import EngineProcess, EngineReading
+from advisor.snapshot import EngineTarget
+from exporter.config import EngineConfig
+from exporter.errors import UsageError
+
+FORGET_AFTER_SECONDS = 24 * 3600.0
+"""A server that vanished stays on the pages as down for this long: a crash at night must be seen in the morning."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Watched:
+    """One server under watch."""
+
+    engine: str
+    url: str
+    config: EngineConfig
+    model: str | None = None
+    ranks: tuple[tuple[str, str], ...] = ()
+    gone_since_seconds: float | None = None
+
+
+@dataclass(kw_only=True)
+class Engines:
+    """The servers under watch, by engine id."""
+
+    configured: tuple[EngineConfig, ...]
+    on_new: Callable[[Watched], None]
+    on_gone: Callable[[Watched], None]
+    watched: dict[str, Watched] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Watch what the config names."""
+        for config in self.configured:
+            self._watch(Watched(engine=config.name or urlsplit(config.url).netloc, url=config.url, config=config))
+
+    def discover(self, servers: Iterable[EngineProcess], now_seconds: float) -> None:
+        """Watch what runs on this host, unless the config names the servers."""
+        if self.configured:
+            return
+        running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
+        for engine, server in running.items():
+            known = self.watched.get(engine)
+            if known is None:
+                url = f"{'https' if server.secure else 'http'}://{engine}"
+                model = server.model_path or server.flags.model
+                self._watch(Watched(engine=engine, url=url, config=EngineConfig(url=url), model=model))
+            else:
+                known.gone_since_seconds = None
+        models_running = {self.watched[engine].model for engine in running}
+        for watched in list(self.watched.values()):
+            if watched.engine in running:
+                continue
+            if watched.gone_since_seconds is None:
+                watched.gone_since_seconds = now_seconds
+            moved = watched.model is not None and watched.model in models_running
+            if moved or now_seconds - watched.gone_since_seconds > FORGET_AFTER_SECONDS:
+                del self.watched[watched.engine]
+                self.on_gone(watched)
+
+    def answered(self, readings: Iterable[EngineReading]) -> None:
+        """Keep the names of what answered, for the time when it does not."""
+        for reading in readings:
+            watched = self.watched.get(reading.engine)
+            if watched is not None and (reading.model_name, reading.dp_rank) not in watched.ranks:
+                same_model = tuple(rank for rank in watched.ranks if rank[0] == reading.model_name)
+                watched.ranks = (*same_model, (reading.model_name, reading.dp_rank))
+
+    def targets(self, failing: Callable[[str], str | None]) -> tuple[EngineTarget, ...]:
+        """Return every watched server, with the reason why it does not answer if it does not."""
+        return tuple(
+            EngineTarget(engine=each.engine, url=each.url, failing=failing(each.engine), ranks=each.ranks)
+            for each in sorted(self.watched.values(), key=lambda each: each.engine)
+        )
+
+    def _watch(self, watched: Watched) -> None:
+        self.watched[watched.engine] = watched
+        self.on_new(watched)
+
+
+def open_session(config: EngineConfig) -> requests.Session:
+    """Return a session for one server, with its credentials.
+
+    Proxies and .netrc of the environment are left alone: a loopback server is behind neither.
+
+    Raises:
+        UsageError: The key file cannot be read, or the environment variable is not set.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.headers["Accept-Encoding"] = "identity"
+    session.headers["User-Agent"] = "vllm-headroom"
+    if config.ca_file is not None:
+        session.verify = str(config.ca_file)
+    key = _api_key(config)
+    if key:
+        session.headers["Authorization"] = f"Bearer {key}"
+    return session
+
+
+def _api_key(config: EngineConfig) -> str | None:
+    if config.api_key_file is not None:
+        try:
+            return Path(config.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"api_key_file of {config.url}: {config.api_key_file} cannot be read") from error
+    if config.api_key_env is not None:
+        try:
+            return os.environ[config.api_key_env].strip()
+        except KeyError:
+            raise UsageError(f"api_key_env of {config.url}: {config.api_key_env} is not set") from None
+    return None

@@ -1,0 +1,38 @@
+"""What can go wrong, and who has to act.
+
+::
+
+    HeadroomError
+      + UsageError             the operator must fix a flag or a file; every problem is listed; exit status 2
+      + SourceError            this reading failed; it is tried again at the next interval; ``reason`` is a metric label
+          + SourceUnavailable  refused, timed out, no driver, no such file
+          + SourceMalformed    it answered, and the answer is not understood
+"""
+
+
+class HeadroomError(Exception):
+    """Base of every error that this program raises on purpose."""
+
+
+class UsageError(HeadroomError):
+    """A flag, a config key or an input file is wrong; the message lists every problem, one a line."""
+
+
+class SourceError(HeadroomError):
+    """A source could not be read this time.
+
+    Attributes:
+        reason: A short fixed word or two that is safe as a metric label, such as ``timeout``.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class SourceUnavailable(SourceError):  # noqa: N818 - states what is, like TimeoutExpired
+    """There was no answer."""
+
+
+class SourceMalformed(SourceError):  # noqa: N818 - see above
+    """There was an answer that is not understood: another program, another version, half a page."""

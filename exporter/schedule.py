@@ -1,0 +1,66 @@
+"""APScheduler, set up so that a read which never returns holds up nothing but itself."""
+
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+
+
+class _DaemonThreads(BaseExecutor):  # type: ignore[misc]
+    """Runs each job in a thread of its own that does not keep the program from ending.
+
+    A pool's threads are joined at exit: one driver call that hangs would hang the exit. And a pool can be full of
+    hung reads, which would stall every other source.
+    """
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        threading.Thread(target=self._run, args=(job, run_times), name=job.id, daemon=True).start()
+
+    def _run(self, job: Any, run_times: list[datetime]) -> None:
+        try:
+            events = run_job(job, job._jobstore_alias, run_times, self._logger.name)  # noqa: SLF001
+        except BaseException:  # noqa: BLE001 - a job that ends its thread must still be accounted for as finished
+            self._run_job_error(job.id, *sys.exc_info()[1:])
+        else:
+            self._run_job_success(job.id, events)
+
+
+class Schedule:
+    """Calls functions at even intervals, each at most once at a time."""
+
+    def __init__(self, on_overrun: Callable[[str], None]) -> None:
+        """Take whom to tell that a call was due while the one before it is still under way."""
+        self._scheduler = BackgroundScheduler(
+            executors={"default": _DaemonThreads()},
+            job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
+            timezone=UTC,
+        )
+        self._scheduler.add_listener(lambda event: on_overrun(event.job_id), EVENT_JOB_MAX_INSTANCES)
+
+    def start(self) -> None:
+        """Begin calling."""
+        self._scheduler.start()
+
+    def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
+        """Call from now (or ``after_seconds``) on; the same key replaces what was scheduled under it."""
+        first = datetime.now(UTC) + timedelta(seconds=after_seconds)
+        self._scheduler.add_job(
+            call, "interval", seconds=seconds, id=key, start_date=first, next_run_time=first, replace_existing=True
+        )
+
+    def cancel(self, key: str) -> None:
+        """Stop calling what is scheduled under this key, if anything is."""
+        try:
+            self._scheduler.remove_job(key)
+        except JobLookupError:
+            return
+
+    def stop(self) -> None:
+        """Stop calling; calls under way are not waited for."""
+        self._scheduler.shutdown(wait=False)

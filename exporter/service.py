@@ -1,0 +1,234 @@
+"""The collection loop: reads sources at even intervals, judges, and holds what the pages show."""
+
+import logging
+import platform
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import requests
+
+from advisor.advise import advise
+from advisor.facts import Fact
+from advisor.history import History, remember
+from advisor.readings import EngineReading, Gpu
+from advisor.report import Report
+from advisor.snapshot import Snapshot
+from exporter.board import Board
+from exporter.clock import Clock
+from exporter.config import Config, EngineConfig
+from exporter.engines import Engines, Watched, open_session
+from exporter.health import Build, Collector
+from exporter.observe import FailureLog, Source, never_returned, observe
+from exporter.schedule import Schedule
+from exporter.sources.model import ModelSource
+from exporter.sources.nvml import NvmlSource
+from exporter.sources.process import ProcessSource
+from exporter.sources.vllm import VllmSource
+
+log = logging.getLogger(__name__)
+
+FRESH_INTERVALS = 2.5
+"""A reading older than this many intervals is not shown: one may be missed, two mean that it is no longer so."""
+_CLOSE_SECONDS = 0.5
+_MODEL_SECONDS = 5.0
+"""Model files hardly change, but a server that has just started waits for its theory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """Everything outside that the service reads; a demo passes another one."""
+
+    nvml: Any
+    processes: Any
+    session: Callable[[EngineConfig], requests.Session] = open_session
+    clock: Clock = Clock()
+    mode: str = "serve"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What the pages show, of one moment."""
+
+    snapshot: Snapshot
+    report: Report
+    wall_seconds: float
+
+
+class _Advice:
+    """Judgement, dressed as a source so that its health shows like any other's."""
+
+    name = "advice"
+
+    def __init__(self, judge: Callable[[], Published]) -> None:
+        self.read = judge
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Service:
+    """Runs until stopped. Every method is safe to call from every thread."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        """Take what to watch and the world to watch it in."""
+        self._config = config
+        self._policy = config.thresholds()
+        self._world = world
+        self._clock = world.clock
+        self._board = Board()
+        self._failures = FailureLog()
+        self._schedule = Schedule(self._overrun)
+        self._started: dict[str, tuple[str, float]] = {}
+        self._models = ModelSource()
+        self._processes = ProcessSource(world.processes)
+        self._sources: list[Source] = []
+        self._history = History()
+        self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
+        self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
+
+    def start(self) -> None:
+        """Begin reading.
+
+        Raises:
+            UsageError: The config names credentials that cannot be read.
+        """
+        interval = self._config.poll_interval
+        self._schedule.start()
+        self._engines.start()
+        self._read_every(interval, NvmlSource(self._world.nvml))
+        self._read_every(interval, self._processes)
+        self._read_every(max(interval, _MODEL_SECONDS), self._models)
+        self._schedule.every(
+            interval,
+            "advice",
+            lambda: self._read("advice", _Advice(self._judge)),
+            after_seconds=min(0.5, interval / 2),  # lets the reads of the same tick arrive
+        )
+
+    def stop(self) -> None:
+        """Stop reading and let go of what is open; a hung driver is not waited for."""
+        self._schedule.stop()
+        closing = threading.Thread(target=self._close_all, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+
+    @property
+    def mode(self) -> str:
+        """``serve``, or ``demo`` over a stand-in world."""
+        return self._world.mode
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first judgement is done, whatever it said."""
+        return self._board.latest("advice") is not None
+
+    def published(self) -> Published | None:
+        """Return the latest judgement while it is fresh, else None."""
+        fresh = self._board.fresh("advice", self._clock.steady(), self._max_age_seconds)
+        reading = fresh.get("advice")
+        return reading.facts if reading else None
+
+    def health(self) -> tuple[Collector, ...]:
+        """Return the state of every source."""
+        return self._board.health()
+
+    def facts(self) -> Iterable[Fact]:
+        """Return everything that /metrics shows now."""
+        published = self.published()
+        yield self._build
+        yield from self.health()
+        yield from self._fresh_gpus()
+        if published is not None:
+            yield from published.report.gpus
+            yield from published.report.engines
+
+    @property
+    def _max_age_seconds(self) -> float:
+        return FRESH_INTERVALS * self._config.poll_interval
+
+    def _read_every(self, seconds: float, source: Source) -> None:
+        self._sources.append(source)
+        self._schedule.every(seconds, source.name, lambda: self._read(source.name, source))
+
+    def _watch(self, watched: Watched) -> None:
+        source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
+        key = f"vllm {watched.engine}"
+        self._schedule.every(self._config.poll_interval, key, lambda: self._read(key, source))
+        log.info("watching engine %s at %s", watched.engine, watched.url)
+
+    def _forget(self, watched: Watched) -> None:
+        key = f"vllm {watched.engine}"
+        self._schedule.cancel(key)
+        self._board.drop(key)
+        self._failures.forget(key)
+        log.info("no longer watching engine %s", watched.engine)
+
+    def _read(self, key: str, source: Source) -> None:
+        self._started[key] = (source.name, self._clock.steady())
+        reading = observe(key, source, self._clock)
+        self._board.put(reading)
+        self._failures.note(reading)
+
+    def _overrun(self, key: str) -> None:
+        """A read is due while the last one is still under way: its source shows as hung, its data go."""
+        started = self._started.get(key)
+        if started is not None:
+            reading = never_returned(key, *started, self._clock)
+            self._board.put(reading)
+            self._failures.note(reading)
+
+    def _judge(self) -> Published:
+        now = self._clock.steady()
+        servers = self._fresh_facts("process", now)
+        if servers is not None:
+            self._engines.discover(servers, now)
+        readings: tuple[EngineReading, ...] = tuple(
+            reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
+        )
+        self._engines.answered(readings)
+        gpu_readings = self._fresh_facts("nvml", now)
+        self._models.want(
+            path
+            for path in (
+                *(server.model_path for server in servers or ()),
+                *(reading.model_path for reading in readings),
+            )
+            if path is not None and path.startswith("/")
+        )
+        snapshot = Snapshot(
+            now_seconds=now,
+            gpus=gpu_readings.gpus if gpu_readings else (),
+            gpu_processes=gpu_readings.processes if gpu_readings else (),
+            servers=servers or (),
+            engines=readings,
+            targets=self._engines.targets(self._why_failing),
+            models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
+        )
+        self._history = remember(self._history, snapshot)
+        return Published(
+            snapshot=snapshot,
+            report=advise(snapshot, self._history, self._policy),
+            wall_seconds=self._clock.wall(),
+        )
+
+    def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
+        max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)
+        reading = self._board.fresh(collector, now_seconds, max_age_seconds).get(collector)
+        return reading.facts if reading else None
+
+    def _fresh_gpus(self) -> tuple[Gpu, ...]:
+        reading = self._board.fresh("nvml", self._clock.steady(), self._max_age_seconds).get("nvml")
+        return reading.facts.gpus if reading else ()
+
+    def _why_failing(self, engine: str) -> str | None:
+        reading = self._board.latest(f"vllm {engine}")
+        if reading is None:
+            return "not_read_yet"
+        return reading.failure.reason if reading.failure else None
+
+    def _close_all(self) -> None:
+        for source in self._sources:
+            source.close()

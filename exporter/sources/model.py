@@ -1,0 +1,135 @@
+"""The model's own files: config.json and the sizes in the weights' headers. Nothing is downloaded."""
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from advisor.model import DeclinedError, ModelConfigError, parse_model
+from advisor.readings import ModelFiles
+from advisor.weights import WeightFiles
+from exporter.errors import SourceMalformed, SourceUnavailable
+
+MOST_CONFIG_BYTES = 32 * 1024**2
+MOST_HEADER_BYTES = 100 * 1024**2
+"""The safetensors format's own bound on a header."""
+
+
+class ModelSource:
+    """Reads the models that running engines serve, each once until its config.json changes."""
+
+    name = "model"
+
+    def __init__(self) -> None:
+        """Start with no model wanted."""
+        self._wanted: frozenset[str] = frozenset()
+        self._read: dict[str, tuple[float, ModelFiles]] = {}
+
+    def want(self, paths: Iterable[str]) -> None:
+        """Name the directories to read from now on."""
+        self._wanted = frozenset(paths)
+
+    def read(self) -> tuple[ModelFiles, ...]:
+        """Return what each wanted model's files say; a model that cannot be read says why in ``declined``."""
+        wanted = self._wanted
+        self._read = {path: entry for path, entry in self._read.items() if path in wanted}
+        return tuple(self._files(path) for path in sorted(wanted))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _files(self, path: str) -> ModelFiles:
+        try:
+            changed = _config_file(Path(path)).stat().st_mtime
+        except OSError:
+            changed = 0.0
+        before = self._read.get(path)
+        if before is not None and before[0] == changed:
+            return before[1]
+        files = read_model_files(Path(path))
+        self._read[path] = (changed, files)
+        return files
+
+
+def read_model_files(path: Path) -> ModelFiles:
+    """Read a model directory, or a lone config.json. Never raises: what went wrong is in ``declined``."""
+    try:
+        spec = parse_model(read_config(path))
+    except (SourceUnavailable, SourceMalformed, ModelConfigError, DeclinedError) as error:
+        return ModelFiles(path=str(path), spec=None, declined=str(error), weights=None)
+    return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_weight_files(path))
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Return the content of ``config.json`` in a directory, or of the file itself.
+
+    Raises:
+        SourceUnavailable: There is no such file, or it may not be read.
+        SourceMalformed: It is not a JSON object, or absurdly large.
+    """
+    file = _config_file(path)
+    try:
+        if file.stat().st_size > MOST_CONFIG_BYTES:
+            raise SourceMalformed("config_too_large", f"{file}: over {MOST_CONFIG_BYTES} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceUnavailable("config_unreadable", f"{file}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise SourceMalformed("config_not_json", f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise SourceMalformed("config_not_json", f"{file}: a JSON object is needed, this is {type(content).__name__}")
+    return content
+
+
+def read_weight_files(path: Path) -> WeightFiles | None:
+    """Return the bytes of the weights: from safetensors headers, else the index, else the .bin files' sizes."""
+    if not path.is_dir():
+        return None
+    try:
+        shards = sorted(path.glob("*.safetensors"))
+        # Mistral ships its weights twice, the second time as consolidated*.safetensors, which vLLM leaves alone.
+        shards = [shard for shard in shards if not shard.name.startswith("consolidated")] or shards
+        if shards:
+            return WeightFiles(
+                total_bytes=sum(safetensors_bytes(shard) for shard in shards), source="safetensors headers"
+            )
+        index = path / "model.safetensors.index.json"
+        if index.is_file():
+            total = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
+            return WeightFiles(total_bytes=int(total), source="safetensors index")
+        binaries = sorted(path.glob("pytorch_model*.bin"))
+        if binaries:
+            return WeightFiles(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
+    except (OSError, ValueError, KeyError, TypeError, SourceMalformed):
+        return None
+    return None
+
+
+def safetensors_bytes(shard: Path) -> int:
+    """Return the bytes of all tensors in one file, from its header alone.
+
+    Raises:
+        SourceMalformed: The header is not one of a safetensors file.
+    """
+    with shard.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise SourceMalformed("not_safetensors", str(shard))
+        (length,) = struct.unpack("<Q", start)
+        if length > MOST_HEADER_BYTES:
+            raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
+        try:
+            header = json.loads(file.read(length))
+            return sum(
+                int(end) - int(begin)
+                for name, tensor in header.items()
+                if name != "__metadata__"
+                for begin, end in (tensor["data_offsets"],)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
+
+
+def _config_file(path: Path) -> Path:
+    return path / "config.json" if path.is_dir() or path.suffix != ".json" else path

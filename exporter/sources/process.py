@@ -1,0 +1,187 @@
+"""Running vLLM servers, from the process table.
+
+vLLM's workers are descendants of the process whose command line holds the flags, so one look at the tree maps NVML's
+process ids to engines. Command lines and environments can hold keys: what is kept of them is `EngineFlags`, nothing
+else, and nothing of it is ever logged.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advisor.flags import EngineFlags, config_path, is_server_command, parse_flags
+from advisor.readings import EngineProcess
+from exporter.errors import SourceUnavailable
+
+_DEFAULT_PORT = 8000
+_ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with, not bound to
+_MOST_CONFIG_BYTES = 1024**2
+_LOOK_AGAIN_EVERY = 6
+"""Reads between two looks at every command line: a start script that turns into vLLM by exec keeps its process id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """A server process whose command line was read."""
+
+    started_at_seconds: float
+    argv_hash: int
+    """Tells a later change of the command line (exec, a new process title) without keeping its words."""
+    flags: EngineFlags
+    model_path: str | None
+
+
+class ProcessSource:
+    """Finds vLLM API servers and their descendants."""
+
+    name = "process"
+
+    def __init__(self, processes: Any, *, root: Path = Path("/"), home: Path | None = None) -> None:
+        """Take the process table (the ``psutil`` module or a stand-in) and the file system's root."""
+        self._processes = processes
+        self._root = root
+        self._home = home or Path.home()
+        self._others: set[int] = set()
+        self._servers: dict[int, _Known] = {}
+        self._reads = 0
+        self._looking_again = True
+
+    def read(self) -> tuple[EngineProcess, ...]:
+        """Look for servers that came or went.
+
+        Raises:
+            SourceUnavailable: The process table itself cannot be read.
+        """
+        try:
+            pids = set(self._processes.pids())
+        except OSError as error:
+            raise SourceUnavailable("no_process_table", str(error)) from error
+        self._looking_again = self._reads % _LOOK_AGAIN_EVERY == 0
+        if self._looking_again:
+            self._others.clear()
+        self._reads += 1
+        self._others &= pids
+        found = []
+        for pid in sorted(pids - self._others):
+            server = self._look(pid)
+            if server is None:
+                self._others.add(pid)
+            else:
+                found.append(server)
+        self._servers = {pid: known for pid, known in self._servers.items() if pid in pids}
+        return _without_children(found)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _look(self, pid: int) -> EngineProcess | None:
+        table = self._processes
+        try:
+            process = table.Process(pid)
+            started = process.create_time()
+            known = self._servers.get(pid)
+            if known is None or known.started_at_seconds != started or self._looking_again:
+                argv = process.cmdline()
+                if not is_server_command(argv):
+                    self._servers.pop(pid, None)
+                    return None
+                if known is None or (known.started_at_seconds, known.argv_hash) != (
+                    started,
+                    hash(tuple(argv)),
+                ):
+                    known = self._read_server(process, argv, started)
+                    self._servers[pid] = known
+            pids = frozenset({pid, *(child.pid for child in process.children(recursive=True))})
+        except (table.NoSuchProcess, table.AccessDenied, table.ZombieProcess, OSError):
+            return None
+        host = known.flags.host
+        return EngineProcess(
+            host="127.0.0.1" if host in _ANY_ADDRESS else str(host),
+            port=known.flags.port or _DEFAULT_PORT,
+            secure=known.flags.ssl_certfile is not None,
+            flags=known.flags,
+            pids=pids,
+            started_at_seconds=started,
+            model_path=known.model_path,
+        )
+
+    def _read_server(self, process: Any, argv: list[str], started: float) -> _Known:
+        directory = self._tolerant(process.cwd, "/")
+        environment = self._tolerant(process.environ, {})
+        own_root = self._root / "proc" / str(process.pid) / "root"
+        path = config_path(argv)
+        config = self._read_config(directory, own_root, path) if path else None
+        flags = parse_flags(argv, config=config, environment=environment)
+        if path and config is None:
+            problem = f"--config: {path} cannot be read, so flags set there are not known"
+            flags = parse_flags(argv, environment=environment, problems=(problem,))
+        return _Known(
+            started_at_seconds=started,
+            argv_hash=hash(tuple(argv)),
+            flags=flags,
+            model_path=self._find_model(flags, directory, own_root),
+        )
+
+    def _tolerant(self, call: Callable[[], Any], fallback: Any) -> Any:
+        """Another user's directory and environment are not ours to read: do without."""
+        try:
+            return call()
+        except (self._processes.Error, OSError):
+            return fallback
+
+    def _read_config(self, directory: str, own_root: Path, path: str) -> Mapping[str, Any] | None:
+        for base in (self._root, own_root):
+            try:
+                with (base / os.path.join(directory, path).lstrip("/")).open(encoding="utf-8") as file:  # noqa: PTH118
+                    content = yaml.safe_load(file.read(_MOST_CONFIG_BYTES))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                continue
+            if isinstance(content, dict):
+                return content
+        return None
+
+    def _find_model(self, flags: EngineFlags, directory: str, own_root: Path) -> str | None:
+        """Return where this daemon can open the model: as named, in the container's root, or in the hub cache."""
+        if flags.model is None:
+            return None
+        for base in (self._root, own_root):
+            named = base / os.path.join(directory, flags.model).lstrip("/")  # noqa: PTH118
+            if _has_config(named):
+                return str(named)
+            for hub in self._hub_caches(flags):
+                snapshots = base / str(hub).lstrip("/") / f"models--{flags.model.replace('/', '--')}" / "snapshots"
+                try:
+                    newest = sorted(snapshots.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
+                except OSError:
+                    continue
+                for snapshot in newest:
+                    if _has_config(snapshot):
+                        return str(snapshot)
+        return None
+
+    def _hub_caches(self, flags: EngineFlags) -> list[Path]:
+        named = flags.environment.get("HF_HUB_CACHE")
+        home = flags.environment.get("HF_HOME")
+        return [
+            *([Path(flags.download_dir)] if flags.download_dir else []),
+            *([Path(named)] if named else []),
+            *([Path(home) / "hub"] if home else []),
+            self._home / ".cache" / "huggingface" / "hub",
+            Path("/root/.cache/huggingface/hub"),
+        ]
+
+
+def _has_config(directory: Path) -> bool:
+    try:
+        return (directory / "config.json").is_file()
+    except OSError:
+        return False
+
+
+def _without_children(servers: list[EngineProcess]) -> tuple[EngineProcess, ...]:
+    """Drop a server that descends from another: ``vllm serve`` wrapped by a launcher is one server, not two."""
+    return tuple(server for server in servers if not any(server.pids < other.pids for other in servers))

@@ -1,0 +1,372 @@
+"""One vLLM server, through its own HTTP endpoints: /metrics, /version, /v1/models."""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from advisor.readings import CacheConfig, EngineReading, Histogram
+from advisor.versions import parse_version
+from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
+
+MOST_BODY_BYTES = 8 * 1024**2
+_ASK_AGAIN_SECONDS = 300.0
+"""/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
+
+# ``ray_`` is added by Ray's metric agent, which also turns the colon into an underscore.
+_LINE = re.compile(
+    r"^(?:ray_)?vllm[:_](" + "|".join(sorted(map(re.escape, BY_SPELLING), key=len, reverse=True)) + r")"
+    r"(_bucket|_sum|_count)?(?=[ {])(.*)$",
+    re.MULTILINE,
+)
+_TYPE = re.compile(r"^# TYPE (?:ray_)?vllm[:_](\S+) ", re.MULTILINE)
+_START = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One line of a page, by our own figure key."""
+
+    key: str
+    suffix: str
+    """``_bucket``, ``_sum`` or ``_count`` of a histogram, else empty."""
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The wanted part of one /metrics page."""
+
+    samples: tuple[Sample, ...]
+    announced: frozenset[str]
+    """Figures that the page declares, with or without samples."""
+    started_at_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """What /version and /v1/models say."""
+
+    vllm_version: str | None = None
+    model_names: tuple[str, ...] = ()
+    model_path: str | None = None
+    max_model_len: int | None = None
+
+
+class VllmSource:
+    """Reads one server; each of its data-parallel engines is one reading."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        *,
+        engine: str,
+        url: str,
+        session: requests.Session,
+        connect_seconds: float = 2.0,
+        read_seconds: float = 4.0,
+    ) -> None:
+        """Take where the server is and the session to talk through, with its credentials already set."""
+        self.engine = engine
+        self.url = url.rstrip("/")
+        self._session = session
+        self._timeout = (connect_seconds, read_seconds)
+        self._server = Server()
+        self._asked_at: float | None = None
+        self._last_start: float | None = None
+
+    def read(self) -> tuple[EngineReading, ...]:
+        """Read the server once.
+
+        Raises:
+            SourceUnavailable: Refused, timed out, an error status.
+            SourceMalformed: What answered is not a vLLM metrics page.
+        """
+        try:
+            page = parse_page(self._get("/metrics"))
+        except SourceError:
+            self._asked_at = None  # whatever answers next may be another release with another model
+            raise
+        now = time.monotonic()
+        stale = self._asked_at is None or now - self._asked_at > _ASK_AGAIN_SECONDS
+        if stale or page.started_at_seconds != self._last_start:
+            self._server = self._ask_server()
+            self._asked_at, self._last_start = now, page.started_at_seconds
+        return read_engines(page, self._server, engine=self.engine, url=self.url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+    def _ask_server(self) -> Server:
+        """Ask what does not change; an old release or a proxy that hides an endpoint leaves its figures unknown."""
+        try:
+            version = parse_server_version(self._json("/version"))
+        except SourceError:
+            version = None
+        try:
+            models = self._json("/v1/models")
+        except SourceError:
+            models = None
+        return parse_models(models, version)
+
+    def _json(self, path: str) -> Any:
+        text = self._get(path)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise SourceMalformed("not_json", f"{self.url}{path}") from error
+
+    def _get(self, path: str) -> str:
+        url = self.url + path
+        deadline = time.monotonic() + sum(self._timeout)
+        try:
+            with self._session.get(url, timeout=self._timeout, allow_redirects=False, stream=True) as response:
+                if response.status_code != requests.codes.ok:
+                    raise SourceUnavailable(f"http_{response.status_code}", url)
+                body = self._body(response, deadline)
+        except requests.exceptions.Timeout as error:
+            raise SourceUnavailable("timeout", url) from error
+        except requests.exceptions.SSLError as error:
+            raise SourceUnavailable("tls", url) from error
+        except requests.exceptions.ConnectionError as error:
+            raise SourceUnavailable("connection_refused", url) from error
+        except requests.exceptions.RequestException as error:
+            raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+        return body.decode("utf-8", errors="replace")
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes:
+        """Read the body, bounded in size and, against a peer that dribbles, in time."""
+        parts = bytearray()
+        while part := response.raw.read1(65_536, decode_content=True):
+            parts += part
+            if len(parts) > MOST_BODY_BYTES:
+                raise SourceMalformed("body_too_large", f"{response.url}: over {MOST_BODY_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise SourceUnavailable("timeout", f"{response.url}: the body came too slowly")
+        return bytes(parts)
+
+
+def parse_page(text: str) -> Page:
+    """Return the wanted samples of a /metrics page.
+
+    Only wanted lines go through the library's parser: they are a tenth of a page.
+
+    Raises:
+        SourceMalformed: This is no vLLM metrics page, or a wanted line is broken off.
+    """
+    samples = []
+    for name, suffix, rest in _LINE.findall(text):
+        figure = BY_SPELLING[name]
+        if suffix and figure.shape is not Shape.HISTOGRAM:
+            continue
+        labels, value = _parse_rest(rest)
+        samples.append(Sample(key=f"{figure.key}/{name}", suffix=suffix, labels=labels, value=value))
+    announced = frozenset(
+        BY_SPELLING[spelling].key
+        for name in _TYPE.findall(text)
+        for spelling in (name, f"{name}_total")
+        if spelling in BY_SPELLING
+    )
+    if not samples and not announced:
+        looks_like_page = "# TYPE " in text or "# HELP " in text
+        raise SourceMalformed(
+            "no_vllm_metrics" if looks_like_page else "not_metrics",
+            "the page holds no vllm: metrics (was the server started with --disable-log-stats?)"
+            if looks_like_page
+            else "the answer is not a metrics page",
+        )
+    if not text.endswith("\n"):
+        raise SourceMalformed("half_page", "the page ends in mid-line")
+    start = _START.search(text)
+    return Page(
+        samples=_newest_spellings(samples),
+        announced=announced | {sample.key.partition("/")[0] for sample in samples},
+        started_at_seconds=_number(start[1]) if start else None,
+    )
+
+
+def _parse_rest(rest: str) -> tuple[Mapping[str, str], float]:
+    labels_text, _, value = rest.rpartition(" ") if rest.endswith("}") is False else (rest, "", "")
+    number = _number(value)
+    if number is None:
+        raise SourceMalformed("half_page", f"a line ends in {rest[-20:]!r}")
+    return _parse_labels(labels_text), number
+
+
+@lru_cache(maxsize=4096)
+def _parse_labels(text: str) -> Mapping[str, str]:
+    """Let the library read one label set; label sets repeat on every page, so each is read once."""
+    if not text:
+        return {}
+    try:
+        (family,) = text_string_to_metric_families(f"labels{text} 0\n")
+        (sample,) = family.samples
+    except ValueError as error:
+        raise SourceMalformed("broken_labels", text[:80]) from error
+    return sample.labels
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _newest_spellings(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Keep one spelling a figure: pages of 0.9.2 to 0.10.2 show the same figure under two names."""
+    samples = tuple(samples)
+    present = {tuple(sample.key.split("/")) for sample in samples}
+    chosen: dict[str, str] = {}
+    for name, figure in BY_SPELLING.items():
+        if (figure.key, name) in present:
+            chosen.setdefault(figure.key, name)
+    kept = []
+    for sample in samples:
+        key, _, name = sample.key.partition("/")
+        if chosen[key] == name:
+            kept.append(Sample(key=key, suffix=sample.suffix, labels=sample.labels, value=sample.value))
+    return tuple(kept)
+
+
+def parse_server_version(answer: Any) -> str | None:
+    """Return the version text of a /version answer."""
+    version = answer.get("version") if isinstance(answer, Mapping) else None
+    return version if isinstance(version, str) else None
+
+
+def parse_models(answer: Any, vllm_version: str | None) -> Server:
+    """Return what a /v1/models answer says of the base model (LoRA adapters name it as their parent)."""
+    entries = answer.get("data") if isinstance(answer, Mapping) else None
+    models = [entry for entry in entries or () if isinstance(entry, Mapping) and not entry.get("parent")]
+    if not models:
+        return Server(vllm_version=vllm_version)
+    first = models[0]
+    length, root = first.get("max_model_len"), first.get("root")
+    return Server(
+        vllm_version=vllm_version,
+        model_names=tuple(str(entry["id"]) for entry in models if "id" in entry),
+        model_path=root if isinstance(root, str) else None,
+        max_model_len=length if isinstance(length, int) and length > 0 else None,
+    )
+
+
+def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[EngineReading, ...]:
+    """Return one reading for each data-parallel engine that the page speaks of."""
+    ranks = sorted({sample.labels.get("engine", "0") for sample in page.samples}, key=_rank_order) or ["0"]
+    return tuple(_read_rank(page, server, rank, ranks, engine=engine, url=url) for rank in ranks)
+
+
+def _rank_order(rank: str) -> tuple[int, str]:
+    return (int(rank), "") if rank.isdecimal() else (2**31, rank)
+
+
+def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, engine: str, url: str) -> EngineReading:
+    # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
+    mine = [sample for sample in page.samples if sample.labels.get("engine", ranks[0]) == rank]
+    by_key: dict[str, list[Sample]] = {}
+    for sample in mine:
+        by_key.setdefault(sample.key, []).append(sample)
+
+    def level(key: str) -> float | None:
+        values = [sample.value for sample in by_key.get(key, ()) if not math.isnan(sample.value)]
+        return max(values) if values else None
+
+    running, waiting = level("requests_running"), level("requests_waiting")
+    usage = level("kv_usage_ratio")
+    if running == 0 and waiting == 0:
+        usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
+    reasons = {sample.labels.get("reason"): sample.value for sample in by_key.get("requests_waiting_by_reason", ())}
+    sleep = {sample.labels.get("sleep_state"): sample.value for sample in by_key.get("sleep_state", ())}
+    named = (sample.labels.get("model_name") for sample in mine)
+    version = parse_version(server.vllm_version)
+    return EngineReading(
+        engine=engine,
+        url=url,
+        model_name=next((name for name in named if name), None) or next(iter(server.model_names), ""),
+        dp_rank=rank,
+        vllm_version=server.vllm_version,
+        model_path=server.model_path,
+        max_model_len=server.max_model_len,
+        requests_running=running,
+        requests_waiting=waiting,
+        requests_waiting_for_capacity=reasons.get("capacity"),
+        kv_usage_ratio=usage,
+        sleeping=sleep["awake"] == 0 if "awake" in sleep else None,
+        cache=parse_cache_config(
+            next((sample.labels for sample in by_key.get("cache_config", ())), {}), engines=len(ranks)
+        ),
+        totals={
+            key: sum(sample.value for sample in samples) for key, samples in by_key.items() if key.endswith("_total")
+        },
+        histograms={
+            key: histogram
+            for key, samples in by_key.items()
+            if any(sample.suffix for sample in samples) and (histogram := parse_histogram(samples)) is not None
+        },
+        started_at_seconds=page.started_at_seconds,
+        missing=tuple(figure.key for figure in expected_figures(version) if figure.key not in page.announced),
+    )
+
+
+def parse_histogram(samples: Iterable[Sample]) -> Histogram | None:
+    """Return the histogram that these samples form, None where it is incomplete."""
+    buckets: dict[float, float] = {}
+    total: float | None = None
+    count: float | None = None
+    for sample in samples:
+        if sample.suffix == "_bucket":
+            bound = _number(sample.labels.get("le", ""))
+            if bound is not None:
+                buckets[bound] = buckets.get(bound, 0.0) + sample.value
+        elif sample.suffix == "_sum":
+            total = (total or 0.0) + sample.value
+        elif sample.suffix == "_count":
+            count = (count or 0.0) + sample.value
+    if total is None or count is None:
+        return None
+    bounds = tuple(sorted(buckets))
+    return Histogram(bounds=bounds, cumulative=tuple(buckets[bound] for bound in bounds), sum=total, count=count)
+
+
+def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfig:
+    """Return what the labels of ``vllm:cache_config_info`` say; vLLM writes an unset value as "None".
+
+    With data parallelism ``num_gpu_blocks`` is the sum over engines, repeated on each engine's series (0.9.0 to
+    0.33), so it is divided; ``kv_cache_size_tokens`` and ``kv_cache_max_concurrency`` (0.24 on) are per engine.
+    """
+
+    def whole(name: str) -> int | None:
+        value = _number(labels.get(name, ""))
+        return int(value) if value is not None and value.is_integer() and value > 0 else None
+
+    def text(name: str) -> str | None:
+        value = labels.get(name, "None")
+        return None if value in ("None", "") else value
+
+    blocks = whole("num_gpu_blocks")
+    caching = text("enable_prefix_caching")
+    return CacheConfig(
+        num_gpu_blocks=None if blocks is None else blocks // engines,
+        block_size=whole("block_size"),
+        kv_cache_size_tokens=whole("kv_cache_size_tokens"),
+        kv_cache_max_concurrency=_number(labels.get("kv_cache_max_concurrency", "")),
+        gpu_memory_utilization=_number(labels.get("gpu_memory_utilization", "")),
+        kv_cache_memory_bytes=whole("kv_cache_memory_bytes"),
+        cache_dtype=text("cache_dtype"),
+        enable_prefix_caching=None if caching is None else caching == "True",
+        num_gpu_blocks_override=whole("num_gpu_blocks_override"),
+        sliding_window=whole("sliding_window"),
+        mamba_block_size=whole("mamba_block_size"),
+    )

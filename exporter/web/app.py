@@ -1,0 +1,83 @@
+"""The application behind every path."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from exporter.metrics import FactCollector
+from exporter.service import Service
+from exporter.web.page import render_page
+from exporter.web.status import status
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'",
+}
+
+
+def build_app(service: Service) -> Starlette:
+    """Return the application that shows a service."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(FactCollector(service.facts))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=None, headers={"Content-Type": content_type})
+
+    async def page(_request: Request) -> Response:
+        return HTMLResponse(render_page(status(service)))
+
+    async def api_status(_request: Request) -> Response:
+        return JSONResponse(status(service))
+
+    async def healthy(_request: Request) -> Response:
+        return PlainTextResponse("healthy\n")
+
+    async def ready(_request: Request) -> Response:
+        if service.ready:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the first reading is not finished\n", status_code=503)
+
+    def route(path: str, handler: Handler) -> Route:
+        return Route(path, _with_headers(handler), methods=["GET", "HEAD"])
+
+    return Starlette(
+        routes=[
+            route("/", page),
+            route("/metrics", metrics),
+            route("/api/v1/status", api_status),
+            route("/-/healthy", healthy),
+            route("/-/ready", ready),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)],
+        exception_handlers={404: _not_found},
+    )
+
+
+def _with_headers(handler: Handler) -> Handler:
+    async def answer(request: Request) -> Response:
+        response = await handler(request)
+        for name, value in _HEADERS.items():
+            response.headers[name] = value
+        return response
+
+    return answer
+
+
+async def _not_found(_request: Request, _error: Any) -> Response:
+    return PlainTextResponse("not found; see /\n", status_code=404)

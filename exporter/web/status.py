@@ -1,0 +1,56 @@
+"""The moment as JSON-ready data, generated from the same facts as /metrics."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from advisor.facts import Fact, Kind
+from exporter.service import Service
+
+
+def status(service: Service) -> dict[str, Any]:
+    """Return what ``/api/v1/status`` shows. Infinite times are the text ``+Inf``, as JSON has no word for them."""
+    published = service.published()
+    gpus: dict[str, dict[str, Any]] = {}
+    engines: list[dict[str, Any]] = []
+    collectors: list[dict[str, Any]] = []
+    build: dict[str, Any] = {}
+    for fact in service.facts():
+        if fact.subject == "gpu":
+            gpus.setdefault(cast("Any", fact).uuid, {}).update(plain(fact))
+        elif fact.subject == "engine":
+            engines.append(plain(fact))
+        elif fact.subject == "collector":
+            collectors.append(plain(fact))
+        else:
+            build = plain(fact)
+    sentences = published.report.factor_sentences if published else {}
+    for (uuid, factor), sentence in sentences.items():
+        gpus.setdefault(uuid, {}).setdefault("oom_risk_reasons", {})[factor] = sentence
+    return {
+        "build": build,
+        "ready": service.ready,
+        "time_seconds": published.wall_seconds if published else None,
+        "collectors": collectors,
+        "gpus": list(gpus.values()),
+        "engines": engines,
+        "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
+    }
+
+
+def plain(fact: Fact) -> dict[str, Any]:
+    """Return a fact's reported fields as plain data."""
+    declared = (
+        field for field in dataclasses.fields(cast("Any", fact)) if isinstance(field.metadata.get("kind"), Kind)
+    )
+    values = ((field.name, getattr(fact, field.name)) for field in declared)
+    return {name: _plain_value(value) for name, value in values if value is not None}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(each) for key, each in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return "+Inf" if value > 0 else None
+    return value
