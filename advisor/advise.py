@@ -186,11 +186,13 @@ def _share(server: EngineProcess, engine: _Placed | None, gpu: Gpu, held: float)
     blocks = engine.reading.cache.num_gpu_blocks
     layout = engine.theory.layout
     pool = blocks * layout.bytes_per_block if blocks is not None else plan.kv_cache.expected
+    flags = engine.theory.flags
+    sized_by_budget = flags.kv_cache_memory_bytes is None and flags.num_gpu_blocks_override is None
     return EngineShare(
         engine=name,
         held_bytes=held,
-        # The pool is allocated at start-up and known by now; what may still come is activation and graphs.
-        entitled=added((plan.beside_kv, exactly(pool))),
+        # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
+        entitled=plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))),
         parts={
             "weights": plan.weights.expected,
             "kv_used": pool * usage,

@@ -207,6 +207,9 @@ _VALUELESS_EXACT = frozenset({"grpc", "tokens-only", "mm-encoder-only", "numa-bi
 _VALUED_EXACT = frozenset({"disable-access-log-for-endpoints"})
 
 
+_SHELLS = frozenset({"sh", "ash", "bash", "dash", "fish", "ksh", "zsh", "sudo", "timeout"})
+
+
 def config_path(argv: Sequence[str]) -> str | None:
     """Return the file named by ``--config``, which holds further flags, or None."""
     for position, word in enumerate(argv):
@@ -218,7 +221,9 @@ def config_path(argv: Sequence[str]) -> str | None:
 
 
 def is_server_command(argv: Sequence[str]) -> bool:
-    """Tell whether a process's command line is that of a vLLM API server."""
+    """Tell whether a process's command line is that of a vLLM API server, not of a shell that starts one."""
+    if not argv or argv[0].rpartition("/")[2].lstrip("-") in _SHELLS:
+        return False
     for position, word in enumerate(argv[:6]):
         if word.startswith("vllm.entrypoints.") and word.endswith("api_server"):
             return position > 0 and argv[position - 1] == "-m"

@@ -93,9 +93,15 @@ def judge_gpu(
         expected=sum(claim.expected for claim in claims),
         upper=sum(claim.upper for claim in claims),
     )
+    slack = free - claimed.expected
     growth = history.growth_bytes_per_second
+    remaining = time_to_oom(float(free), slack, growth)
     factors, sentences = risk_factors(
-        free_bytes=float(free), claimed=claimed, growth_bytes_per_second=growth, policy=policy
+        free_bytes=float(free),
+        claimed=claimed,
+        growth_bytes_per_second=growth,
+        remaining_seconds=remaining,
+        policy=policy,
     )
     risk = 1.0 - math.prod(1.0 - each for each in factors.values())
     return (
@@ -103,43 +109,50 @@ def judge_gpu(
             gpu=gpu.gpu,
             uuid=gpu.uuid,
             memory_component_bytes=components(gpu, shares, foreign_bytes),
-            memory_slack_bytes=free - claimed.expected,
+            memory_slack_bytes=slack,
             memory_growth_bytes_per_second=growth,
             oom_risk_ratio=risk,
             oom_risk_factor_ratio=factors,
-            time_to_oom_seconds=time_to_oom(float(free), growth),
+            time_to_oom_seconds=remaining,
         ),
         sentences,
     )
 
 
-def time_to_oom(free_bytes: float, growth_bytes_per_second: float | None) -> float | None:
-    """Return the seconds until free memory is gone at this growth; infinite when it does not grow."""
+def time_to_oom(free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None) -> float | None:
+    """Return the seconds until growth has eaten the memory that nobody may claim; infinite without growth.
+
+    Where claims exceed what is free already, the free memory itself is what lasts.
+    """
     if free_bytes <= _NO_MORE_THAN:
         return 0.0
     if growth_bytes_per_second is None:
         return None
     if growth_bytes_per_second <= 0:
         return math.inf
-    return free_bytes / growth_bytes_per_second
+    return (slack_bytes if slack_bytes > 0 else free_bytes) / growth_bytes_per_second
 
 
 def risk_factors(
-    *, free_bytes: float, claimed: Estimate, growth_bytes_per_second: float | None, policy: Policy
+    *,
+    free_bytes: float,
+    claimed: Estimate,
+    growth_bytes_per_second: float | None,
+    remaining_seconds: float | None,
+    policy: Policy,
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return each cause's probability of exhausting the GPU within the horizon, and why.
 
     - ``exhausted``: there is nothing left to allocate.
     - ``claims``: engines may rightly take more than is free.
-    - ``trend``: use grows, and at this rate free memory ends within the horizon. The rate's own error is taken as
-      a factor of two either way, log-normally.
+    - ``trend``: use grows, and at this rate memory ends within the horizon. The rate's own error is taken as a factor
+      of two either way, log-normally.
     """
     exhausted = 1.0 if free_bytes <= _NO_MORE_THAN else 0.0
     claims = _chance_above(claimed, free_bytes)
-    remaining = time_to_oom(free_bytes, growth_bytes_per_second)
     trend = 0.0
-    if remaining is not None and 0 < remaining < math.inf:
-        trend = _normal_cdf(math.log(policy.oom_horizon_seconds / remaining) / math.log(2))
+    if remaining_seconds is not None and 0 < remaining_seconds < math.inf:
+        trend = _normal_cdf(math.log(policy.oom_horizon_seconds / remaining_seconds) / math.log(2))
     rate = growth_bytes_per_second or 0.0
     return (
         {"exhausted": exhausted, "claims": claims, "trend": trend},
@@ -148,9 +161,9 @@ def risk_factors(
             "claims": f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}) "
             f"of the {gib(free_bytes)} that are free",
             "trend": "memory use does not grow"
-            if rate <= 0 or remaining is None
-            else f"memory use grows by {rate * 3600 / GIB:.2f} GiB an hour: free memory lasts "
-            f"{spelled_seconds(remaining)}",
+            if rate <= 0 or remaining_seconds is None
+            else f"memory use grows by {rate * 3600 / GIB:.2f} GiB an hour: what nobody may claim lasts "
+            f"{spelled_seconds(remaining_seconds)}",
         },
     )
 

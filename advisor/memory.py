@@ -27,6 +27,17 @@ class MemoryPlan:
     kv_cache: Estimate
 
     @property
+    def budget_and_beside(self) -> Estimate:
+        """Bytes that the process comes to hold when vLLM sized the KV pool by its budget.
+
+        Outside the budget stand the CUDA context, taken before the start-up snapshot, and CUDA graphs: all of them
+        where that release does not subtract them, else what they exceed their estimate by.
+        """
+        captures = self.cuda_graphs.upper > 0
+        graphs = overheads.CUDA_GRAPHS_OVER_ESTIMATE if self.graphs_in_budget and captures else self.cuda_graphs
+        return added((exactly(self.budget_bytes), overheads.CUDA_CONTEXT, graphs))
+
+    @property
     def beside_kv(self) -> Estimate:
         """Bytes that the engine's process comes to hold beside the KV pool, CUDA context included."""
         parts = (self.weights, self.activation_peak, self.non_torch, self.cuda_graphs, overheads.CUDA_CONTEXT)

@@ -4,7 +4,7 @@ import logging
 import platform
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -44,7 +44,7 @@ class World:
     nvml: Any
     processes: Any
     session: Callable[[EngineConfig], requests.Session] = open_session
-    clock: Clock = Clock()
+    clock: Clock = field(default_factory=Clock)
     mode: str = "serve"
 
 
@@ -207,12 +207,9 @@ class Service:
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
         )
-        self._history = remember(self._history, snapshot)
-        return Published(
-            snapshot=snapshot,
-            report=advise(snapshot, self._history, self._policy),
-            wall_seconds=self._clock.wall(),
-        )
+        report = advise(snapshot, self._history, self._policy)
+        self._history = remember(self._history, snapshot, report)
+        return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)

@@ -13,7 +13,10 @@ import pynvml
 from exporter import logs
 from exporter.cli.options import web_options
 from exporter.config import Config, load
+from exporter.errors import SourceError
 from exporter.service import Service, World
+from exporter.sources.nvml import NvmlSource
+from exporter.sources.process import ProcessSource
 from exporter.web.app import build_app
 from exporter.web.server import HttpServer, listen, shown_url
 
@@ -24,11 +27,17 @@ log = logging.getLogger(__name__)
 @click.option("--engine", "engine_urls", multiple=True, metavar="URL", help="A vLLM server to watch; repeatable.")
 @click.option("--poll-interval", type=float, metavar="SECONDS", help="Time between two readings; default 5.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file; see docs.")
+@click.option(
+    "--demo-if-alone",
+    is_flag=True,
+    help="With no GPU driver and no vLLM server on this host, show the demo instead of an empty page.",
+)
 @web_options
 def command(
     engine_urls: tuple[str, ...],
     poll_interval: float | None,
     config_file: Path | None,
+    demo_if_alone: bool,
     listen_address: str | None,
     log_level: str,
     log_format: str,
@@ -41,7 +50,26 @@ def command(
         "listen_address": listen_address,
     }
     config = load(config_file, {key: value for key, value in given.items() if value is not None})
-    run(config, World(nvml=pynvml, processes=psutil))
+    world = World(nvml=pynvml, processes=psutil)
+    if demo_if_alone and not config.engines and nothing_to_watch(world):
+        from exporter.cli.demo import run_demo
+
+        log.info("no GPU driver and no vLLM server here: showing a demo on a made-up host")
+        run_demo(config)
+    else:
+        run(config, world)
+
+
+def nothing_to_watch(world: World) -> bool:
+    """Tell whether this host has neither a GPU driver nor a vLLM server."""
+    nvml = NvmlSource(world.nvml)
+    try:
+        nvml.read()
+    except SourceError:
+        return not ProcessSource(world.processes).read()
+    finally:
+        nvml.close()
+    return False
 
 
 def run(config: Config, world: World) -> None:

@@ -77,9 +77,8 @@ def _engines(engines: list[dict[str, Any]]) -> str:
             _number(engine.get("kv_usage_ratio"), "{:.0%}"),
             _number(engine.get("kv_headroom_tokens"), "{:,.0f}"),
             _number(engine.get("request_headroom"), "{:,.0f}"),
-            f"{_number(engine.get('requests_running'), '{:.0f}')} / "
-            f"{_number(engine.get('requests_waiting'), '{:.0f}')}",
-            next((name for name, on in engine.get("limiter", {}).items() if on), "–"),
+            " / ".join(_number(engine.get(f"requests_{state}"), "{:.0f}") for state in ("running", "waiting")),
+            next((name for name, on in engine.get("limiter", {}).items() if on), "-"),
         ]
         for engine in engines
     ]
@@ -100,4 +99,4 @@ def _gib(size_bytes: Any) -> str:
 
 
 def _number(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else "–"
+    return form.format(value) if isinstance(value, int | float) else "-"

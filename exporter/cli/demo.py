@@ -1,0 +1,30 @@
+"""``vllm-headroom demo``: the real program over a made-up host."""
+
+from typing import Any
+
+import click
+
+from exporter import logs
+from exporter.cli.options import web_options
+from exporter.config import Config, load
+
+
+@click.command(name="demo")
+@web_options
+def command(listen_address: str | None, log_level: str, log_format: str) -> None:
+    """Show everything on a made-up host: two GPUs, one vLLM server, a rush, a leak, all within eight minutes."""
+    logs.configure(log_level, log_format)
+    given: dict[str, Any] = {"listen_address": listen_address} if listen_address else {}
+    run_demo(load(None, given))
+
+
+def run_demo(config: Config) -> None:
+    """Serve the demo until stopped, reading every second: its day takes eight minutes."""
+    from exporter.cli.serve import run
+    from exporter.demo.world import build_demo
+
+    demo = build_demo()
+    try:
+        run(config.model_copy(update={"poll_interval": 1.0}), demo.world)
+    finally:
+        demo.stop()

@@ -1,0 +1,66 @@
+"""Small, readable examples that several tests start from."""
+
+from advisor.flags import parse_flags
+from advisor.readings import CacheConfig, EngineProcess, EngineReading, Gpu, GpuProcess, Histogram
+from advisor.units import GIB
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "vocab_size": 128256,
+    "torch_dtype": "bfloat16",
+}
+
+
+def gpu(*, used=0, total=80 * GIB, reserved=GIB // 2, index=0, **more):
+    return Gpu(
+        gpu=str(index),
+        uuid=f"GPU-{index}",
+        name="Test GPU",
+        memory_total_bytes=total,
+        memory_used_bytes=used,
+        memory_free_bytes=total - reserved - used,
+        memory_reserved_bytes=reserved,
+        **more,
+    )
+
+
+def gpu_process(pid, used, *, index=0):
+    return GpuProcess(uuid=f"GPU-{index}", pid=pid, used_bytes=used)
+
+
+def server(command="vllm serve /models/m", *, pids=(100, 101), port=8000, model_path="/models/m"):
+    return EngineProcess(
+        host="127.0.0.1",
+        port=port,
+        secure=False,
+        flags=parse_flags(command.split()),
+        pids=frozenset(pids),
+        started_at_seconds=1.0,
+        model_path=model_path,
+    )
+
+
+def histogram(mean, count=10):
+    return Histogram(bounds=(float("inf"),), cumulative=(count,), sum=mean * count, count=count)
+
+
+def reading(*, running=0.0, waiting=0.0, usage=0.0, tokens=100_000, **more):
+    return EngineReading(
+        engine="127.0.0.1:8000",
+        url="http://127.0.0.1:8000",
+        model_name="m",
+        dp_rank="0",
+        vllm_version="0.32.0",
+        max_model_len=8192,
+        requests_running=running,
+        requests_waiting=waiting,
+        kv_usage_ratio=usage,
+        cache=CacheConfig(kv_cache_size_tokens=tokens, num_gpu_blocks=None if tokens is None else tokens // 16),
+        **more,
+    )

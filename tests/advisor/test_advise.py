@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import pytest
+from examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
+
+from advisor.advise import advise
+from advisor.history import History
+from advisor.model import parse_model
+from advisor.policy import Policy
+from advisor.readings import CacheConfig, ModelFiles
+from advisor.snapshot import EngineTarget, Snapshot
+from advisor.units import GIB
+from advisor.weights import WeightFiles
+
+URL = "http://127.0.0.1:8000"
+TARGET = EngineTarget(engine="127.0.0.1:8000", url=URL, failing=None, ranks=(("m", "0"),))
+MODEL = ModelFiles(
+    path="/models/m",
+    spec=parse_model(LLAMA_8B),
+    declined=None,
+    weights=WeightFiles(total_bytes=16_060_522_496, source="safetensors headers"),
+)
+
+
+def situation(**changes):
+    """Return one engine on one 80 GiB GPU beside a small foreign process."""
+    held = 72 * GIB
+    snapshot = Snapshot(
+        now_seconds=1_000.0,
+        gpus=(gpu(used=held + GIB),),
+        gpu_processes=(gpu_process(101, held), gpu_process(900, GIB)),
+        servers=(server(),),
+        engines=(reading(usage=0.5, tokens=None),),
+        targets=(TARGET,),
+        models=(MODEL,),
+    )
+    return replace(snapshot, **changes)
+
+
+def advised(snapshot):
+    return advise(snapshot, History(), Policy())
+
+
+def test_an_engine_found_in_the_process_table_gets_its_theory_from_its_model_and_flags():
+    (engine,) = advised(situation()).engines
+    assert engine.theory == "ok"
+    assert engine.kv_bytes_per_token == 131_072
+    assert engine.kv_theory_lower_tokens < engine.kv_theory_tokens < engine.kv_theory_upper_tokens
+    assert 400_000 < engine.kv_theory_tokens < 470_000
+
+
+def test_the_block_override_makes_theory_exact():
+    report = advised(situation(servers=(server("vllm serve /models/m --num-gpu-blocks-override 96"),)))
+    (engine,) = report.engines
+    assert engine.kv_theory_lower_tokens == engine.kv_theory_tokens == engine.kv_theory_upper_tokens == 96 * 16
+
+
+def test_reported_capacity_wins_and_its_gap_to_theory_is_told():
+    (engine,) = advised(situation(engines=(reading(usage=0.5, tokens=400_000),))).engines
+    assert engine.kv_capacity_tokens == 400_000
+    assert engine.kv_capacity_gap_ratio == pytest.approx(400_000 / engine.kv_theory_tokens - 1)
+
+
+def test_components_and_foreign_memory_are_told_apart_by_process():
+    (judgement,) = advised(situation()).gpus
+    parts = judgement.memory_component_bytes
+    assert parts["foreign"] == GIB
+    assert parts["weights"] == pytest.approx(14.96 * GIB, rel=0.01)
+    assert sum(parts.values()) == 80 * GIB
+
+
+def test_an_unmapped_engine_is_foreign_memory_and_says_why_it_has_no_theory():
+    report = advised(situation(servers=()))
+    assert report.gpus[0].memory_component_bytes["foreign"] == 73 * GIB
+    assert report.engines[0].theory == "the server runs on another host or cannot be found in the process table"
+    assert report.engines[0].up == 1
+
+
+def test_a_declined_model_names_the_reason():
+    declined = ModelFiles(path="/models/m", spec=None, declined="architecture Foo is not described", weights=None)
+    (engine,) = advised(situation(models=(declined,))).engines
+    assert engine.theory == "architecture Foo is not described"
+    assert engine.kv_theory_tokens is None
+
+
+def test_an_engine_that_is_loading_may_claim_its_whole_budget():
+    loading = situation(
+        servers=(server("vllm serve /models/m --gpu-memory-utilization 0.9"),),
+        gpus=(gpu(used=10 * GIB),),
+        gpu_processes=(gpu_process(101, 10 * GIB),),
+        engines=(),
+        targets=(replace(TARGET, failing="connection_refused"),),
+    )
+    assert advised(loading).gpus[0].memory_slack_bytes == pytest.approx(69.5 * GIB - (0.9 * 79.5 - 10) * GIB)
+
+
+def test_a_server_that_does_not_answer_is_down_under_the_names_it_had():
+    report = advised(situation(engines=(), targets=(replace(TARGET, failing="timeout"),)))
+    (engine,) = report.engines
+    assert (engine.engine, engine.model_name, engine.dp_rank, engine.up) == ("127.0.0.1:8000", "m", "0", 0)
+    assert engine.failing == {"timeout": 1}
+    assert engine.kv_capacity_tokens is None
+
+
+def test_max_num_seqs_comes_from_the_command_line_or_the_release():
+    (given,) = advised(situation(servers=(server("vllm serve /models/m --max-num-seqs 32"),))).engines
+    assert (given.max_num_seqs, given.max_num_seqs_origin) == (32, "given")
+    (default,) = advised(situation()).engines
+    assert (default.max_num_seqs, default.max_num_seqs_origin) == (1024, "default")
+
+
+def test_each_data_parallel_engine_stands_on_its_own_gpu():
+    ranks = tuple(replace(reading(usage=usage, tokens=100_000), dp_rank=str(n)) for n, usage in enumerate((0.1, 0.9)))
+    report = advised(
+        situation(
+            gpus=(gpu(used=72 * GIB), gpu(used=72 * GIB, index=1)),
+            gpu_processes=(gpu_process(101, 72 * GIB), gpu_process(102, 72 * GIB, index=1)),
+            servers=(server(pids=(100, 101, 102)),),
+            engines=ranks,
+        )
+    )
+    used = [judgement.memory_component_bytes["kv_used"] for judgement in report.gpus]
+    assert used[1] == pytest.approx(9 * used[0])
+
+
+def test_a_request_that_can_never_fit_is_a_finding():
+    small = reading(usage=0.0, tokens=None)
+    small = replace(small, cache=CacheConfig(kv_cache_size_tokens=4_000))
+    (finding,) = advised(situation(engines=(small,))).findings
+    assert finding.rule == "request_never_fits"
+    assert "8,192" in finding.summary
+    assert finding.advice.startswith("--max-model-len 4000")
+
+
+def test_a_gpu_at_risk_is_a_finding_with_its_reason():
+    crowded = situation(gpus=(gpu(used=int(79.49 * GIB)),), gpu_processes=(gpu_process(900, int(79.49 * GIB)),))
+    finding = next(each for each in advised(crowded).findings if each.rule == "gpu_oom_risk")
+    assert finding.severity == "critical"
+    assert finding.subject == "GPU 0"
+    assert "are free" in finding.summary
+
+
+def test_an_empty_host_is_a_normal_state():
+    report = advised(Snapshot(now_seconds=0.0))
+    assert (report.gpus, report.engines, report.findings) == ((), (), ())
+
+
+def test_lengths_seen_make_the_headroom_in_requests():
+    lengths = {"prompt_tokens": histogram(900), "generation_tokens": histogram(100)}
+    (engine,) = advised(situation(engines=(reading(usage=0.5, tokens=100_000, histograms=lengths),))).engines
+    assert engine.kv_request_headroom == 50

@@ -1,0 +1,61 @@
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from advisor.facts import Fact, Kind, described, identity, level, metrics_of, one_hot, samples_of, total
+from exporter.reference import all_metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pump(Fact):
+    subject: ClassVar[str] = "pump"
+    pump: str = identity("Which pump.")
+    maker: str | None = described("who made it")
+    flow_bytes: float | None = level("How much flows.")
+    valves_open: Mapping[str, int] | None = level("Which valves are open.", by="valve")
+    strokes_total: int | None = total("Strokes so far.")
+
+
+def test_a_name_is_prefix_subject_and_field():
+    assert [(metric.name, metric.kind, metric.labels) for metric in metrics_of(Pump)] == [
+        ("headroom_pump_info", Kind.LEVEL, ("pump", "maker")),
+        ("headroom_pump_flow_bytes", Kind.LEVEL, ("pump",)),
+        ("headroom_pump_valves_open", Kind.LEVEL, ("pump", "valve")),
+        ("headroom_pump_strokes_total", Kind.TOTAL, ("pump",)),
+    ]
+
+
+def test_what_is_not_reported_yields_no_sample():
+    assert list(samples_of(Pump(pump="p"))) == []
+
+
+def test_each_reported_number_yields_its_samples():
+    pump = Pump(pump="p", maker="m", flow_bytes=2.5, valves_open={"in": 1, "out": 0}, strokes_total=7)
+    assert list(samples_of(pump)) == [
+        ("headroom_pump_info", ("p", "m"), 1.0),
+        ("headroom_pump_flow_bytes", ("p",), 2.5),
+        ("headroom_pump_valves_open", ("p", "in"), 1.0),
+        ("headroom_pump_valves_open", ("p", "out"), 0.0),
+        ("headroom_pump_strokes_total", ("p",), 7.0),
+    ]
+
+
+def test_a_state_is_one_series_a_value():
+    assert one_hot("b", ("a", "b")) == {"a": 0, "b": 1}
+    with pytest.raises(ValueError, match="'c' is not one of a, b"):
+        one_hot("c", ("a", "b"))
+
+
+def test_every_declared_name_follows_prometheus_rules_and_carries_its_unit():
+    seen = set()
+    for _, metric in all_metrics():
+        assert metric.name not in seen, f"{metric.name} is declared twice"
+        seen.add(metric.name)
+        assert re.fullmatch(r"headroom_[a-z][a-z0-9_]*[a-z0-9]", metric.name)
+        assert metric.name.endswith("_total") == (metric.kind is Kind.TOTAL), metric.name
+        assert not re.search(r"_(mib|gib|mb|gb|percent|perc|ms|milliseconds|minutes)(_|$)", metric.name)
+        assert metric.help.endswith(".") or metric.name.endswith("_info"), f"{metric.name}: help is a sentence"
+        assert not {"pid", "user", "command", "hostname"} & set(metric.labels)

@@ -1,0 +1,153 @@
+import math
+
+import pytest
+from examples import gpu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.estimate import Estimate, exactly
+from advisor.gpu import EngineShare, components, judge_gpu, time_to_oom
+from advisor.history import GpuHistory
+from advisor.policy import Policy
+from advisor.report import COMPONENTS
+from advisor.units import GIB, MIB
+
+TOTAL = 80 * GIB
+RESERVED = GIB // 2
+
+
+def share(held, *, entitled=None, **parts):
+    return EngineShare(
+        engine="e", held_bytes=held, entitled=entitled or exactly(held), parts={k: v * GIB for k, v in parts.items()}
+    )
+
+
+def judged(used, shares=(), *, foreign=0.0, history=None):
+    judgement, _ = judge_gpu(
+        gpu(used=int(used)),
+        shares=shares,
+        foreign_bytes=foreign,
+        history=history or GpuHistory(),
+        policy=Policy(),
+    )
+    return judgement
+
+
+def falling(rate_bytes_per_second, slack_now):
+    """Return a history whose slack fell at this rate for half an hour."""
+    points = tuple((float(t), slack_now + rate_bytes_per_second * (1800 - t)) for t in range(0, 1801, 10))
+    return GpuHistory(points=points)
+
+
+def test_lots_free_and_flat_is_no_risk():
+    assert judged(30 * GIB, history=falling(0, 49 * GIB)).oom_risk_ratio < 0.05
+
+
+def test_less_free_than_an_engine_may_still_claim_is_more_likely_than_not():
+    may_take = share(70 * GIB, entitled=Estimate(lower=78 * GIB, expected=80 * GIB, upper=82 * GIB))
+    assert judged(75 * GIB, [may_take]).oom_risk_ratio > 0.5
+
+
+def test_an_engine_within_its_entitlement_on_a_roomy_gpu_is_no_risk():
+    settled = share(72 * GIB, entitled=Estimate(lower=72 * GIB, expected=73 * GIB, upper=75 * GIB))
+    assert judged(72 * GIB, [settled]).oom_risk_ratio < 0.05
+
+
+def test_an_exhausted_gpu_is_certain():
+    judgement = judged(TOTAL - RESERVED - 2 * MIB)
+    assert judgement.oom_risk_ratio == 1.0
+    assert judgement.oom_risk_factor_ratio["exhausted"] == 1.0
+    assert judgement.time_to_oom_seconds == 0.0
+
+
+def test_a_leak_that_ends_memory_within_the_horizon_is_likely():
+    judgement = judged(70 * GIB, history=falling(10 * GIB / 600, 9.5 * GIB))
+    assert judgement.oom_risk_ratio > 0.7
+    assert judgement.time_to_oom_seconds == pytest.approx(570, rel=0.05)
+
+
+def test_a_leak_that_leaves_days_is_told_and_no_risk_yet():
+    judgement = judged(70 * GIB, history=falling(GIB / 86400, 9.5 * GIB))
+    assert judgement.oom_risk_ratio < 0.05
+    assert judgement.time_to_oom_seconds == pytest.approx(9.5 * 86400, rel=0.1)
+
+
+def test_the_95_percent_rule_is_not_ours():
+    full_by_design = share(77 * GIB, entitled=exactly(77 * GIB))
+    assert judged(77 * GIB, [full_by_design], history=falling(0, 2.5 * GIB)).oom_risk_ratio < 0.05
+
+
+def test_slack_is_negative_when_engines_may_claim_more_than_is_free():
+    greedy = share(40 * GIB, entitled=exactly(72 * GIB))
+    assert judged(60 * GIB, [greedy], foreign=20 * GIB).memory_slack_bytes == pytest.approx(19.5 * GIB - 32 * GIB)
+
+
+def test_nothing_is_said_without_free_memory():
+    judgement, reasons = judge_gpu(
+        gpu(used=0).__class__(gpu="0", uuid="u"),
+        shares=(),
+        foreign_bytes=0,
+        history=GpuHistory(),
+        policy=Policy(),
+    )
+    assert judgement.oom_risk_ratio is None
+    assert reasons == {}
+
+
+def test_time_to_oom_is_infinite_without_growth_and_unknown_without_history():
+    assert time_to_oom(GIB, GIB, 0.0) == math.inf
+    assert time_to_oom(GIB, GIB, None) is None
+    assert time_to_oom(GIB, GIB / 2, MIB) == 512
+
+
+def test_components_show_the_plan_inside_what_the_engine_holds():
+    parts = components(
+        gpu(used=75 * GIB),
+        [share(70 * GIB, weights=15.0, kv_used=10.0, kv_idle=40.0, cuda_graphs=1.0, activation_reserve=2.0)],
+        5.0 * GIB,
+    )
+    assert {name: round(size / GIB, 3) for name, size in parts.items()} == {
+        "weights": 15.0,
+        "kv_used": 10.0,
+        "kv_idle": 40.0,
+        "cuda_graphs": 1.0,
+        "activation_reserve": 2.0,
+        "engine_other": 2.0,
+        "foreign": 5.0,
+        "driver_reserved": 0.5,
+        "free": 4.5,
+    }
+
+
+def test_a_plan_larger_than_what_is_held_gives_way_from_the_uncertain_end():
+    parts = components(
+        gpu(used=20 * GIB),
+        [share(20 * GIB, weights=15.0, kv_idle=4.5, cuda_graphs=1.0, activation_reserve=2.0)],
+        0.0,
+    )
+    assert parts["weights"] == 15 * GIB
+    assert parts["cuda_graphs"] == 0.5 * GIB
+    assert parts["activation_reserve"] == 0
+
+
+@given(
+    used=st.integers(0, 79 * GIB),
+    held=st.lists(st.floats(0, 100 * GIB), max_size=3),
+    planned=st.dictionaries(st.sampled_from(COMPONENTS[:5]), st.floats(0, 90.0)),
+    foreign=st.floats(0, 100 * GIB),
+)
+def test_components_always_add_up_to_the_total_and_none_is_negative(used, held, planned, foreign):
+    parts = components(gpu(used=used), [share(each, **planned) for each in held], foreign)
+    assert sum(parts.values()) == pytest.approx(TOTAL)
+    assert all(size >= -1e-3 for size in parts.values())
+    assert tuple(parts) == COMPONENTS
+
+
+@given(free=st.integers(0, 79 * GIB), claim=st.floats(0, 40 * GIB), more=st.floats(0, 40 * GIB))
+def test_risk_is_a_probability_and_never_falls_when_claims_rise(free, claim, more):
+    used = TOTAL - RESERVED - free
+
+    def risk(claimed):
+        return judged(used, [share(0.0, entitled=exactly(claimed))]).oom_risk_ratio
+
+    assert 0.0 <= risk(claim) <= risk(claim + more) + 1e-9 <= 1.0 + 2e-9
