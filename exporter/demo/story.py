@@ -16,6 +16,8 @@ class Moment:
     arrivals_per_second: float
     neighbour_bytes: int
     """Memory of the process on the second GPU that leaks until it dies of it."""
+    neighbour_deaths: int
+    """How often it has died: each time it comes back as another process."""
 
 
 def moment(elapsed_seconds: float, *, neighbour_limit_bytes: int) -> Moment:
@@ -30,7 +32,9 @@ def moment(elapsed_seconds: float, *, neighbour_limit_bytes: int) -> Moment:
     leak_rate = (neighbour_limit_bytes - start_bytes) / 330.0
     leaked = start_bytes + leaking_seconds * leak_rate
     died = leaked > neighbour_limit_bytes
+    days = int(elapsed_seconds // DAY_SECONDS)
     return Moment(
         arrivals_per_second=0.35 + 2.6 * ramp,
         neighbour_bytes=start_bytes if died else int(leaked // (2 * MIB)) * 2 * MIB,
+        neighbour_deaths=days + died,
     )

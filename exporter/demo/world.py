@@ -20,7 +20,7 @@ from advisor.units import MIB
 from advisor.versions import parse_version
 from exporter.clock import Clock
 from exporter.demo.engine import MODEL_NAME, VLLM_VERSION, DemoEngine
-from exporter.demo.story import moment
+from exporter.demo.story import Moment, moment
 from exporter.service import World
 
 _CARD_BYTES = 23_034 * MIB
@@ -75,7 +75,7 @@ def build_demo(clock: Clock | None = None) -> Demo:
     pool_bytes = num_gpu_blocks * theory.layout.bytes_per_block
     started = clock.steady()
 
-    def now_in_story() -> Any:
+    def now_in_story() -> Moment:
         free_for_neighbour = _CARD_BYTES - _RESERVED_BYTES - 8 * MIB
         return moment(clock.steady() - started, neighbour_limit_bytes=free_for_neighbour)
 
@@ -113,10 +113,14 @@ def build_demo(clock: Clock | None = None) -> Demo:
         reached = min(1.0, busiest / 16)
         return int(pool_bytes + beside_pool + 0.35 * theory.plan.activation_peak.expected * reached)  # type: ignore[union-attr]
 
+    def neighbour() -> list[tuple[int, int]]:
+        now = now_in_story()
+        return [(_NEIGHBOUR_PID + now.neighbour_deaths, now.neighbour_bytes)]
+
     engine.start()
     gpus = (
         _DemoGpu(index=0, processes=lambda: [(_WORKER_PID, engine_bytes())], busy=lambda: engine.num_running / 20),
-        _DemoGpu(index=1, processes=lambda: [(_NEIGHBOUR_PID, now_in_story().neighbour_bytes)], busy=lambda: 0.4),
+        _DemoGpu(index=1, processes=neighbour, busy=lambda: 0.4),
     )
     world = World(
         nvml=DemoNvml(gpus),
@@ -185,11 +189,11 @@ class DemoNvml:
             total=_CARD_BYTES, reserved=_RESERVED_BYTES, used=used, free=_CARD_BYTES - _RESERVED_BYTES - used
         )
 
-    def nvmlDeviceGetComputeRunningProcesses(self, gpu: _DemoGpu) -> list[Any]:  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, gpu: _DemoGpu) -> list[Any]:  # noqa: N802
         """What computes on a GPU."""
         return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in gpu.processes()]
 
-    def nvmlDeviceGetGraphicsRunningProcesses(self, gpu: _DemoGpu) -> list[Any]:  # noqa: N802
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, gpu: _DemoGpu) -> list[Any]:  # noqa: N802
         """Nothing draws."""
         return []
 

@@ -250,8 +250,9 @@ class NvmlSource:
         nvml = self._nvml
         largest: dict[int, int | None] = {}
         for newest, older in (
-            (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetComputeRunningProcesses_v2),
-            (nvml.nvmlDeviceGetGraphicsRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
+            # Not the unversioned names: those turn "function not found" into an exception of another family.
+            (nvml.nvmlDeviceGetComputeRunningProcesses_v3, nvml.nvmlDeviceGetComputeRunningProcesses_v2),
+            (nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, nvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
         ):
             try:
                 running = newest(device.handle)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
+from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
 
 from advisor.advise import advise
 from advisor.history import History

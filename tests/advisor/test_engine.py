@@ -1,5 +1,5 @@
 import pytest
-from examples import histogram, reading
+from tests.advisor.examples import histogram, reading
 
 from advisor.engine import judge_engine, limiter, typical_request_tokens
 from advisor.history import EngineHistory

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from examples import gpu
+from tests.advisor.examples import gpu
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,5 +1,5 @@
 import pytest
-from examples import gpu, gpu_process, reading
+from tests.advisor.examples import gpu, gpu_process, reading
 
 from advisor.history import EngineHistory, GpuHistory, History, remember
 from advisor.report import GpuJudgement, Report

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+
+from advisor.policy import Policy
+from exporter.config import DEFAULT_PORT, load
+from exporter.errors import UsageError
+
+
+def problems(tmp_path, text):
+    file = tmp_path / "headroom.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load(file, {})
+    return [line.removeprefix(f"{file}: ") for line in str(caught.value).splitlines()]
+
+
+def test_no_file_at_all_is_a_good_configuration():
+    config = load(None, {})
+    assert config.engines == ()
+    assert config.poll_interval == 5.0
+    assert config.listen_address == f":{DEFAULT_PORT}"
+
+
+def test_an_empty_file_is_the_same_as_none(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load(tmp_path / "empty.yaml", {}) == load(None, {})
+
+
+def test_flags_win_over_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("poll_interval: 10\nlisten_address: ':1'\n")
+    config = load(tmp_path / "c.yaml", {"poll_interval": 2.0})
+    assert (config.poll_interval, config.listen_address) == (2.0, ":1")
+
+
+def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp_path):
+    found = problems(
+        tmp_path,
+        "poll_interval: fast\nengines:\n  - url: localhost:8000\n    apikey: hidden\n  - name: a b\n"
+        "policy:\n  colour: 1\n  kv_full_ratio: 3\nlisten: 1\n",
+    )
+    assert found == [
+        "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000 (given: 'localhost:8000')",
+        "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, name, url",
+        "engines[1].url: Field required",
+        "engines[1].name: String should match pattern '^[A-Za-z0-9_.:-]{1,64}$' (given: 'a b')",
+        "poll_interval: Input should be a valid number, unable to parse string as a number (given: 'fast')",
+        "listen: unknown key; known here: engines, listen_address, policy, poll_interval, state_dir",
+        f"policy.colour: unknown key; known here: {', '.join(sorted(Policy.__dataclass_fields__))}",
+        "policy.kv_full_ratio: must lie in (0, 1] (given: 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- a\n- b\n", "a mapping of keys is needed at the top, this is a list"),
+        ("poll_interval: 0\n", "poll_interval: Input should be greater than or equal to 0.2 (given: 0)"),
+        ("engines: [{url: 'ftp://h'}]\n", "engines[0].url: 'ftp://h' is not an address such as http://127.0.0.1:8000"),
+        ("engines: [{url: 'http://u:p@h:1'}]\n", "credentials do not belong in a URL"),
+        ("engines: [{url: 'http://h:99999'}]\n", "'http://h:99999' is not an address"),
+        (
+            "engines: [{url: 'http://h:1'}, {url: 'http://h:1/'}]\n",
+            "engines[1].url: http://h:1 is listed already as engines[0]",
+        ),
+        ("poll_interval: [\n", "not YAML"),
+    ],
+)
+def test_each_bad_file_gets_its_message(tmp_path, text, problem):
+    assert any(problem in line for line in problems(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file"):
+        load(tmp_path / "nowhere.yaml", {})
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not YAML"):
+        load(tmp_path / "c.yaml", {})
+
+
+def test_a_problem_never_shows_credentials(tmp_path):
+    lines = problems(tmp_path, "engines: [{url: 'http://h:1', api_key: s3cret}]\n")
+    assert "s3cret" not in " ".join(lines)
+
+
+def test_the_directory_of_a_config_is_no_config():
+    with pytest.raises(UsageError, match="Is a directory"):
+        load(Path("/"), {})

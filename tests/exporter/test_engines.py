@@ -1,0 +1,112 @@
+import pytest
+
+from advisor.flags import parse_flags
+from advisor.readings import EngineProcess, EngineReading
+from exporter.config import EngineConfig
+from exporter.engines import FORGET_AFTER_SECONDS, Engines, open_session
+from exporter.errors import UsageError
+
+
+def process(port, *, model="/models/m", command="vllm serve /models/m"):
+    return EngineProcess(
+        host="127.0.0.1",
+        port=port,
+        secure=False,
+        flags=parse_flags(command.split()),
+        pids=frozenset({port}),
+        started_at_seconds=1.0,
+        model_path=model,
+    )
+
+
+@pytest.fixture
+def engines():
+    return Engines(configured=(), on_new=lambda watched: None, on_gone=lambda watched: None)
+
+
+def named(engines):
+    return sorted(engines.watched)
+
+
+def test_servers_are_watched_as_they_come(engines):
+    engines.discover([process(8000)], 0.0)
+    engines.discover([process(8000), process(8001, model="/models/other")], 5.0)
+    assert named(engines) == ["127.0.0.1:8000", "127.0.0.1:8001"]
+
+
+def test_a_server_that_dies_stays_as_down_until_somebody_has_had_a_day_to_see_it(engines):
+    engines.discover([process(8000)], 0.0)
+    engines.discover([], 5.0)
+    assert named(engines) == ["127.0.0.1:8000"]
+    engines.discover([], 5.0 + FORGET_AFTER_SECONDS)
+    assert named(engines) == ["127.0.0.1:8000"]
+    engines.discover([], 6.0 + FORGET_AFTER_SECONDS)
+    assert named(engines) == []
+
+
+def test_a_server_that_comes_back_is_the_same_engine(engines):
+    engines.discover([process(8000)], 0.0)
+    engines.discover([], 5.0)
+    engines.discover([process(8000)], 10.0)
+    assert engines.watched["127.0.0.1:8000"].gone_since_seconds is None
+
+
+def test_a_server_that_moved_to_another_port_is_not_kept_as_down(engines):
+    engines.discover([process(8000)], 0.0)
+    engines.discover([process(8005)], 5.0)
+    assert named(engines) == ["127.0.0.1:8005"]
+
+
+def test_a_headless_node_has_no_api_to_watch(engines):
+    engines.discover([process(8000, command="vllm serve /models/m --headless")], 0.0)
+    assert named(engines) == []
+
+
+def test_named_servers_replace_discovery():
+    seen = []
+    engines = Engines(
+        configured=(EngineConfig(url="http://gpu7:8000", name="chat"), EngineConfig(url="http://gpu8:8000")),
+        on_new=lambda watched: seen.append(watched.engine),
+        on_gone=lambda watched: None,
+    )
+    engines.start()
+    engines.discover([process(8000)], 0.0)
+    assert seen == ["chat", "gpu8:8000"]
+    assert [target.engine for target in engines.targets(lambda engine: None)] == ["chat", "gpu8:8000"]
+
+
+def test_the_names_of_what_answered_are_kept_for_when_it_does_not(engines):
+    engines.discover([process(8000)], 0.0)
+    for rank in ("0", "1"):
+        engines.answered([EngineReading(engine="127.0.0.1:8000", url="u", model_name="m", dp_rank=rank)])
+    (target,) = engines.targets(lambda engine: "timeout")
+    assert target.ranks == (("m", "0"), ("m", "1"))
+    assert target.failing == "timeout"
+
+
+def test_a_server_that_returns_with_another_model_drops_the_old_name(engines):
+    engines.discover([process(8000)], 0.0)
+    for model in ("old", "new"):
+        engines.answered([EngineReading(engine="127.0.0.1:8000", url="u", model_name=model, dp_rank="0")])
+    (target,) = engines.targets(lambda engine: None)
+    assert target.ranks == (("new", "0"),)
+
+
+def test_a_key_is_read_from_its_file_and_sent_as_bearer(tmp_path):
+    (tmp_path / "key").write_text("s3cret\n")
+    with open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as session:
+        assert session.headers["Authorization"] == "Bearer s3cret"
+        assert session.trust_env is False
+
+
+def test_a_key_is_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("ENGINE_KEY", "s3cret")
+    with open_session(EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY")) as session:
+        assert session.headers["Authorization"] == "Bearer s3cret"
+
+
+def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
+    with pytest.raises(UsageError, match=r"api_key_file of http://h:1: .*nokey cannot be read"):
+        open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
+    with pytest.raises(UsageError, match="api_key_env of http://h:1: NO_SUCH_KEY is not set"):
+        open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))

@@ -1,0 +1,70 @@
+import threading
+import time
+
+from exporter.schedule import Schedule
+
+
+def wait_for(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_call_that_hangs_is_told_and_holds_up_no_other():
+    overruns, calls, release = [], [], threading.Event()
+    schedule = Schedule(overruns.append)
+    schedule.every(0.05, "stuck", release.wait)
+    schedule.every(0.05, "fine", lambda: calls.append(1))
+    schedule.start()
+    try:
+        assert wait_for(lambda: len(overruns) >= 2 and len(calls) >= 5)
+        assert set(overruns) == {"stuck"}
+    finally:
+        release.set()
+        schedule.stop()
+
+
+def test_a_call_that_ends_its_own_thread_is_called_again():
+    calls = []
+
+    def leave():
+        calls.append(1)
+        raise SystemExit
+
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.02, "leaving", leave)
+    schedule.start()
+    try:
+        assert wait_for(lambda: len(calls) >= 3)
+    finally:
+        schedule.stop()
+
+
+def test_what_is_cancelled_is_called_no_more():
+    calls = []
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.02, "x", lambda: calls.append(1))
+    schedule.start()
+    try:
+        assert wait_for(lambda: calls)
+        schedule.cancel("x")
+        time.sleep(0.05)
+        before = len(calls)
+        time.sleep(0.1)
+        assert len(calls) == before
+        schedule.cancel("never scheduled")
+    finally:
+        schedule.stop()
+
+
+def test_stopping_does_not_wait_for_a_call_that_hangs():
+    release = threading.Event()
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.02, "stuck", release.wait)
+    schedule.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    schedule.stop()
+    assert time.monotonic() - began < 1.0
+    release.set()
