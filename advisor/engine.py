@@ -123,7 +123,8 @@ def limiter(
     def since(moment_seconds: float | None) -> float:
         return now_seconds - moment_seconds if moment_seconds is not None else float("inf")
 
-    if waiting + running > 0 and since(history.token_seen_at_seconds) > policy.stalled_after_seconds:
+    token_seen = history.token_seen_at_seconds  # None at the first look, which tells nothing
+    if waiting + running > 0 and token_seen is not None and since(token_seen) > policy.stalled_after_seconds:
         return "stalled"
     if since(history.rejected_at_seconds) <= policy.preemption_memory_seconds:
         return "queue_cap"

@@ -197,6 +197,8 @@ class DemoNvml:
         """Nothing draws."""
         return []
 
+    nvmlDeviceGetMPSComputeRunningProcesses_v3 = nvmlDeviceGetGraphicsRunningProcesses_v3  # noqa: N815
+
     def nvmlDeviceGetUtilizationRates(self, gpu: _DemoGpu) -> Any:  # noqa: N802
         """Busy in step with the story."""
         return SimpleNamespace(gpu=round(100 * gpu.load), memory=round(60 * gpu.load))

@@ -253,6 +253,7 @@ class NvmlSource:
             # Not the unversioned names: those turn "function not found" into an exception of another family.
             (nvml.nvmlDeviceGetComputeRunningProcesses_v3, nvml.nvmlDeviceGetComputeRunningProcesses_v2),
             (nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, nvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
+            (nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3, nvml.nvmlDeviceGetMPSComputeRunningProcesses_v2),
         ):
             try:
                 running = newest(device.handle)
@@ -261,7 +262,7 @@ class NvmlSource:
             except (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission):
                 running = None
             for process in running or ():
-                # A process that computes and draws is listed twice with the same memory: count it once.
+                # A process that computes and draws, or computes through MPS, is listed twice: count it once.
                 before = largest.get(process.pid)
                 largest[process.pid] = (
                     before if process.usedGpuMemory is None else max(process.usedGpuMemory, before or 0)

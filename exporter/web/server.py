@@ -37,7 +37,8 @@ def listen(text: str) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UsageError(f"--web.listen-address: cannot listen on {text}: {error.strerror or error}") from error
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds the address, which is told already
+        raise UsageError(f"--web.listen-address: cannot listen on {text}: {reason}") from error
 
 
 def shown_url(listening: socket.socket) -> str:

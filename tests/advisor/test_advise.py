@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
 
 from advisor.advise import advise
 from advisor.history import History
@@ -11,6 +10,7 @@ from advisor.readings import CacheConfig, ModelFiles
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import WeightFiles
+from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
 
 URL = "http://127.0.0.1:8000"
 TARGET = EngineTarget(engine="127.0.0.1:8000", url=URL, failing=None, ranks=(("m", "0"),))

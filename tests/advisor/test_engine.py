@@ -1,10 +1,10 @@
 import pytest
-from tests.advisor.examples import histogram, reading
 
 from advisor.engine import judge_engine, limiter, typical_request_tokens
 from advisor.history import EngineHistory
 from advisor.policy import Policy
 from advisor.readings import CacheConfig, EngineReading
+from tests.advisor.examples import histogram, reading
 
 NOW = 1_000.0
 LENGTHS = {"prompt_tokens": histogram(600), "generation_tokens": histogram(400)}
@@ -123,6 +123,10 @@ def test_an_engine_with_work_and_no_token_for_a_minute_is_stalled():
     busy = reading(running=3.0, usage=0.2)
     assert limits(busy, token_seen_at_seconds=NOW - 61) == "stalled"
     assert limits(busy, token_seen_at_seconds=NOW - 30) == "none"
+
+
+def test_the_first_look_at_a_busy_engine_does_not_call_it_stalled():
+    assert limits(reading(running=3.0), token_seen_at_seconds=None) == "none"
 
 
 def test_an_idle_engine_is_never_stalled():

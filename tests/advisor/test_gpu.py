@@ -1,7 +1,6 @@
 import math
 
 import pytest
-from tests.advisor.examples import gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from advisor.history import GpuHistory
 from advisor.policy import Policy
 from advisor.report import COMPONENTS
 from advisor.units import GIB, MIB
+from tests.advisor.examples import gpu
 
 TOTAL = 80 * GIB
 RESERVED = GIB // 2

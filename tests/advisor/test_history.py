@@ -1,10 +1,10 @@
 import pytest
-from tests.advisor.examples import gpu, gpu_process, reading
 
 from advisor.history import EngineHistory, GpuHistory, History, remember
 from advisor.report import GpuJudgement, Report
 from advisor.snapshot import Snapshot
 from advisor.units import GIB, MIB
+from tests.advisor.examples import gpu, gpu_process, reading
 
 
 def moment(history, now, held, pid=1):

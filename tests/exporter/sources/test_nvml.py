@@ -78,9 +78,10 @@ def test_processes_come_with_their_memory_and_a_process_that_also_draws_counts_o
         Process(pid=11, memory=20 * GIB),
         Process(pid=11, memory=20 * GIB, kind="graphics"),
         Process(pid=12, memory=None),
+        Process(pid=13, memory=GIB, kind="mps"),
     )
     found = {process.pid: process.used_bytes for process in source.read().processes}
-    assert found == {11: 20 * GIB, 12: None}
+    assert found == {11: 20 * GIB, 12: None, 13: GIB}
 
 
 def test_an_old_driver_without_process_v3_is_asked_for_v2(nvml, source):

@@ -1,0 +1,173 @@
+"""The real program in a process of its own, and a vLLM-shaped server that can misbehave."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import Request, urlopen
+
+_ADDRESS = re.compile(r"http://localhost:(\d+)/|http://127\.0\.0\.1:(\d+)/")
+
+
+class Daemon:
+    """``vllm-headroom serve`` (or another command) listening on a free port of loopback."""
+
+    def __init__(self, *arguments, environment=None, command="serve"):
+        argv = [sys.executable, "-m", "exporter", command, "--web.listen-address", "127.0.0.1:0", *arguments]
+        self.process = subprocess.Popen(
+            argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
+        self.log = []
+        self._port = None
+        self._listening = threading.Event()
+        self._follower = threading.Thread(target=self._follow, daemon=True)
+        self._follower.start()
+        assert self._listening.wait(20), f"did not start: {self.log}"
+
+    def _follow(self):
+        for line in self.process.stderr:
+            self.log.append(line.rstrip())
+            found = _ADDRESS.search(line)
+            if found and "serving" in line:
+                self._port = int(found[1] or found[2])
+                self._listening.set()
+
+    def get(self, path, **headers):
+        with urlopen(Request(f"http://127.0.0.1:{self._port}{path}", headers=headers), timeout=10) as answer:
+            return answer.read().decode()
+
+    def metrics(self):
+        """Return {(name, frozenset of label pairs): value} of the page as it is now."""
+        samples = {}
+        for line in self.get("/metrics").splitlines():
+            found = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+            if found and not line.startswith("#"):
+                labels = frozenset(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
+                samples[found[1], labels] = float(found[3])
+        return samples
+
+    def value(self, name, **labels):
+        """Return the value of the one series of this name with at least these labels, None without one."""
+        found = [
+            value
+            for (each, pairs), value in self.metrics().items()
+            if each == name and frozenset(labels.items()) <= pairs
+        ]
+        assert len(found) <= 1, f"{len(found)} series of {name} with {labels}"
+        return found[0] if found else None
+
+    def wait_for(self, condition, seconds=15.0):
+        """Wait until a condition on this daemon holds, and return what it returned."""
+        end = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < end, f"not within {seconds} s; log: {self.log}"
+            time.sleep(0.05)
+        return result
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to stop; return its exit status and how long it took."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        try:
+            status = self.process.wait(10)
+        finally:
+            seconds = time.monotonic() - began
+            self.close()
+        return status, seconds
+
+    def close(self):
+        """Make sure that it is gone and that its log is read to the end."""
+        self.process.kill()
+        self.process.wait()
+        self._follower.join(5)
+        self.process.stderr.close()
+
+
+@contextmanager
+def daemon(*arguments, **more):
+    running = Daemon(*arguments, **more)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class FakeServer:
+    """Answers on loopback whatever it is told to: {path: (status, headers, body)}; a callable body writes itself."""
+
+    def __init__(self):
+        self.answers = {}
+        self.requests = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                fake.requests.append((self.path, dict(self.headers)))
+                status, headers, body = fake.answers.get(self.path, (404, {}, b""))
+                try:
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    if callable(body):
+                        body(self.wfile)
+                    else:
+                        self.wfile.write(body)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def engine(self):
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def page(self, text, *, version="0.32.0", model="m", max_model_len=8192):
+        """Answer as a vLLM server with this metrics page would."""
+        self.answers = {
+            "/metrics": (200, {}, text.encode()),
+            "/version": (200, {}, json.dumps({"version": version}).encode()),
+            "/v1/models": (
+                200,
+                {},
+                json.dumps({"data": [{"id": model, "root": "/models/m", "max_model_len": max_model_len}]}).encode(),
+            ),
+        }
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def vllm_page(*, running=3, waiting=0, usage=0.25, tokens=100_000, generated=1_000, preempted=0):
+    """Return a small page in vLLM 0.32's names."""
+    same = 'engine="0",model_name="m"'
+    return f"""# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{{{same}}} {running}
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{{{same}}} {waiting}
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{{{same}}} {usage}
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{{{same}}} {generated}
+# TYPE vllm:num_preemptions_total counter
+vllm:num_preemptions_total{{{same}}} {preempted}
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{{block_size="16",engine="0",kv_cache_max_concurrency="12.2",kv_cache_size_tokens="{tokens}",\
+num_gpu_blocks="{tokens // 16}"}} 1.0
+"""

@@ -1,0 +1,129 @@
+import json
+import os
+import re
+import struct
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import SourceMalformed
+from exporter.sources.model import ModelSource, read_model_files, read_weight_files, safetensors_bytes
+from tests.advisor.examples import LLAMA_8B
+
+
+def safetensors(path, tensors):
+    """Write a file whose header lists these tensors, {name: bytes}; the data themselves are left out."""
+    header, position = {"__metadata__": {"format": "pt"}}, 0
+    for name, size in tensors.items():
+        header[name] = {"dtype": "BF16", "shape": [size // 2], "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+def model(tmp_path, config=None):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B if config is None else config))
+    return tmp_path
+
+
+def test_a_directory_gives_geometry_and_the_bytes_of_its_weights(tmp_path):
+    safetensors(tmp_path / "model-00001-of-00002.safetensors", {"a": 1000, "b": 24})
+    safetensors(tmp_path / "model-00002-of-00002.safetensors", {"c": 500})
+    files = read_model_files(model(tmp_path))
+    assert files.spec.hidden_size == 4096
+    assert (files.weights.total_bytes, files.weights.source) == (1524, "safetensors headers")
+
+
+def test_the_second_copy_that_mistral_ships_is_not_counted(tmp_path):
+    safetensors(tmp_path / "model.safetensors", {"a": 1000})
+    safetensors(tmp_path / "consolidated.safetensors", {"a": 1000})
+    assert read_weight_files(tmp_path).total_bytes == 1000
+
+
+def test_the_index_serves_where_the_shards_are_not_there(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 16060522496}}')
+    assert read_weight_files(tmp_path).total_bytes == 16060522496
+
+
+def test_older_weights_are_measured_by_their_files(tmp_path):
+    (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"x" * 333)
+    weights = read_weight_files(tmp_path)
+    assert (weights.total_bytes, weights.source) == (333, "file sizes")
+
+
+def test_a_directory_without_weights_has_none(tmp_path):
+    assert read_model_files(model(tmp_path)).weights is None
+
+
+def test_a_lone_config_is_enough_for_the_geometry(tmp_path):
+    model(tmp_path)
+    files = read_model_files(tmp_path / "config.json")
+    assert files.spec is not None
+    assert files.weights is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "config_not_json: .*config.json: Expecting"),
+        ("[1]", "config_not_json: .*a JSON object is needed, this is list"),
+        ('{"architectures": []}', 'architectures must be a list such as \\["LlamaForCausalLM"\\]'),
+        ('{"architectures": ["Foo"]}', "architecture Foo is not described by these rules"),
+        (json.dumps(LLAMA_8B | {"num_hidden_layers": 0}), "num_hidden_layers is 0; it must be a whole number above"),
+        (json.dumps(LLAMA_8B | {"hidden_size": 1e99}), "hidden_size is 1e\\+99"),
+        (json.dumps(LLAMA_8B | {"num_key_value_heads": 7}), "32 is not a multiple of num_key_value_heads 7"),
+        (json.dumps({k: v for k, v in LLAMA_8B.items() if k != "vocab_size"}), "vocab_size is missing"),
+        ("[" * 100_000, "config_not_json"),
+    ],
+)
+def test_each_bad_config_is_declined_with_its_reason(tmp_path, text, reason):
+    (tmp_path / "config.json").write_text(text)
+    files = read_model_files(tmp_path)
+    assert files.spec is None
+    assert re.search(reason, files.declined), files.declined
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path):
+    assert "config_unreadable" in read_model_files(tmp_path / "nowhere").declined
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1234", struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"a": {}}'],
+)
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(SourceMalformed):
+        safetensors_bytes(tmp_path / "model.safetensors")
+    assert read_weight_files(tmp_path) is None
+
+
+@given(content=st.binary(max_size=300))
+def test_no_bytes_make_the_header_reader_fall_over(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"
+    file.write_bytes(content)
+    with suppress(SourceMalformed):
+        safetensors_bytes(file)
+
+
+def test_a_model_is_read_once_until_its_config_changes(tmp_path):
+    source = ModelSource()
+    source.want([str(model(tmp_path))])
+    (first,) = source.read()
+    (again,) = source.read()
+    assert again is first
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"vocab_size": 32000}))
+
+    os.utime(tmp_path / "config.json", (1, 1))
+    (changed,) = source.read()
+    assert changed.spec.vocab_size == 32000
+
+
+def test_a_model_that_is_no_longer_served_is_forgotten(tmp_path):
+    source = ModelSource()
+    source.want([str(model(tmp_path))])
+    source.read()
+    source.want([])
+    assert source.read() == ()

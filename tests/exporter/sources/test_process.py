@@ -1,0 +1,208 @@
+"""The source over the real process table: programs that look like vLLM's, started here and stopped by their pid."""
+
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from exporter.errors import SourceUnavailable
+from exporter.sources.process import ProcessSource
+
+_PROGRAM = """
+import subprocess, sys, time
+if "--with-worker" in sys.argv:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start ``vllm serve ...`` as a stand-in program; everything started is stopped at the end."""
+    program = tmp_path / "bin" / "vllm"
+    program.parent.mkdir()
+    program.write_text(_PROGRAM)
+    started = []
+
+    def start(*arguments, cwd=tmp_path, environment=None):
+        process = subprocess.Popen(
+            [sys.executable, str(program), "serve", *arguments],
+            cwd=cwd,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def found(source, process):
+    return next((server for server in source.read() if process.pid in server.pids), None)
+
+
+def test_a_server_is_found_with_its_flags_and_its_workers(start):
+    process = start("some/model", "--port", "8123", "-tp", "2", "--with-worker")
+    server = found(ProcessSource(psutil), process)
+    assert (server.host, server.port, server.secure) == ("127.0.0.1", 8123, False)
+    assert server.flags.tensor_parallel_size == 2
+    children = {child.pid for child in psutil.Process(process.pid).children()}
+    assert server.pids == {process.pid, *children}
+    assert len(server.pids) == 2
+
+
+def test_a_server_that_ends_is_gone_at_the_next_look(start):
+    source = ProcessSource(psutil)
+    process = start("m")
+    assert found(source, process)
+    process.kill()
+    process.wait()
+    assert found(source, process) is None
+
+
+def test_the_default_port_is_vllms(start):
+    assert found(ProcessSource(psutil), start("m")).port == 8000
+
+
+def test_a_server_bound_to_one_address_is_reached_there_and_one_with_a_certificate_by_https(start):
+    server = found(ProcessSource(psutil), start("m", "--host", "10.1.2.3", "--ssl-certfile", "c.pem"))
+    assert (server.host, server.secure) == ("10.1.2.3", True)
+
+
+def test_flags_of_the_config_file_count(start, tmp_path):
+    (tmp_path / "vllm.yaml").write_text("port: 8124\nmax-num-seqs: 12\nno-such-flag: 1\n")
+    server = found(ProcessSource(psutil), start("m", "--config", "vllm.yaml"))
+    assert (server.port, server.flags.max_num_seqs, server.flags.problems) == (8124, 12, ())
+
+
+def test_a_config_file_that_cannot_be_read_is_told(start):
+    server = found(ProcessSource(psutil), start("m", "--config", "gone.yaml", "--port", "8125"))
+    assert server.port == 8125
+    assert server.flags.problems == ("--config: gone.yaml cannot be read, so flags set there are not known",)
+
+
+def test_the_environment_is_read_for_known_names_only(start):
+    process = start("m", environment={"VLLM_USE_V1": "0", "VLLM_API_KEY": "s3cret", "HF_TOKEN": "s3cret"})
+    server = found(ProcessSource(psutil), process)
+    assert server.flags.environment["VLLM_USE_V1"] == "0"
+    assert "s3cret" not in repr(server)
+
+
+def test_a_model_named_by_a_relative_path_is_found_from_the_servers_directory(start, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    server = found(ProcessSource(psutil), start("tiny", cwd=tmp_path))
+    assert server.model_path == str(tmp_path / "tiny")
+
+
+def test_a_hub_id_is_found_in_the_local_cache(start, tmp_path):
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    server = found(ProcessSource(psutil), start("org/name", environment={"HF_HUB_CACHE": str(tmp_path / "hub")}))
+    assert server.model_path == str(snapshot)
+
+
+def test_a_hub_id_that_is_not_in_the_cache_has_no_path(start):
+    assert found(ProcessSource(psutil), start("org/nowhere")).model_path is None
+
+
+def test_a_server_started_by_another_is_one_server(start, tmp_path):
+    wrapper = tmp_path / "wrapper" / "vllm"
+    wrapper.parent.mkdir()
+    wrapper.write_text("import subprocess, sys\nsubprocess.run([sys.executable, sys.argv[-1], 'serve', 'm'])\n")
+    inner = tmp_path / "bin" / "vllm"
+    outer = subprocess.Popen([sys.executable, str(wrapper), "serve", "m", str(inner)], stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 10
+        while not psutil.Process(outer.pid).children() and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        servers = [server for server in ProcessSource(psutil).read() if outer.pid in server.pids]
+        assert len(servers) == 1
+        assert len(servers[0].pids) == 2
+    finally:
+        for child in psutil.Process(outer.pid).children(recursive=True):
+            child.kill()
+        outer.kill()
+        outer.wait()
+
+
+def test_a_start_script_that_becomes_vllm_by_exec_is_noticed(tmp_path):
+    program = tmp_path / "vllm"
+    program.write_text("import time; time.sleep(60)")
+    script = f"sleep 0.5; exec {sys.executable} {program} serve m"
+    process = subprocess.Popen(["bash", "-c", script])
+    source = ProcessSource(psutil)
+    try:
+        assert found(source, process) is None
+        time.sleep(1.0)
+        assert any(found(source, process) for _ in range(7))
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Refusing:
+    """A process table whose every process belongs to somebody else."""
+
+    Error, NoSuchProcess, AccessDenied, ZombieProcess = (
+        psutil.Error,
+        psutil.NoSuchProcess,
+        psutil.AccessDenied,
+        psutil.ZombieProcess,
+    )
+
+    def pids(self):
+        return [1, 2]
+
+    def Process(self, pid):
+        def refuse(*_, **__):
+            raise psutil.AccessDenied(pid)
+
+        return SimpleNamespace(pid=pid, create_time=lambda: 0.0, cmdline=refuse)
+
+
+def test_processes_that_may_not_be_looked_at_are_passed_over():
+    assert ProcessSource(Refusing()).read() == ()
+
+
+def test_a_process_table_that_cannot_be_read_is_a_failure():
+    def refuse():
+        raise PermissionError("/proc")
+
+    table = Refusing()
+    table.pids = refuse
+    with pytest.raises(SourceUnavailable, match="no_process_table"):
+        ProcessSource(table).read()
+
+
+def test_a_server_whose_environment_and_directory_are_hidden_is_still_found():
+    class Hidden(Refusing):
+        def Process(self, pid):
+            def refuse():
+                raise psutil.AccessDenied(pid)
+
+            return SimpleNamespace(
+                pid=pid,
+                create_time=lambda: 0.0,
+                cmdline=lambda: ["vllm", "serve", "m", "--port", "8126"] if pid == 1 else ["sh"],
+                cwd=refuse,
+                environ=refuse,
+                children=lambda recursive: [],
+            )
+
+    (server,) = ProcessSource(Hidden()).read()
+    assert server.port == 8126
