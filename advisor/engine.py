@@ -135,7 +135,9 @@ def limiter(
     preempted = since(history.preempted_at_seconds) <= policy.preemption_memory_seconds
     if usage >= policy.kv_full_ratio or preempted or _head_cannot_fit(reading, usage):
         return "kv"
-    return "compute"
+    # vLLM counts after a step's last tokens: those that finished in it are gone, those that replace them not yet in.
+    reached = max_num_seqs is not None and since(history.seqs_reached_at_seconds) <= policy.seqs_memory_seconds
+    return "max_num_seqs" if reached else "compute"
 
 
 def _head_cannot_fit(reading: EngineReading, usage: float) -> bool:

@@ -54,8 +54,8 @@ class EngineHistory:
     """When a token counter last moved, or the engine was last idle."""
     preempted_at_seconds: float | None = None
     rejected_at_seconds: float | None = None
-    most_running: float = 0.0
-    """Most requests seen running at once since the engine started."""
+    seqs_reached_at_seconds: float | None = None
+    """When as many requests ran as max_num_seqs lets in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +75,11 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
         before = gpus.get(gpu.uuid, GpuHistory())
         gpus[gpu.uuid] = _remember_gpu(before, slack_bytes.get(gpu.uuid), pids, snapshot.now_seconds)
     engines = dict(history.engines)
+    limits = {(engine.engine, engine.dp_rank): engine.max_num_seqs for engine in report.engines}
     for reading in snapshot.engines:
         key = (reading.engine, reading.dp_rank)
-        engines[key] = _remember_engine(engines.get(key, EngineHistory()), reading, snapshot.now_seconds)
+        before_engine = engines.get(key, EngineHistory())
+        engines[key] = _remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
     return History(gpus=gpus, engines=engines)
 
 
@@ -120,7 +122,9 @@ def _without_steps(points: tuple[tuple[float, float], ...]) -> tuple[tuple[float
     return tuple(cleaned)
 
 
-def _remember_engine(history: EngineHistory, reading: EngineReading, now_seconds: float) -> EngineHistory:
+def _remember_engine(
+    history: EngineHistory, reading: EngineReading, max_num_seqs: float | None, now_seconds: float
+) -> EngineHistory:
     before, totals = history.totals, reading.totals
     restarted = any(totals.get(key, 0.0) < value for key, value in before.items() if key in totals)
     if restarted:
@@ -130,6 +134,7 @@ def _remember_engine(history: EngineHistory, reading: EngineReading, now_seconds
         return any(totals.get(key, 0.0) > before[key] for key in keys if key in before)
 
     busy = bool(reading.requests_running or reading.requests_waiting)
+    full = max_num_seqs is not None and (reading.requests_running or 0.0) >= max_num_seqs
     first_look = history.token_seen_at_seconds is None
     return EngineHistory(
         totals={key: totals[key] for key in _WATCHED if key in totals},
@@ -138,7 +143,7 @@ def _remember_engine(history: EngineHistory, reading: EngineReading, now_seconds
         else history.token_seen_at_seconds,
         preempted_at_seconds=now_seconds if moved("preemptions_total") else history.preempted_at_seconds,
         rejected_at_seconds=now_seconds if moved("rejections_total") else history.rejected_at_seconds,
-        most_running=max(history.most_running, reading.requests_running or 0.0),
+        seqs_reached_at_seconds=now_seconds if full else history.seqs_reached_at_seconds,
     )
 
 

@@ -17,6 +17,8 @@ class Policy:
     """From this usage on, requests that wait do so for KV blocks unless max_num_seqs is reached."""
     preemption_memory_seconds: float = 60.0
     """A preemption this recent still names KV as the limiter."""
+    seqs_memory_seconds: float = 15.0
+    """A queue with room in KV waits for max_num_seqs if that many ran this recently."""
     capacity_gap_warning_ratio: float = -0.05
     """Reported capacity this far below theory is worth a finding."""
 
@@ -24,6 +26,11 @@ class Policy:
         for name in ("oom_risk_warning_ratio", "oom_risk_critical_ratio", "kv_full_ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"policy.{name} must lie in (0, 1]")
-        for name in ("oom_horizon_seconds", "stalled_after_seconds", "preemption_memory_seconds"):
+        for name in (
+            "oom_horizon_seconds",
+            "stalled_after_seconds",
+            "preemption_memory_seconds",
+            "seqs_memory_seconds",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"policy.{name} must be above zero")

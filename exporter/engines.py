@@ -26,7 +26,8 @@ class Watched:
     config: EngineConfig
     model: str | None = None
     ranks: tuple[tuple[str, str], ...] = ()
-    gone_since_seconds: float | None = None
+    last_running_seconds: float | None = None
+    """Unix time at which its process was last seen; None for a server that the config names."""
 
 
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class Engines:
             self._watch(Watched(engine=config.name or urlsplit(config.url).netloc, url=config.url, config=config))
 
     def discover(self, servers: Iterable[EngineProcess], now_seconds: float) -> None:
-        """Watch what runs on this host, unless the config names the servers."""
+        """Watch what runs on this host at this Unix time, unless the config names the servers."""
         if self.configured:
             return
         running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
@@ -53,17 +54,17 @@ class Engines:
             if known is None:
                 url = f"{'https' if server.secure else 'http'}://{engine}"
                 model = server.model_path or server.flags.model
-                self._watch(Watched(engine=engine, url=url, config=EngineConfig(url=url), model=model))
-            else:
-                known.gone_since_seconds = None
-        models_running = {self.watched[engine].model for engine in running}
+                known = Watched(engine=engine, url=url, config=EngineConfig(url=url), model=model)
+                self._watch(known)
+            known.last_running_seconds = now_seconds
         for watched in list(self.watched.values()):
-            if watched.engine in running:
-                continue
-            if watched.gone_since_seconds is None:
-                watched.gone_since_seconds = now_seconds
-            moved = watched.model is not None and watched.model in models_running
-            if moved or now_seconds - watched.gone_since_seconds > FORGET_AFTER_SECONDS:
+            last = watched.last_running_seconds or now_seconds
+            # The same model started since on another port is this server moved; a replica that ran before is not.
+            moved = watched.engine not in running and any(
+                server.started_at_seconds > last and self.watched[engine].model == watched.model
+                for engine, server in running.items()
+            )
+            if moved or now_seconds - last > FORGET_AFTER_SECONDS:
                 del self.watched[watched.engine]
                 self.on_gone(watched)
 

@@ -184,7 +184,7 @@ class Service:
         now = self._clock.steady()
         servers = self._fresh_facts("process", now)
         if servers is not None:
-            self._engines.discover(servers, now)
+            self._engines.discover(servers, self._clock.wall())
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )

@@ -110,6 +110,12 @@ def test_a_queue_with_room_everywhere_waits_for_the_token_budget():
     assert limits(reading(running=9.0, waiting=4.0, usage=0.3)) == "compute"
 
 
+def test_a_slot_that_has_just_come_free_does_not_change_what_limits():
+    queued = reading(running=15.0, waiting=4.0, usage=0.3)
+    assert limits(queued, seqs_reached_at_seconds=NOW - 2) == "max_num_seqs"
+    assert limits(queued, seqs_reached_at_seconds=NOW - 60) == "compute"
+
+
 def test_requests_deferred_for_other_reasons_are_no_queue_for_capacity():
     deferred = reading(running=3.0, waiting=2.0, requests_waiting_for_capacity=0.0)
     assert limits(deferred) == "none"

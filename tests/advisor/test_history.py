@@ -1,7 +1,7 @@
 import pytest
 
 from advisor.history import EngineHistory, GpuHistory, History, remember
-from advisor.report import GpuJudgement, Report
+from advisor.report import Engine, GpuJudgement, Report
 from advisor.snapshot import Snapshot
 from advisor.units import GIB, MIB
 from tests.advisor.examples import gpu, gpu_process, reading
@@ -100,6 +100,15 @@ def test_a_first_look_never_reads_as_stalled():
     assert engine_history((100, 5.0, {"generation_tokens_total": 10})).token_seen_at_seconds == 100
 
 
+def test_reaching_max_num_seqs_is_dated():
+    engine = Engine(engine="127.0.0.1:8000", model_name="m", dp_rank="0", max_num_seqs=16)
+    history = History()
+    for now, running in ((0, 3.0), (5, 16.0), (10, 15.0)):
+        snapshot = Snapshot(now_seconds=now, engines=(reading(running=running),))
+        history = remember(history, snapshot, Report(engines=(engine,)))
+    assert history.engines["127.0.0.1:8000", "0"].seqs_reached_at_seconds == 5
+
+
 def test_a_preemption_is_dated():
     history = engine_history((0, 2.0, {"preemptions_total": 0}), (5, 2.0, {"preemptions_total": 1}))
     assert history.preempted_at_seconds == 5
@@ -112,5 +121,5 @@ def test_a_restart_of_the_engine_starts_afresh():
         (10, 1.0, {"generation_tokens_total": 2, "preemptions_total": 0}),
     )
     assert history == EngineHistory(
-        totals={"generation_tokens_total": 2, "preemptions_total": 0}, token_seen_at_seconds=10, most_running=1.0
+        totals={"generation_tokens_total": 2, "preemptions_total": 0}, token_seen_at_seconds=10
     )

@@ -7,14 +7,14 @@ from exporter.engines import FORGET_AFTER_SECONDS, Engines, open_session
 from exporter.errors import UsageError
 
 
-def process(port, *, model="/models/m", command="vllm serve /models/m"):
+def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0):
     return EngineProcess(
         host="127.0.0.1",
         port=port,
         secure=False,
         flags=parse_flags(command.split()),
         pids=frozenset({port}),
-        started_at_seconds=1.0,
+        started_at_seconds=started,
         model_path=model,
     )
 
@@ -35,8 +35,8 @@ def test_servers_are_watched_as_they_come(engines):
 
 
 def test_a_server_that_dies_stays_as_down_until_somebody_has_had_a_day_to_see_it(engines):
-    engines.discover([process(8000)], 0.0)
-    engines.discover([], 5.0)
+    engines.discover([process(8000)], 5.0)
+    engines.discover([], 10.0)
     assert named(engines) == ["127.0.0.1:8000"]
     engines.discover([], 5.0 + FORGET_AFTER_SECONDS)
     assert named(engines) == ["127.0.0.1:8000"]
@@ -45,16 +45,23 @@ def test_a_server_that_dies_stays_as_down_until_somebody_has_had_a_day_to_see_it
 
 
 def test_a_server_that_comes_back_is_the_same_engine(engines):
-    engines.discover([process(8000)], 0.0)
-    engines.discover([], 5.0)
-    engines.discover([process(8000)], 10.0)
-    assert engines.watched["127.0.0.1:8000"].gone_since_seconds is None
+    engines.discover([process(8000)], 5.0)
+    engines.discover([], 10.0)
+    engines.discover([process(8000, started=12.0)], 15.0)
+    engines.discover([], 5.0 + FORGET_AFTER_SECONDS)
+    assert named(engines) == ["127.0.0.1:8000"]
 
 
 def test_a_server_that_moved_to_another_port_is_not_kept_as_down(engines):
-    engines.discover([process(8000)], 0.0)
-    engines.discover([process(8005)], 5.0)
+    engines.discover([process(8000)], 5.0)
+    engines.discover([process(8005, started=7.0)], 10.0)
     assert named(engines) == ["127.0.0.1:8005"]
+
+
+def test_a_replica_that_dies_beside_another_of_the_same_model_is_kept_as_down(engines):
+    engines.discover([process(8000), process(8005)], 5.0)
+    engines.discover([process(8005)], 10.0)
+    assert named(engines) == ["127.0.0.1:8000", "127.0.0.1:8005"]
 
 
 def test_a_headless_node_has_no_api_to_watch(engines):

@@ -1,0 +1,154 @@
+"""The daemon beside a real vLLM 0.32 on the CPU and a real Prometheus, under real load."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.prometheus import prometheus
+from tests.end_to_end.real_vllm import Load, RealVllm, remembering_proxy
+from tests.exporter.daemon import daemon
+
+pytestmark = [pytest.mark.needs_vllm, pytest.mark.needs_prometheus]
+
+BLOCKS, BLOCK_TOKENS = 96, 128
+CAPACITY = BLOCKS * BLOCK_TOKENS
+SCARCE = ("--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS), "--max-model-len", "2048")
+
+
+@pytest.fixture(scope="module")
+def vllm():
+    return Path(os.environ["VLLM_HEADROOM_TEST_VLLM"])
+
+
+@pytest.fixture(scope="module")
+def model(vllm, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    script = Path(__file__).parent / "tiny_model.py"
+    subprocess.run([vllm.parent / "python", script, directory], check=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(vllm, model, tmp_path_factory):
+    running = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "64", log=tmp_path_factory.mktemp("vllm") / "server.log")
+    running.wait_until_up()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def prom():
+    if not shutil.which("prometheus"):
+        pytest.skip("needs a Prometheus server (Debian package prometheus)")
+    return prometheus
+
+
+def shown(page, name, **labels):
+    """Return the value of one series in the text of a page."""
+    wanted = "".join(rf'(?=[^}}]*{key}="{re.escape(value)}")' for key, value in labels.items())
+    found = re.search(rf"^{re.escape(name)}\{{{wanted}[^}}]*\}} (\S+)$", page, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_our_figures_are_vllms_own_at_every_sample(server):
+    """The daemon reads through a proxy that keeps each page, so both sides of the comparison are one moment."""
+    compared, usages = 0, []
+    with (
+        remembering_proxy(server.port) as (url, pages),
+        daemon("--engine", url, "--poll-interval", "0.5") as running,
+        Load(server.port, clients=30, prompt_tokens=600, output_tokens=400),
+    ):
+        running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            ours = running.get("/metrics")
+            used = shown(ours, "headroom_engine_kv_used_tokens")
+            states = (
+                shown(ours, "headroom_engine_requests_running"),
+                shown(ours, "headroom_engine_requests_waiting"),
+            )
+            theirs = [
+                page
+                for page in pages[-4:]
+                if (shown(page, "vllm:num_requests_running"), shown(page, "vllm:num_requests_waiting")) == states
+                and abs(used - shown(page, "vllm:kv_cache_usage_perc") * CAPACITY) <= BLOCK_TOKENS
+            ]
+            assert theirs, f"used {used}, running and waiting {states}: on none of the last pages"
+            assert shown(ours, "headroom_engine_kv_capacity_tokens") == CAPACITY
+            headroom = shown(ours, "headroom_engine_kv_headroom_tokens")
+            assert used + headroom == pytest.approx(CAPACITY)
+            usages.append(used / CAPACITY)
+            compared += 1
+            time.sleep(0.5)
+    assert compared >= 30
+    assert max(usages) > 0.9, "the load was meant to fill the cache"
+
+
+def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server, prom, tmp_path):
+    with daemon("--poll-interval", "1") as running:
+        running.wait_for(lambda: running.value("headroom_engine_kv_theory_tokens") is not None, 30)
+        engine = f"127.0.0.1:{server.port}"
+        assert running.value("headroom_engine_kv_theory_tokens", engine=engine) == CAPACITY
+        assert running.value("headroom_engine_kv_theory_lower_tokens") == CAPACITY
+        assert running.value("headroom_engine_kv_theory_upper_tokens") == CAPACITY
+        assert running.value("headroom_engine_kv_capacity_gap_ratio") == 0.0
+        assert running.value("headroom_engine_kv_bytes_per_token") == 4 * 2 * (64 + 64) * 2
+        assert running.value("headroom_engine_max_num_seqs") == 64
+        assert running.value("headroom_engine_full_context_concurrency") == CAPACITY / 2048
+        assert not any(name == "headroom_engine_metric_missing" for name, _ in running.metrics())
+        with (
+            prom(tmp_path, f"127.0.0.1:{running._port}", f"127.0.0.1:{server.port}") as store,
+            Load(server.port, clients=40, prompt_tokens=600, output_tokens=400),
+        ):
+            time.sleep(45)
+            kv = store.value('avg_over_time(headroom_engine_limiter{limiter="kv"}[30s])')
+            running_and_waiting = store.value(
+                "avg_over_time(headroom_engine_requests_running[30s]) + "
+                "avg_over_time(headroom_engine_requests_waiting[30s])"
+            )
+            preempted = store.value("headroom_engine_preemptions_total")
+            theirs = store.value("vllm:num_preemptions_total")
+            page = running.get("/metrics")
+        assert kv > 0.9, f"limiter was kv {kv:.0%} of the time"
+        assert running_and_waiting == pytest.approx(40, abs=4)
+        assert preempted > 0
+        assert preempted == pytest.approx(theirs, abs=10)
+        assert store is not None
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, tmp_path):
+    first = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "4", log=tmp_path / "first.log")
+    engine = f"127.0.0.1:{first.port}"
+    with daemon("--poll-interval", "1") as running:
+        # While it loads, the server is known and down.
+        running.wait_for(lambda: running.value("headroom_engine_up", engine=engine) == 0.0, 60)
+        first.wait_until_up()
+        running.wait_for(lambda: running.value("headroom_engine_up", engine=engine) == 1.0, 10)
+        running.wait_for(lambda: running.value("headroom_engine_max_num_seqs", engine=engine) == 4.0, 10)
+        with Load(first.port, clients=12, prompt_tokens=100, output_tokens=200):
+            seen = []
+            for _ in range(10):
+                time.sleep(1)
+                seen.append(running.value("headroom_engine_limiter", engine=engine, limiter="max_num_seqs"))
+        assert sum(value == 1.0 for value in seen) >= 8, seen
+        first.stop(signal.SIGKILL)
+        running.wait_for(lambda: running.value("headroom_engine_up", engine=engine, model_name="tiny") == 0.0, 10)
+        assert running.value("headroom_engine_kv_capacity_tokens", engine=engine) is None
+        again = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "7", port=first.port, log=tmp_path / "again.log")
+        try:
+            again.wait_until_up()
+            running.wait_for(lambda: running.value("headroom_engine_max_num_seqs", engine=engine) == 7.0, 10)
+            assert running.value("headroom_engine_preemptions_total", engine=engine) == 0.0
+            status = json.loads(running.get("/api/v1/status"))
+            assert [each["engine"] for each in status["engines"]] == [engine]
+        finally:
+            again.stop()
