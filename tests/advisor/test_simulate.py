@@ -154,6 +154,11 @@ def test_the_recordings_cover_what_they_should() -> None:
     victims = sum(len(record[1][1]) for each in scenarios for record in each["steps"] if record[1])
     hits = sum(record[2][5][5] for each in scenarios for record in each["steps"] if record[2])
     assert victims > 500 and hits > 2000
+    for flag in ("enable_prefix_caching", "async_scheduling", "enable_chunked_prefill", "scheduler_reserve_full_isl"):
+        assert {each["config"][flag] for each in scenarios} == {False, True}
+    for flag in ("watermark", "max_num_active_seqs", "long_prefill_token_threshold"):
+        assert {bool(each["config"][flag]) for each in scenarios} == {False, True}
+    assert {each["config"]["scheduling_policy"] for each in scenarios} == {"fcfs", "priority"}
 
 
 def test_what_is_reported_without_recording_is_the_same() -> None:
@@ -400,11 +405,12 @@ def test_several_preempted_in_one_step_wait_in_the_order_they_were_admitted() ->
 
 
 def test_nobody_is_admitted_in_a_step_that_preempted() -> None:
-    scheduler = crowded()
-    scheduler.add(request("d", 1))
+    scheduler = crowded(scheduling_policy="priority")
+    scheduler.add(request("urgent", 1, priority=-1))
     batch = batch_of(scheduler.step())
+    assert batch.preempted == ("c",)
     assert batch.num_free_blocks == 1
-    assert batch.admitted == ()
+    assert batch.waiting == ("urgent", "c")
 
 
 def test_a_preempted_request_computes_its_prompt_and_its_output_again() -> None:
@@ -457,7 +463,7 @@ def test_a_victim_served_earlier_in_the_step_gives_its_tokens_back() -> None:
 
 
 @pytest.mark.parametrize(("stops", "served"), [(True, {"a": 1}), (False, {"a": 1, "b": 1})])
-def test_before_0_33_whoever_preempted_itself_stopped_the_more_urgent_behind_it(
+def test_before_0_33_whoever_preempted_itself_stopped_more_urgent_ones_after_it(
     *, stops: bool, served: dict[str, int]
 ) -> None:
     scheduler = scheduler_with(
@@ -535,6 +541,22 @@ def test_idle_blocks_that_are_found_still_need_room() -> None:
     # Four blocks are free and b wants six, of which it has found four: those are among the free ones.
     assert scheduler.num_free_blocks == 4
     assert scheduled(scheduler) == {"big": 1}
+
+
+def test_of_equal_blocks_the_oldest_is_found() -> None:
+    scheduler = scheduler_with(
+        sharing("a", 16, 16, 1), sharing("b", 16, 16, 2), sharing("c", 16, 16, 9), enable_prefix_caching=True
+    )
+    # Each computes its own copy of the fourth block, for the last token is never taken from the cache.
+    assert scheduled(scheduler) == {"a": 16, "b": 4, "c": 4}
+    scheduler.step()
+    # a and b are gone. These four blocks are overwritten: three never used, then a's copy.
+    scheduler.add(request("other", 14, 1))
+    scheduler.step()
+    assert scheduler.num_free_blocks == 5
+    scheduler.add(sharing("d", 20, 16, 1))
+    # d takes up three blocks that c holds, b's copy, which is idle, and one to compute; c's copy would be held.
+    assert batch_of(scheduler.step()).num_free_blocks == 3
 
 
 def test_the_end_of_a_sequence_is_forgotten_before_its_start() -> None:
@@ -1140,6 +1162,18 @@ def test_a_replay_that_takes_too_long_says_how_far_it_got() -> None:
 def test_a_load_that_cannot_be_replayed_is_refused(load: list[Arrival], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replay(config(), load, ONE_SECOND)
+
+
+def test_requests_of_equal_urgency_that_arrived_together_can_preempt_each_other_forever_as_in_vllm() -> None:
+    flags = config(
+        scheduling_policy="priority",
+        scheduler_reserve_full_isl=False,
+        long_prefill_token_threshold=4,
+        max_model_len=36,
+    )
+    load = arrivals(*((0.0, request(name, 20, 16, arrival_time=0)) for name in "ab"))
+    with pytest.raises(StepLimitError, match="0 of 2 requests have finished"):
+        replay(flags, load, ONE_SECOND, max_steps=20_000)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
