@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,10 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
 
 
 def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, tmp_path):
-    first = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "4", log=tmp_path / "first.log")
-    engine = f"127.0.0.1:{first.port}"
-    with daemon("--poll-interval", "1") as running:
+    with daemon("--poll-interval", "1") as running, ExitStack() as servers:
+        first = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "4", log=tmp_path / "first.log")
+        servers.callback(first.stop)
+        engine = f"127.0.0.1:{first.port}"
         # While it loads, the server is known and down.
         running.wait_for(lambda: running.value("headroom_engine_up", engine=engine) == 0.0, 60)
         first.wait_until_up()
@@ -140,15 +142,15 @@ def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, t
                 time.sleep(1)
                 seen.append(running.value("headroom_engine_limiter", engine=engine, limiter="max_num_seqs"))
         assert sum(value == 1.0 for value in seen) >= 8, seen
+
         first.stop(signal.SIGKILL)
         running.wait_for(lambda: running.value("headroom_engine_up", engine=engine, model_name="tiny") == 0.0, 10)
         assert running.value("headroom_engine_kv_capacity_tokens", engine=engine) is None
+
         again = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "7", port=first.port, log=tmp_path / "again.log")
-        try:
-            again.wait_until_up()
-            running.wait_for(lambda: running.value("headroom_engine_max_num_seqs", engine=engine) == 7.0, 10)
-            assert running.value("headroom_engine_preemptions_total", engine=engine) == 0.0
-            engines = [each["engine"] for each in json.loads(running.get("/api/v1/status"))["engines"]]
-            assert engines.count(engine) == 1
-        finally:
-            again.stop()
+        servers.callback(again.stop)
+        again.wait_until_up()
+        running.wait_for(lambda: running.value("headroom_engine_max_num_seqs", engine=engine) == 7.0, 10)
+        assert running.value("headroom_engine_preemptions_total", engine=engine) == 0.0
+        engines = [each["engine"] for each in json.loads(running.get("/api/v1/status"))["engines"]]
+        assert engines.count(engine) == 1

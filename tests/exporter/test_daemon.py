@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.error import HTTPError
@@ -196,7 +197,7 @@ def test_an_unknown_path_is_not_found():
 def test_a_port_in_use_is_told_in_one_line(server):
     port = server.url.rpartition(":")[2]
     result = subprocess.run(
-        ["vllm-headroom", "serve", "--web.listen-address", f"127.0.0.1:{port}"],
+        [sys.executable, "-m", "exporter", "serve", "--web.listen-address", f"127.0.0.1:{port}"],
         capture_output=True,
         text=True,
         check=False,
