@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import requests
+import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from advisor.readings import CacheConfig, EngineReading, Histogram
@@ -135,7 +136,7 @@ class VllmSource:
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
-        except requests.exceptions.Timeout as error:
+        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise SourceUnavailable("timeout", url) from error
         except requests.exceptions.SSLError as error:
             raise SourceUnavailable("tls", url) from error
@@ -143,6 +144,8 @@ class VllmSource:
             raise SourceUnavailable("connection_refused", url) from error
         except requests.exceptions.RequestException as error:
             raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+        except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
+            raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
         return body.decode("utf-8", errors="replace")
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:

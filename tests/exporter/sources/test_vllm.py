@@ -1,0 +1,353 @@
+"""The source on pages recorded from real servers, on hand-made ones for older names, and over real HTTP."""
+
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advisor.engine import judge_engine
+from advisor.history import EngineHistory
+from advisor.policy import Policy
+from advisor.readings import CacheConfig
+from advisor.versions import parse_version
+from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources.vllm import Server, VllmSource, parse_models, parse_page, read_engines
+from exporter.sources.vllm_names import expected_figures
+from tests.exporter.daemon import FakeServer, vllm_page
+
+CAPTURES = Path(__file__).parents[2] / "captures" / "vllm"
+
+
+def engines(name, version="0.32.0"):
+    page = parse_page((CAPTURES / name).read_text())
+    return read_engines(page, Server(vllm_version=version), engine="e", url="http://e")
+
+
+def engine(name, version="0.32.0"):
+    (only,) = engines(name, version)
+    return only
+
+
+def judged(reading):
+    return judge_engine(
+        reading,
+        theory=None,
+        no_theory=None,
+        max_num_seqs=(64, "given"),
+        history=EngineHistory(),
+        now_seconds=0.0,
+        policy=Policy(),
+    )
+
+
+# What surprises about vLLM's figures, one by one
+
+
+def test_usage_counts_evictable_prefix_blocks_as_free_so_a_used_but_idle_server_reads_0():
+    after = engine("0.32.0/single_after_load.metrics")
+    assert after.totals["prompt_tokens_total"] > 10_000
+    assert after.cache.enable_prefix_caching is True
+    assert after.kv_usage_ratio == 0.0
+    assert judged(after).kv_headroom_tokens == 12_288
+
+
+def test_the_preemption_counter_lags_behind_what_running_and_waiting_show():
+    before, during, later = (engine(f"0.32.0/single_kv_scarce_{n}.metrics") for n in (1, 3, 4))
+    assert (before.requests_running, before.requests_waiting) == (20, 20)
+    assert (during.requests_running, during.requests_waiting) == (16, 24)
+    assert during.totals["preemptions_total"] == 0
+    assert later.totals["preemptions_total"] == 7
+
+
+def test_no_endpoint_tells_max_num_seqs_so_it_is_unknown_from_the_page_alone():
+    reading = engine("0.32.0/limited_by_seqs.metrics")
+    assert not any("seqs" in name for name in CacheConfig.__dataclass_fields__)
+    assert (reading.requests_running, reading.requests_waiting) == (4, 6)
+
+
+def test_gauges_without_a_sample_before_the_first_request_are_unknown_and_not_missing():
+    before = engine("0.32.0/api_servers_2_before_first_request.metrics")
+    assert (before.requests_running, before.requests_waiting, before.kv_usage_ratio) == (None, None, None)
+    assert before.missing == ()
+    assert before.cache.kv_cache_size_tokens == 12_288
+    after = engine("0.32.0/api_servers_2_after_requests.metrics")
+    assert (after.requests_running, after.kv_usage_ratio) == (0, 0)
+
+
+def test_usage_split_by_front_end_process_is_the_largest_and_0_when_nothing_runs():
+    assert engine("handmade/0.9.2_two_front_ends.metrics", "0.9.2").kv_usage_ratio == 0.4
+    assert engine("handmade/0.9.2_two_front_ends_idle.metrics", "0.9.2").kv_usage_ratio == 0.0
+
+
+def test_num_gpu_blocks_none_of_0_8_is_unknown():
+    reading = engine("handmade/0.8.5_v1.metrics", "0.8.5")
+    assert reading.cache.num_gpu_blocks is None
+    assert judged(reading).kv_capacity_tokens is None
+
+
+def test_blocks_summed_over_data_parallel_engines_are_divided_and_tokens_are_not():
+    ranks = engines("0.32.0/data_parallel_2_after_requests.metrics")
+    assert [rank.dp_rank for rank in ranks] == ["0", "1"]
+    for rank in ranks:
+        assert rank.cache.num_gpu_blocks == 4_096
+        assert rank.cache.kv_cache_size_tokens == 512_000
+        assert judged(rank).kv_capacity_tokens == 512_000
+
+
+def test_iteration_tokens_total_is_a_histogram_whatever_its_name():
+    reading = engine("0.32.0/single_after_load.metrics")
+    assert "iteration_tokens" in reading.histograms
+    assert "iteration_tokens_total" not in reading.totals
+
+
+def test_lengths_are_of_those_that_finished():
+    lengths = engine("0.32.0/single_after_load.metrics").histograms["generation_tokens"]
+    assert lengths.count == 59
+    assert 200 < lengths.mean < 400
+
+
+def test_usage_of_a_hybrid_pool_is_taken_of_the_reported_tokens_and_not_of_blocks_times_block_size():
+    reading = engine("0.32.0/data_parallel_2_after_requests.metrics".replace("data_parallel_2", "api_servers_2"))
+    assert reading.cache.num_gpu_blocks * reading.cache.block_size == reading.cache.kv_cache_size_tokens
+    uneven = engines("0.32.0/data_parallel_2_after_requests.metrics")[0]
+    assert uneven.cache.num_gpu_blocks * uneven.cache.block_size != judged(uneven).kv_capacity_tokens
+
+
+def test_a_label_that_says_none_is_no_value():
+    cache = engine("0.32.0/single_idle.metrics").cache
+    assert cache.sliding_window is None
+    assert cache.num_gpu_blocks_override == 96
+    assert cache.kv_cache_memory_bytes == 1024**3
+
+
+# Names and shapes by release
+
+
+def test_a_current_page_misses_nothing():
+    for name, version in (("0.32.0/single_idle", "0.32.0"), ("0.27.0/single_idle", "0.27.0")):
+        assert engine(f"{name}.metrics", version).missing == ()
+
+
+def test_the_oldest_names_are_understood():
+    reading = engine("handmade/0.4.3_v0.metrics", "0.4.3")
+    assert (reading.model_name, reading.dp_rank) == ("old", "0")
+    assert (reading.requests_running, reading.kv_usage_ratio) == (5, 0.25)
+    assert reading.totals["preemptions_total"] == 3
+    assert reading.totals["requests_finished_total"] == 20
+    assert reading.histograms["inter_token_seconds"].mean == pytest.approx(0.03)
+    assert reading.missing == ()
+    assert judged(reading).kv_used_tokens == 28_000
+
+
+def test_of_two_names_for_one_figure_the_newer_counts_once():
+    reading = engine("handmade/0.9.2_two_front_ends.metrics", "0.9.2")
+    assert reading.kv_usage_ratio == 0.4
+
+
+def test_rays_prefix_is_understood():
+    reading = engine("handmade/ray.metrics")
+    assert (reading.requests_running, reading.requests_waiting, reading.kv_usage_ratio) == (7, 1, 0.75)
+
+
+def test_a_value_that_is_no_number_is_unknown_and_labels_may_be_absent():
+    reading = engine("handmade/nan_and_missing_labels.metrics")
+    assert reading.kv_usage_ratio is None
+    assert (reading.requests_running, reading.dp_rank, reading.model_name) == (2, "0", "")
+
+
+def test_label_values_may_hold_anything():
+    assert engine("handmade/absurd_labels.metrics").model_name == 'a "quoted" \\ name, with }braces{ and\nnewline'
+
+
+def test_what_a_release_should_show_and_does_not_is_named():
+    reading = engine("handmade/nan_and_missing_labels.metrics", "0.32.0")
+    assert "preemptions_total" in reading.missing
+    assert "cache_config" in reading.missing
+    assert "requests_running" not in reading.missing
+
+
+def test_what_a_release_never_had_is_not_missed():
+    keys = {figure.key for figure in expected_figures(parse_version("0.4.3"))}
+    assert "queue_seconds" not in keys
+    assert "requests_waiting_by_reason" not in keys
+    assert "kv_usage_ratio" in keys
+
+
+def test_refused_requests_are_counted():
+    assert engine("0.32.0/refusing_queue_full.metrics").totals["rejections_total"] == 198
+
+
+def test_waiting_for_capacity_is_told_apart_where_the_release_does():
+    assert engine("0.32.0/limited_by_seqs.metrics").requests_waiting_for_capacity == 6
+    assert engine("handmade/0.4.3_v0.metrics", "0.4.3").requests_waiting_for_capacity is None
+
+
+def test_histograms_keep_their_buckets():
+    histogram = engine("0.32.0/single_after_load.metrics").histograms["prompt_tokens"]
+    assert histogram.bounds[-1] == float("inf")
+    assert histogram.cumulative[-1] == histogram.count == 59
+
+
+# What is no page
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not_metrics"),
+        ("<html></html>", "not_metrics"),
+        ("# TYPE python_info gauge\npython_info 1.0\n", "no_vllm_metrics"),
+        (vllm_page()[:-3], "half_page"),
+        ('vllm:num_requests_running{engine="0" 1.0\n', "broken_labels"),
+        ('vllm:num_requests_running{engine="0"} one\n', "half_page"),
+        ('vllm:num_requests_running{engine="0"}\n', "half_page"),
+    ],
+)
+def test_what_is_no_page_is_refused_with_a_reason(text, reason):
+    with pytest.raises(SourceMalformed) as caught:
+        parse_page(text)
+    assert caught.value.reason == reason
+
+
+@given(st.text(max_size=300))
+def test_no_text_makes_the_parser_fall_over(text):
+    try:
+        page = parse_page(text)
+    except SourceMalformed:
+        return
+    assert read_engines(page, Server(), engine="e", url="u")
+
+
+@given(st.lists(st.sampled_from(vllm_page().splitlines()), max_size=12), st.integers(0, 400))
+def test_no_shuffled_or_cut_page_makes_the_parser_fall_over(lines, cut):
+    text = ("\n".join(lines) + "\n")[:cut]
+    try:
+        read_engines(parse_page(text), Server(), engine="e", url="u")
+    except SourceMalformed:
+        return
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [], {}, {"data": None}, {"data": [1]}, {"data": [{"id": "a", "max_model_len": "long"}]}, {"data": [{}]}],
+)
+def test_whatever_v1_models_says_the_server_is_read(answer):
+    assert parse_models(answer, "0.32.0").vllm_version == "0.32.0"
+
+
+def test_adapters_are_no_base_model():
+    answer = {"data": [{"id": "lora", "parent": "m"}, {"id": "m", "root": "/models/m", "max_model_len": 4096}]}
+    server = parse_models(answer, None)
+    assert (server.model_names, server.model_path, server.max_model_len) == (("m",), "/models/m", 4096)
+
+
+# Over HTTP
+
+
+@pytest.fixture
+def fake():
+    server = FakeServer()
+    server.page(vllm_page())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def source(fake):
+    with requests.Session() as session:
+        yield VllmSource(engine="e", url=fake.url, session=session, connect_seconds=0.5, read_seconds=0.5)
+
+
+def failure(source):
+    with pytest.raises(SourceError) as caught:
+        source.read()
+    return caught.value
+
+
+def test_version_and_model_are_asked_once_and_metrics_each_time(fake, source):
+    for _ in range(3):
+        (reading,) = source.read()
+    assert (reading.vllm_version, reading.model_path, reading.max_model_len) == ("0.32.0", "/models/m", 8192)
+    asked = [path for path, _ in fake.requests]
+    assert (asked.count("/metrics"), asked.count("/version"), asked.count("/v1/models")) == (3, 1, 1)
+
+
+def test_after_a_failure_version_and_model_are_asked_again(fake, source):
+    source.read()
+    good = fake.answers["/metrics"]
+    fake.answers["/metrics"] = (500, {}, b"")
+    assert failure(source).reason == "http_500"
+    fake.answers["/metrics"] = good
+    fake.answers["/version"] = (200, {}, b'{"version": "0.33.0"}')
+    assert source.read()[0].vllm_version == "0.33.0"
+
+
+def test_a_restart_seen_by_the_start_time_asks_for_the_version_again(fake, source):
+    fake.page("process_start_time_seconds 100.0\n" + vllm_page())
+    assert source.read()[0].started_at_seconds == 100.0
+    fake.page("process_start_time_seconds 200.0\n" + vllm_page(), version="0.33.0")
+    assert source.read()[0].vllm_version == "0.33.0"
+
+
+@pytest.mark.parametrize("path", ["/version", "/v1/models"])
+@pytest.mark.parametrize("answer", [(404, {}, b""), (200, {}, b"not json"), (401, {}, b"")])
+def test_a_server_that_hides_an_endpoint_is_read_without_it(fake, source, path, answer):
+    fake.answers[path] = answer
+    (reading,) = source.read()
+    assert reading.requests_running == 3
+
+
+def test_a_server_that_is_not_there_is_refused():
+    with requests.Session() as session:
+        assert failure(VllmSource(engine="e", url="http://127.0.0.1:1", session=session)).reason == (
+            "connection_refused"
+        )
+
+
+def test_a_redirect_is_not_followed(fake, source):
+    fake.answers["/metrics"] = (302, {"Location": "http://127.0.0.1:1/"}, b"")
+    assert failure(source).reason == "http_302"
+
+
+def test_a_server_that_says_nothing_is_given_up(fake, source):
+    fake.answers["/metrics"] = (200, {}, lambda stream: time.sleep(1.5))
+    began = time.monotonic()
+    assert isinstance(failure(source), SourceUnavailable)
+    assert time.monotonic() - began < 1.4
+
+
+def test_a_server_that_dribbles_is_given_up_at_the_deadline(fake, source):
+    def dribble(stream):
+        for _ in range(100):
+            stream.write(b"#")
+            stream.flush()
+            time.sleep(0.05)
+
+    fake.answers["/metrics"] = (200, {}, dribble)
+    began = time.monotonic()
+    assert failure(source).reason == "timeout"
+    assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Encoding": "gzip"}, b"this is not gzip"),
+        ({"Content-Length": "5000"}, b"less than promised"),
+        ({"Transfer-Encoding": "chunked"}, b"ZZ\r\nno chunk\r\n"),
+    ],
+    ids=["gzip", "length", "chunks"],
+)
+def test_a_body_that_breaks_off_or_cannot_be_decoded_is_refused(fake, source, headers, body):
+    fake.answers["/metrics"] = (200, headers, body)
+    assert failure(source).reason in ("broken_body", "not_metrics")
+
+
+def test_the_key_goes_with_every_request(fake):
+    with requests.Session() as session:
+        session.headers["Authorization"] = "Bearer s3cret"
+        VllmSource(engine="e", url=fake.url, session=session).read()
+    assert {headers["Authorization"] for _, headers in fake.requests} == {"Bearer s3cret"}
