@@ -1,0 +1,125 @@
+"""`ModelSpec`: the geometry of one model, as far as memory depends on it. Made by `advisor.model` from a config.json."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from advisor.layers import DecoderLayer
+
+
+class ModelConfigError(ValueError):
+    """The configuration cannot be right; the message names the key and what would be."""
+
+
+class DeclinedError(ValueError):
+    """The model is of a kind whose memory these rules do not describe; the message names the kind."""
+
+
+Role = Literal["linear", "expert", "norm", "embedding", "lm_head"]
+"""What a tensor is to quantisation: methods replace ``linear`` and ``expert`` (unless their name is excluded), few
+replace ``lm_head`` or ``embedding``, none ``norm``, which stands for everything small and one-dimensional."""
+
+Sharding = Literal["column", "row", "kv_heads", "experts", "vocabulary", "copied"]
+"""How tensor-parallel ranks share a tensor.
+
+``column``: by its first dimension; ``row``: by its second; ``kv_heads``: by its first, but never finer than one KV head
+a rank; ``experts``: each expert split like column or row, or whole experts dealt out under expert parallelism;
+``vocabulary``: by its first dimension after padding it to a multiple of 64 rows; ``copied``: the whole on every rank.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """One tensor of the checkpoint, or ``count`` tensors alike (experts)."""
+
+    name: str
+    """As in the checkpoint, ``.weight`` and ``.bias`` included; ``*`` where the experts' numbers stand."""
+    shape: tuple[int, ...]
+    """Unquantised shape of one tensor, (out_features, in_features) for a matrix."""
+    role: Role
+    sharding: Sharding
+    count: int = 1
+    layer: int | None = None
+    """Index of the decoder layer, which decides the pipeline stage; None before or after the layers."""
+    last_stage: bool = False
+    """For those outside the layers: whether the last pipeline stage holds it (final norm, lm_head), not the first."""
+
+    @property
+    def elements(self) -> int:
+        """Elements of all ``count`` tensors."""
+        total = self.count
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experts:
+    """The mixture-of-experts layers' common sizes."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    """Of one routed expert."""
+    shared_intermediate_size: int = 0
+    """Of all shared experts together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """A vision or audio tower beside the decoder."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_item_tokens: int | None
+    """Decoder tokens of the largest single item (image, clip); None where it depends on more than the config."""
+    tokens_per_output: int = 1
+    """Encoder positions that are merged into one decoder token."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantization:
+    """The config's quantization_config, read no further than its method."""
+
+    method: str
+    """``quant_method`` in lower case: awq, gptq, fp8, compressed-tensors, bitsandbytes, mxfp4, modelopt ..."""
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """Geometry of one model."""
+
+    architecture: str
+    layers: tuple[DecoderLayer, ...]
+    """One entry a decoder layer, in order: what it keeps between steps."""
+    hidden_size: int
+    intermediate_size: int
+    """Of the dense MLP; of one expert where all layers are mixtures."""
+    num_attention_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+    dtype: str | None
+    """What the weights are stored in: ``bfloat16``, ``float16``, ``float32``; None where the config does not say."""
+    quantization: Quantization | None
+    max_position_embeddings: int
+    """Longest context that the config supports, rope scaling included."""
+    tie_word_embeddings: bool
+    parameters: tuple[Parameter, ...]
+    """Every tensor that vLLM loads, a tied lm_head not repeated."""
+    experts: Experts | None = None
+    encoder: Encoder | None = None
+    encoder_positions: int | None = None
+    """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
+    draft_layers: int = 0
+    """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
+    gated_mlp: bool = True
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of all parameters, a tied lm_head not counted again."""
+        return sum(each.elements for each in self.parameters)
