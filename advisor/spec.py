@@ -1,4 +1,4 @@
-"""`ModelSpec`: the geometry of one model, as far as memory depends on it. Made by `advisor.model` from a config.json."""
+"""`ModelSpec`: the geometry of one model, as far as memory depends on it. `advisor.model` makes it from a config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
