@@ -1,4 +1,4 @@
-"""`ModelSpec`: the geometry of one model, as far as memory depends on it. `advisor.model` makes it from a config.json."""
+"""`ModelSpec`: the geometry of a model, as far as memory depends on it; `advisor.model` makes it of a config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
