@@ -21,6 +21,8 @@ class Policy:
     """A queue with room in KV waits for max_num_seqs if that many ran this recently."""
     capacity_gap_warning_ratio: float = -0.05
     """Reported capacity this far below theory is worth a finding."""
+    capacity_drop_warning_ratio: float = -0.02
+    """Capacity this far below that of the last start with the same flags is worth a finding."""
 
     def __post_init__(self) -> None:
         for name in ("oom_risk_warning_ratio", "oom_risk_critical_ratio", "kv_full_ratio"):
