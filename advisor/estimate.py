@@ -1,5 +1,6 @@
 """A figure with its origin and, where it is an estimate, its bounds."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,12 +31,21 @@ class Estimate:
             raise ValueError(f"bounds out of order: {self.lower} <= {self.expected} <= {self.upper}")
 
     def minus(self, other: "Estimate", *, floor: float = 0.0) -> "Estimate":
-        """Subtract, worst against best, never below ``floor``."""
+        """Subtract what errs independently, never below ``floor``: spreads add as the sides of a right angle."""
         return Estimate(
-            lower=max(floor, self.lower - other.upper),
-            expected=max(floor, self.expected - other.expected),
-            upper=max(floor, self.upper - other.lower),
+            lower=self.expected - other.expected - math.hypot(self.expected - self.lower, other.upper - other.expected),
+            expected=self.expected - other.expected,
+            upper=self.expected - other.expected + math.hypot(self.upper - self.expected, other.expected - other.lower),
             origin=_weaker(self.origin, other.origin),
+        ).at_least(floor)
+
+    def at_least(self, floor: float) -> "Estimate":
+        """Cut what lies below ``floor``."""
+        return Estimate(
+            lower=max(floor, self.lower),
+            expected=max(floor, self.expected),
+            upper=max(floor, self.upper),
+            origin=self.origin,
         )
 
 
@@ -45,15 +55,16 @@ def exactly(value: float, origin: Origin = Origin.DERIVED) -> Estimate:
 
 
 def added(parts: Iterable[Estimate]) -> Estimate:
-    """Sum parts that err together: bounds add up, which is wide but never wrong for it."""
+    """Sum parts that err independently: their spreads add as the sides of a right angle."""
     parts = tuple(parts)
     origin = Origin.REPORTED
     for part in parts:
         origin = _weaker(origin, part.origin)
+    expected = sum(part.expected for part in parts)
     return Estimate(
-        lower=sum(part.lower for part in parts),
-        expected=sum(part.expected for part in parts),
-        upper=sum(part.upper for part in parts),
+        lower=expected - math.hypot(*(part.expected - part.lower for part in parts)),
+        expected=expected,
+        upper=expected + math.hypot(*(part.upper - part.expected for part in parts)),
         origin=origin,
     )
 

@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 
+from advisor.activation import Step, activation_peak
 from advisor.calibration import overheads
+from advisor.defaults import CaptureCounts
 from advisor.estimate import Estimate, Origin, added, exactly
-from advisor.model import ModelSpec
+from advisor.runner import Runner
+from advisor.spec import ModelSpec
 from advisor.versions import Version
 
 GRAPHS_IN_BUDGET_SINCE: Version = (0, 20, 0)
 """From here on vLLM subtracts its estimate of CUDA-graph memory from the KV cache (``v1/worker/gpu_worker.py``)."""
+V2_ESTIMATES_GRAPHS_SINCE: Version = (0, 29, 0)
+"""Until here Model Runner V2 answers zero (``v1/worker/gpu/model_runner.py:profile_cudagraph_memory``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +28,11 @@ class MemoryPlan:
     activation_peak: Estimate
     non_torch: Estimate
     cuda_graphs: Estimate
+    """What the captures will hold."""
     graphs_in_budget: bool
+    """Whether start-up subtracts its estimate of them from the KV cache."""
+    available_for_kv: Estimate
+    """What the budget leaves, below zero where the parts exceed it."""
     kv_cache: Estimate
 
     @property
@@ -43,69 +52,77 @@ class MemoryPlan:
         parts = (self.weights, self.activation_peak, self.non_torch, self.cuda_graphs, overheads.CUDA_CONTEXT)
         return added(parts)
 
+    @property
+    def startup_peak(self) -> Estimate:
+        """Most that the process holds while it starts: everything, once the sampler warms up behind the KV pool."""
+        return added((self.beside_kv, self.kv_cache))
 
-def activation_peak(
-    spec: ModelSpec,
-    *,
-    version: Version,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    tensor_parallel_size: int,
-    element_bytes: int,
-) -> Estimate:
-    """Return the profile run's peak over what stays allocated: the larger of layer work and sampler work.
 
-    Layers work on max_num_batched_tokens rows: residual, its copy, and the gated MLP's two halves with their
-    product. The sampler works on min(max_num_seqs, max_num_batched_tokens) rows of the whole vocabulary, gathered to
-    every rank, so it does not shrink with tensor parallelism.
-    """
-    mlp_width = 3 * spec.intermediate_size / tensor_parallel_size
-    layers = max_num_batched_tokens * element_bytes * (mlp_width + 3 * spec.hidden_size)
-    rows = min(max_num_seqs, max_num_batched_tokens)
-    sampler = rows * spec.vocab_size * overheads.sampler_bytes_per_entry(version)
-    expected = max(layers, sampler)
-    return Estimate(lower=0.6 * expected, expected=expected, upper=1.6 * max(layers, sampler))
+def budget(total_bytes: float, gpu_memory_utilization: float) -> float:
+    """Return the bytes that vLLM allows itself (``v1/worker/utils.py:request_memory``: rounded up)."""
+    return float(-int(-(total_bytes * gpu_memory_utilization) // 1))
 
 
 def memory_plan(
     spec: ModelSpec,
     *,
-    version: Version,
-    total_bytes: int,
+    step: Step,
+    total: Estimate,
     gpu_memory_utilization: float,
     weights: Estimate,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    tensor_parallel_size: int,
-    element_bytes: int,
-    enforce_eager: bool,
-    kv_cache_memory_bytes: int | None,
+    captures: CaptureCounts,
+    kv_cache_memory_bytes: int | None = None,
+    reserved_bytes: float = 0.0,
 ) -> MemoryPlan:
-    """Divide one GPU's memory as vLLM's start-up does (``gpu_worker.py:determine_available_memory``)."""
-    graphs_in_budget = version >= GRAPHS_IN_BUDGET_SINCE
-    graphs = exactly(0) if enforce_eager else overheads.CUDA_GRAPHS
-    activation = activation_peak(
-        spec,
-        version=version,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        tensor_parallel_size=tensor_parallel_size,
-        element_bytes=element_bytes,
+    """Divide one GPU's memory as vLLM's start-up does (``gpu_worker.py:determine_available_memory``).
+
+    Args:
+        spec: Geometry of the model.
+        step: What the profile run rehearses on this rank.
+        total: CUDA-visible bytes of the GPU.
+        gpu_memory_utilization: The flag in effect.
+        weights: Bytes of this rank's weights.
+        captures: How many CUDA graphs are captured.
+        kv_cache_memory_bytes: The flag of that name, which replaces what the budget leaves.
+        reserved_bytes: What else the engine keeps out of the KV pool (LoRA slots, a draft model).
+    """
+    graphs = overheads.cuda_graphs(
+        num_layers=-(-len(spec.layers) // step.pipeline_parallel_size),
+        mixture=spec.experts is not None,
+        captures=captures,
+        tensor_parallel_size=step.tensor_parallel_size,
+        capability_major=step.capability_major,
     )
-    non_torch = overheads.non_torch(tensor_parallel_size)
-    budget = float(-int(-(total_bytes * gpu_memory_utilization) // 1))
+    v2_counts = step.runner is not Runner.V2 or step.version >= V2_ESTIMATES_GRAPHS_SINCE
+    in_budget = step.version >= GRAPHS_IN_BUDGET_SINCE and v2_counts
+    activation = activation_peak(spec, step)
+    non_torch = overheads.non_torch(
+        step.version,
+        step.runner,
+        capability_major=step.capability_major,
+        tensor_parallel_size=step.tensor_parallel_size,
+        pipeline_parallel_size=step.pipeline_parallel_size,
+        compiled=captures.any,
+    )
+    allowed = Estimate(
+        lower=budget(total.lower, gpu_memory_utilization),
+        expected=budget(total.expected, gpu_memory_utilization),
+        upper=budget(total.upper, gpu_memory_utilization),
+    )
+    beside = added((weights, activation, non_torch, exactly(reserved_bytes), *((graphs,) if in_budget else ())))
+    available = allowed.minus(beside, floor=float("-inf"))
     if kv_cache_memory_bytes is not None:
         kv_cache = exactly(kv_cache_memory_bytes, Origin.DERIVED)
     else:
-        beside = (weights, activation, non_torch, *((graphs,) if graphs_in_budget else ()))
-        kv_cache = exactly(budget).minus(added(beside))
+        kv_cache = available.at_least(0.0)
     return MemoryPlan(
-        total_bytes=total_bytes,
-        budget_bytes=budget,
+        total_bytes=total.expected,
+        budget_bytes=allowed.expected,
         weights=weights,
         activation_peak=activation,
         non_torch=non_torch,
         cuda_graphs=graphs,
-        graphs_in_budget=graphs_in_budget,
+        graphs_in_budget=in_budget,
+        available_for_kv=available,
         kv_cache=kv_cache,
     )

@@ -1,0 +1,154 @@
+"""The profile run's peak: what start-up takes from the KV cache so that the largest step fits.
+
+vLLM runs one step of max_num_batched_tokens dummy tokens, then samples for min(max_num_seqs, that many) requests, and
+counts the allocator's peak over what stays (``gpu_model_runner.py:profile_run``; ``worker.py`` of V0). Layers work on
+the tokens, the sampler on requests x vocabulary; the larger of the two is the peak, and what both find allocated
+already adds to either: the mixture-of-experts workspaces, the encoder's outputs.
+
+All sizes are bytes on one GPU.
+"""
+
+from dataclasses import dataclass
+
+from advisor.calibration import sampler
+from advisor.estimate import Estimate
+from advisor.runner import Runner
+from advisor.spec import Encoder, ModelSpec
+from advisor.units import MIB
+from advisor.versions import Version
+
+_WORKSPACES_STAY_SINCE: Version = (0, 13, 0)
+"""From here on the two workspaces of mixture-of-experts layers stay allocated, and add to the sampler's work
+(``layers/fused_moe/modular_kernel.py`` with ``v1/worker/workspace.py``); before, each layer gave them back."""
+_HIDDEN_COPIES = 4
+"""Rows of hidden_size alive together in a layer: the residual, its normed copy, a projection's output, the sum."""
+_ONE_BYTE_ACTIVATIONS = {"compressed-tensors", "fp8", "modelopt", "fbgemm_fp8"}
+"""Methods whose linear layers first copy their input into 8 bits."""
+_GATED_COPIES = 3
+"""Rows of intermediate_size alive together in a gated MLP: both halves and their product."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """The largest step that the profile run rehearses."""
+
+    version: Version
+    runner: Runner
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    tensor_parallel_size: int = 1
+    expert_parallel: bool = False
+    is_last_stage: bool = True
+    """Whether this rank samples: only the last pipeline stage does."""
+    pipeline_parallel_size: int = 1
+    element_bytes: int = 2
+    sm_count: int = 132
+    capability_major: int = 9
+    pooling: bool = False
+    """Whether the model embeds or classifies: no sampler runs."""
+    multimodal_items: bool = True
+    """Whether images or clips may come at all (``--limit-mm-per-prompt`` of zero, ``--language-model-only``)."""
+    max_model_len: int | None = None
+
+
+def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
+    """Return the peak over what stays allocated.
+
+    Bounds: 5 % and 64 MiB either way from how the two walls reproduce measured peaks; the encoder's part, whose
+    kernels differ by model, from half to twice; where the release leaves the sampler to what is installed, the
+    smaller and the larger one.
+    """
+    hidden_rows = step.max_num_batched_tokens * spec.hidden_size * step.element_bytes
+    layers = layer_work(spec, step)
+    workspaces = expert_workspaces(spec, step)
+    resident = workspaces if step.version >= _WORKSPACES_STAY_SINCE else 0.0
+    layers += workspaces - resident
+    outputs, towers = encoder_work(spec, step)
+    base = sampler.LIBRARIES_BYTES
+    lower_entry, entry, upper_entry = sampler.bytes_per_entry(step.version, step.runner)
+    scale = step.element_bytes / 2 if step.element_bytes > 2 else 1.0
+
+    def peak(entry_bytes: float, tower_share: float) -> float:
+        sampling = 0.0
+        if step.is_last_stage and not step.pooling:
+            sampling = hidden_rows + _sampler_work(spec, step, entry_bytes * (1 + 0.28 * (scale - 1)))
+        return resident + outputs + max(layers, sampling, towers * tower_share) + base
+
+    expected = peak(entry, 1.0)
+    slip = 0.05 * expected + 64 * MIB
+    return Estimate(
+        lower=max(0.0, min(peak(lower_entry, 0.5), expected) - slip),
+        expected=expected,
+        upper=max(peak(upper_entry, 2.0), expected) + slip,
+    )
+
+
+def _sampler_work(spec: ModelSpec, step: Step, entry_bytes: float) -> float:
+    rows = min(step.max_num_seqs, step.max_num_batched_tokens)
+    vocabulary = -(-spec.vocab_size // 64) * 64
+    buffer = sampler.triton_buffer_bytes(step.version, step.runner, sm_count=step.sm_count, vocab_size=vocabulary)
+    return rows * vocabulary * entry_bytes + buffer
+
+
+def layer_work(spec: ModelSpec, step: Step) -> float:
+    """Return the peak inside one decoder layer.
+
+    Confirmed by models whose vocabulary is small: CodeLlama-7B 0.77 GiB and Granite-8B 0.85 at 8,192 tokens (vLLM
+    0.19 on an H100).
+    """
+    copies = _GATED_COPIES if spec.gated_mlp else 2
+    mlp = 0.0 if _only_experts(spec) else copies * spec.intermediate_size / step.tensor_parallel_size
+    if spec.quantization is not None and spec.quantization.method in _ONE_BYTE_ACTIVATIONS:
+        mlp += spec.intermediate_size / step.tensor_parallel_size / step.element_bytes
+    heads = (spec.num_attention_heads + 2 * spec.num_kv_heads) * spec.head_size
+    attention = 2 * heads / step.tensor_parallel_size
+    hidden = (_HIDDEN_COPIES + (2 if step.pipeline_parallel_size > 1 else 0)) * spec.hidden_size
+    return step.max_num_batched_tokens * step.element_bytes * (max(mlp, attention) + hidden)
+
+
+def _only_experts(spec: ModelSpec) -> bool:
+    return spec.experts is not None and spec.intermediate_size <= spec.experts.intermediate_size
+
+
+def expert_workspaces(spec: ModelSpec, step: Step) -> float:
+    """Return the two workspaces of the mixture-of-experts kernels.
+
+    One holds the first projection's output or the second's, the other the activation's output or, from 0.13 on, the
+    gathered hidden rows; each for max_num_batched_tokens x experts a token (``fused_moe.py:workspace_shapes``).
+    Confirmed on vLLM 0.19: Mixtral-8x7B, Qwen3-30B-A3B, Qwen1.5-MoE-A2.7B, DeepSeek-V2-Lite.
+    """
+    experts = spec.experts
+    if experts is None:
+        return 0.0
+    width = experts.intermediate_size
+    if not step.expert_parallel:
+        width = -(-width // step.tensor_parallel_size)
+    rows = step.max_num_batched_tokens * experts.experts_per_token
+    second = max(width, spec.hidden_size) if step.version >= _WORKSPACES_STAY_SINCE else width
+    return rows * (max(2 * width, spec.hidden_size) + second) * step.element_bytes
+
+
+def encoder_work(spec: ModelSpec, step: Step) -> tuple[float, float]:
+    """Return the bytes of the encoder's outputs, which stay during the step, and the encoder's own peak.
+
+    The budget is the larger of max_num_batched_tokens and the largest single item (``v1/core/encoder_cache_manager.py:
+    compute_encoder_budget``); one modality is rehearsed with as many of its largest items as that holds.
+    """
+    encoder = spec.encoder
+    if encoder is None or not step.multimodal_items or not encoder.hidden_size:
+        return 0.0, 0.0
+    item_tokens = encoder.max_item_tokens or step.max_num_batched_tokens
+    if step.max_model_len is not None:
+        item_tokens = min(item_tokens, step.max_model_len)
+    items = max(1, step.max_num_batched_tokens // item_tokens)
+    tokens = items * item_tokens
+    outputs = tokens * spec.hidden_size * step.element_bytes
+    inputs_embeds = step.max_num_batched_tokens * spec.hidden_size * step.element_bytes
+    return outputs + inputs_embeds, tower_work(encoder, tokens * encoder.tokens_per_output, step.element_bytes)
+
+
+def tower_work(encoder: Encoder, positions: int, element_bytes: int) -> float:
+    """Return the peak inside one encoder layer over all positions of the items in it."""
+    return positions * element_bytes * (2 * encoder.intermediate_size + 6 * encoder.hidden_size)
+
+
