@@ -1,0 +1,120 @@
+"""A plan as a table for people, at most 80 columns wide."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from advisor.estimate import Estimate, Origin
+from advisor.plan import EnginePlan
+from advisor.suggest import Suggestion
+from advisor.units import GIB
+from exporter.planning import Answer
+
+_VERDICTS = {
+    "fits": ("green", "fits"),
+    "does_not_fit": ("red", "does not fit"),
+    "too_close_to_call": ("yellow", "too close to call"),
+}
+
+
+def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_tokens: int | None = None) -> None:
+    """Print a plan."""
+    console = Console(highlight=False, soft_wrap=False)
+    plan = found.plan
+    version = ".".join(map(str, found.version))
+    gpus = f"{plan.gpus_needed} x " if plan.gpus_needed > 1 else ""
+    console.print(f"[bold]{found.flags.model}[/] on {gpus}{found.device.name}, vLLM {version}")
+    console.print(f"{found.spec.architecture}, {found.spec.num_parameters / 1e9:,.2f} B parameters")
+    console.print()
+    if plan.memory is not None:
+        console.print(_memory(plan))
+    console.print(_capacity(plan, typical_tokens))
+    colour, words = _VERDICTS[plan.verdict]
+    margin = plan.start_up.margin_bytes
+    spare = f", {abs(margin) / GIB:,.2f} GiB {'to spare' if margin >= 0 else 'short'}" if margin is not None else ""
+    console.print(f"[{colour} bold]{words}[/]{spare}")
+    if plan.error is not None:
+        console.print(f"vLLM would say: {plan.error}", markup=False)
+    for note in plan.notes:
+        console.print(f"note: {note}", markup=False)
+    if suggestions:
+        console.print()
+        console.print(_suggestions(suggestions))
+
+
+def _memory(plan: EnginePlan) -> Table:
+    memory = plan.memory
+    assert memory is not None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one GPU", title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("GiB", justify="right")
+    table.add_column("at least", justify="right", style="dim")
+    table.add_column("at most", justify="right", style="dim")
+    table.add_column("", style="dim", overflow="fold")
+    share = f"{plan.flags.gpu_memory_utilization:g} x {memory.total_bytes / GIB:,.2f} GiB that CUDA shows"
+    table.add_row("budget", f"{memory.budget_bytes / GIB:,.2f}", "", "", share)
+    graphs = "subtracted from the budget" if memory.graphs_in_budget else "held beside the budget"
+    for name, part, remark in (
+        ("weights", memory.weights, ""),
+        ("activation peak", memory.activation_peak, "of the largest step"),
+        ("non-torch", memory.non_torch, "workspaces, NCCL"),
+        ("CUDA graphs", memory.cuda_graphs, graphs if memory.cuda_graphs.upper else "none captured"),
+        ("KV cache", memory.kv_cache, "what the budget leaves" if plan.flags.kv_cache_memory_bytes is None else "given"),
+    ):
+        _row(table, name, part, remark)
+    table.add_section()
+    _row(table, "start-up peak", memory.startup_peak, "with the CUDA context, once all is allocated")
+    return table
+
+
+def _row(table: Table, name: str, part: Estimate, remark: str) -> None:
+    exact = part.lower == part.upper
+    bounds = ("", "") if exact else (f"{part.lower / GIB:,.2f}", f"{part.upper / GIB:,.2f}")
+    told = "" if part.origin is Origin.ESTIMATED or exact else str(part.origin)
+    table.add_row(name, f"{part.expected / GIB:,.2f}", *bounds, ", ".join(filter(None, (remark, told))))
+
+
+def _capacity(plan: EnginePlan, typical_tokens: int | None) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("", style="dim")
+    tokens, layout = plan.kv_tokens, plan.layout
+    between = "" if tokens.lower == tokens.upper else f"{tokens.lower:,.0f} to {tokens.upper:,.0f}"
+    table.add_row("KV cache size, tokens", f"{tokens.expected:,.0f}", between)
+    table.add_row(
+        f"requests of {plan.flags.max_model_len:,} tokens at once",
+        f"{plan.full_context_concurrency.expected:,.2f}",
+        "max-model-len",
+    )
+    if typical_tokens is not None:
+        typical = plan.concurrency_at(typical_tokens)
+        table.add_row(f"requests of {typical_tokens:,} tokens at once", f"{typical.expected:,.0f}", "--typical-tokens")
+    table.add_row("bytes a token a GPU", f"{layout.bytes_per_token:,.0f}", f"{layout.block_size} tokens a block")
+    table.add_row("max-num-seqs", f"{plan.flags.max_num_seqs:,}", plan.flags.origins["max_num_seqs"])
+    return table
+
+
+def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one change at a time", title_justify="left")
+    for name, right in (("flag", False), ("now", True), ("instead", True), ("tokens", True), ("+/-", True)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    table.add_column("", style="dim", overflow="fold")
+    for each in suggestions:
+        table.add_row(
+            each.flag.replace("_", "-"),
+            _spelled(each.current),
+            _spelled(each.suggested),
+            f"{each.capacity_tokens:,.0f}",
+            f"{each.tokens_gained:+,.0f}",
+            each.why if each.verdict == "fits" else f"{_VERDICTS[each.verdict][1]}; {each.why}",
+        )
+    return table
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,254 @@
+"""From what was asked to a plan, and from a plan to its JSON; shared by the command and the API."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from advisor.defaults import Device
+from advisor.estimate import Estimate, exactly
+from advisor.flags import EngineFlags, FlagError, parse_flags, require_valid
+from advisor.gpus import UnknownGpuError, compute_capability, find_gpu
+from advisor.plan import EnginePlan, plan_engine
+from advisor.spec import DeclinedError, ModelConfigError, ModelSpec
+from advisor.suggest import Suggestion
+from advisor.units import GIB
+from advisor.versions import NEWEST_STUDIED, Version, parse_version
+from advisor.weights import TensorIndex
+from exporter.errors import SourceError, UsageError
+from exporter.sources.model import read_config, read_weight_files
+
+_ROW_KEYS = {"id", "gpu", "gpu_memory_gib", "gpu_count", "vllm_version", "model", "args"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One question, as it came."""
+
+    gpu: str | None = None
+    gpu_memory_gib: float | None = None
+    gpu_count: int | None = None
+    vllm_version: str | None = None
+    argv: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: str) -> "Asked":
+        """Read one line of a batch.
+
+        Raises:
+            UsageError: A key is unknown, missing or of another type; the message says where.
+        """
+        problems = [f"{where}: unknown key {key!r}; known: {', '.join(sorted(_ROW_KEYS))}" for key in row.keys() - _ROW_KEYS]
+
+        def take(key: str, kind: type | tuple[type, ...], expected: str, *, needed: bool = False) -> Any:
+            value = row.get(key)
+            if value is None and not needed:
+                return None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                problems.append(f"{where}: {key} must be {expected}")
+                return None
+            return value
+
+        model = take("model", str, "a directory, a config.json or a hub id", needed=True)
+        args = take("args", list, "a list of words such as ['--max-model-len', '8192']") or []
+        asked = cls(
+            gpu=take("gpu", str, "the name of a GPU"),
+            gpu_memory_gib=take("gpu_memory_gib", (int, float), "a number of GiB"),
+            gpu_count=take("gpu_count", int, "a whole number"),
+            vllm_version=take("vllm_version", str, "a release such as '0.19.0'"),
+            argv=("serve", *([model] if model else []), *(str(each) for each in args)),
+        )
+        if problems:
+            raise UsageError("\n".join(problems))
+        return asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A plan with what it rests on."""
+
+    spec: ModelSpec
+    tensors: TensorIndex | None
+    flags: EngineFlags
+    version: Version
+    device: Device
+    gpu_count: int | None
+    plan: EnginePlan
+
+
+def answer(asked: Asked) -> Answer:
+    """Plan what was asked.
+
+    Raises:
+        UsageError: The question is wrong: the message names the flag, file or key and what would be right.
+    """
+    device = _device(asked)
+    version = _version(asked.vllm_version)
+    try:
+        flags = require_valid(parse_flags(asked.argv))
+    except FlagError as error:
+        raise UsageError(str(error)) from error
+    if flags.model is None:
+        raise UsageError("no model: the command line needs one after serve, or --model")
+    spec, tensors = _model(flags)
+    try:
+        plan = plan_engine(
+            spec, flags, version=version, device=device, gpu_count=asked.gpu_count, tensors=tensors
+        )
+    except (DeclinedError, ValueError) as error:
+        raise UsageError(f"{flags.model}: {error}") from error
+    return Answer(
+        spec=spec, tensors=tensors, flags=flags, version=version, device=device, gpu_count=asked.gpu_count, plan=plan
+    )
+
+
+def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:
+    """Return the plan with some flags (or the ``device``) replaced, None where vLLM would refuse the combination."""
+    device = changes.pop("device", found.device)
+    known = {each.name for each in fields(EngineFlags)}
+    assert changes.keys() <= known, changes.keys() - known
+    try:
+        return plan_engine(
+            found.spec,
+            replace(found.flags, **changes),
+            version=found.version,
+            device=device,
+            gpu_count=None,
+            tensors=found.tensors,
+        )
+    except ValueError:
+        return None
+
+
+def _version(text: str | None) -> Version:
+    if text is None:
+        return NEWEST_STUDIED
+    version = parse_version(text)
+    if version is None:
+        raise UsageError(f"--vllm-version: {text!r} is not a release such as 0.19.0")
+    return version
+
+
+def _device(asked: Asked) -> Device:
+    if asked.gpu_memory_gib is not None and not 0.5 <= asked.gpu_memory_gib <= 2048:
+        raise UsageError(f"--gpu-memory-gib: {asked.gpu_memory_gib} is not the GiB of one GPU")
+    if asked.gpu is None:
+        if asked.gpu_memory_gib is None:
+            raise UsageError("--gpu or --gpu-memory-gib is needed: the name of a GPU, or its CUDA-visible total")
+        return Device(name="unnamed GPU", memory_bytes=int(asked.gpu_memory_gib * GIB))
+    try:
+        gpu = find_gpu(asked.gpu)
+    except UnknownGpuError as error:
+        if asked.gpu_memory_gib is None:
+            raise UsageError(f"--gpu: {error}") from error
+        return Device(
+            name=asked.gpu,
+            memory_bytes=int(asked.gpu_memory_gib * GIB),
+            compute_capability=compute_capability(asked.gpu),
+        )
+    total = gpu.cuda_total if asked.gpu_memory_gib is None else exactly(asked.gpu_memory_gib * GIB)
+    return Device.of(gpu, total)
+
+
+def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
+    assert flags.model is not None
+    path = Path(flags.model)
+    if path.exists():
+        file = path / "config.json" if path.is_dir() else path
+        return _local(str(path), file.stat().st_mtime_ns if file.exists() else 0)
+    if flags.model.count("/") == 1 and not flags.model.startswith((".", "/", "~")):
+        from exporter.sources.hub import read_hub_model
+
+        return _from_hub(read_hub_model, flags.model, flags.revision)
+    raise UsageError(f"{flags.model}: no such directory or file, and not a hub id such as org/model")
+
+
+@lru_cache(maxsize=1024)
+def _local(path: str, _changed_ns: int) -> tuple[ModelSpec, TensorIndex | None]:
+    from advisor.model import parse_model
+
+    try:
+        return parse_model(read_config(Path(path))), read_weight_files(Path(path))
+    except (ModelConfigError, DeclinedError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    except SourceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _from_hub(read: Any, model: str, revision: str | None) -> tuple[ModelSpec, TensorIndex | None]:
+    from advisor.model import parse_model
+
+    try:
+        config, tensors = read(model, revision)
+        return parse_model(config), tensors
+    except (ModelConfigError, DeclinedError, SourceError) as error:
+        raise UsageError(f"{model}: {error}") from error
+
+
+def result_of(
+    found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_tokens: int | None = None
+) -> dict[str, Any]:
+    """Return the JSON of a plan; sizes are bytes of one GPU."""
+    plan = found.plan
+    layout = plan.layout
+    result: dict[str, Any] = {
+        "verdict": plan.verdict,
+        "vllm_error": plan.error,
+        "margin_bytes": plan.start_up.margin_bytes,
+        "model": {"architecture": found.spec.architecture, "parameters": found.spec.num_parameters},
+        "vllm_version": ".".join(map(str, found.version)),
+        "gpu": {"name": found.device.name, "count": plan.gpus_needed},
+        "per_gpu": _per_gpu(plan),
+        "kv": {
+            "bytes_per_token_per_gpu": layout.bytes_per_token,
+            "block_size": layout.block_size,
+            "num_gpu_blocks": int(plan.num_gpu_blocks.expected),
+            "capacity_tokens": _bounds(plan.kv_tokens),
+            "full_context_concurrency": round(plan.full_context_concurrency.expected, 2),
+            "groups": [
+                {name: getattr(group, name) for name in ("kind", "layers", "page_bytes", "block_size")}
+                for group in layout.groups
+            ],
+        },
+        "flags": plan.flags.table(),
+        "notes": list(plan.notes),
+    }
+    if typical_tokens is not None:
+        result["kv"]["typical_tokens"] = typical_tokens
+        result["kv"]["typical_concurrency"] = _bounds(plan.concurrency_at(typical_tokens))
+    if suggestions:
+        result["suggestions"] = [
+            {each.name: getattr(one, each.name) for each in fields(Suggestion)} for one in suggestions
+        ]
+    return result
+
+
+def _per_gpu(plan: EnginePlan) -> dict[str, Any]:
+    memory = plan.memory
+    if memory is None:
+        return {"kv_cache_bytes": _bounds(plan.kv_bytes)}
+    parts = {
+        "weights_bytes": memory.weights,
+        "activation_peak_bytes": memory.activation_peak,
+        "non_torch_bytes": memory.non_torch,
+        "cuda_graph_bytes": memory.cuda_graphs,
+        "startup_peak_bytes": memory.startup_peak,
+    }
+    return {
+        "total_bytes": round(memory.total_bytes),
+        "budget_bytes": round(memory.budget_bytes),
+        **{name: round(part.expected) for name, part in parts.items()},
+        "kv_cache_bytes": _bounds(memory.kv_cache),
+        "bounds": {name: _bounds(part) for name, part in parts.items()},
+        "cuda_graphs_in_budget": memory.graphs_in_budget,
+    }
+
+
+def _bounds(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "lower": round(estimate.lower),
+        "expected": round(estimate.expected),
+        "upper": round(estimate.upper),
+        "origin": str(estimate.origin),
+    }
