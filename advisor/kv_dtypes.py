@@ -5,6 +5,7 @@ backends' ``customize_spec``; 0.20 to 0.28 compute the same in ``v1/kv_cache_int
 """
 
 from advisor.kv_settings import KvSettings
+from advisor.layers import Cache, SlidingWindow
 from advisor.spec import DeclinedError
 from advisor.versions import Version
 
@@ -145,3 +146,17 @@ def _becomes_ds_mla(name: str, settings: KvSettings) -> bool:
     if not name.startswith("fp8") or name == "fp8_ds_mla":
         return False
     return settings.version < (0, 20, 0) or major != 10 or settings.attention_backend == "FLASHMLA_SPARSE"
+
+
+def stored_dtype(cache: Cache, index: int, num_layers: int, settings: KvSettings, *, has_state: bool) -> str:
+    """Return the dtype one layer is cached in: ``auto`` where it is left out of quantisation (0.19 and later).
+
+    TurboQuant keeps itself out of the first and last two layers (``get_boundary_skip_layers``).
+    """
+    skipped = set(settings.kv_cache_dtype_skip_layers)
+    if is_turboquant(settings.kv_cache_dtype) and not has_state:
+        ends = min(2, num_layers // 2)
+        skipped |= {str(each) for each in (*range(ends), *range(num_layers - ends, num_layers))}
+    if str(index) in skipped or (isinstance(cache, SlidingWindow) and "sliding_window" in skipped):
+        return "auto"
+    return settings.kv_cache_dtype

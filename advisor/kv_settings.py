@@ -32,7 +32,7 @@ class KvSettings:
     """Only matters to sliding windows under pipeline parallelism; None: from 0.29."""
     num_speculative_tokens: int = 0
     enable_prefix_caching: bool | None = None
-    """None: vLLM's default, which is off for models with a state before 0.26."""
+    """None: vLLM's default, which is off for models with a state before 0.28."""
     disable_hybrid_kv_cache_manager: bool = False
 
     mamba_cache_dtype: str = "auto"
@@ -85,5 +85,5 @@ class KvSettings:
         if has_state and self.version < (0, 12, 0):
             return False
         if self.enable_prefix_caching is None:
-            return not has_state or self.version >= (0, 26, 0)
+            return not has_state or self.version >= (0, 28, 0)
         return self.enable_prefix_caching

@@ -3,11 +3,13 @@
 Sources: vLLM ``v1/kv_cache_interface.py`` (the specs) and each layer's ``get_kv_cache_spec``, 0.8 to 0.33.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from advisor.kv_blocks import BlockSizes
-from advisor.kv_dtypes import head_token_bytes, is_turboquant, latent_token_bytes
+from advisor.kv_blocks import BlockSizes, window_block_size
+from advisor.kv_dtypes import head_token_bytes, latent_token_bytes, stored_dtype
+from advisor.kv_heads import kv_heads_per_rank
 from advisor.kv_settings import KvSettings
 from advisor.kv_states import state_bytes
 from advisor.layers import (
@@ -20,7 +22,10 @@ from advisor.layers import (
     Mamba2,
     SlidingWindow,
     SparseIndex,
+    State,
 )
+
+_STATES = get_args(State)
 
 Kind = Literal[
     "FullAttentionSpec",
@@ -34,21 +39,6 @@ Kind = Literal[
 
 FULL_KINDS = ("FullAttentionSpec", "MLAAttentionSpec")
 """Kinds that keep every token; vLLM puts them into one group although they are not alike."""
-
-
-def kv_heads_per_rank(num_kv_heads: int, tensor_parallel_size: int) -> int:
-    """Return the heads that one rank caches: fewer heads than ranks are replicated, one to each.
-
-    Raises:
-        ValueError: Neither divides the other, which vLLM refuses.
-    """
-    if num_kv_heads < 1 or tensor_parallel_size < 1:
-        raise ValueError(f"--tensor-parallel-size {tensor_parallel_size} and {num_kv_heads} KV heads: both are 1 or more")
-    if num_kv_heads % tensor_parallel_size and tensor_parallel_size % num_kv_heads:
-        raise ValueError(
-            f"--tensor-parallel-size {tensor_parallel_size} and {num_kv_heads} KV heads: one must divide the other"
-        )
-    return max(1, num_kv_heads // tensor_parallel_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,34 +97,27 @@ def _encoder_tokens(settings: KvSettings) -> int:
     return settings.max_num_batched_tokens
 
 
-def layer_specs(layer: DecoderLayer, index: int, sizes: BlockSizes, settings: KvSettings) -> tuple[LayerSpec, ...]:
-    """Return the specs of one decoder layer, in the order in which vLLM registers them.
+def layer_specs(
+    layers: Sequence[DecoderLayer], sizes: BlockSizes, settings: KvSettings
+) -> tuple[tuple[LayerSpec, ...], ...]:
+    """Return the specs of each decoder layer, in the order in which vLLM registers them.
 
     Raises:
-        ValueError: Tensor parallelism or the dtype does not fit the layer.
-        DeclinedError: vLLM stores this dtype for the layer in a way not described here.
+        ValueError: Tensor parallelism or the dtype does not fit a layer.
+        DeclinedError: vLLM stores this dtype for a layer in a way not described here.
     """
-    return tuple(_spec(cache, index, sizes, settings) for cache in layer)
+    has_state = any(isinstance(cache, _STATES) for layer in layers for cache in layer)
+    specs = []
+    for index, layer in enumerate(layers):
+        dtypes = [stored_dtype(cache, index, len(layers), settings, has_state=has_state) for cache in layer]
+        specs.append(tuple(_spec(cache, dtype, sizes, settings) for cache, dtype in zip(layer, dtypes, strict=True)))
+    return tuple(specs)
 
 
-def stored_dtype(cache: Cache, index: int, num_layers: int, settings: KvSettings, *, has_state: bool) -> str:
-    """Return the dtype one layer is cached in: ``auto`` where it is left out of quantisation (0.19 and later).
-
-    TurboQuant keeps itself out of the first and last two layers (``get_boundary_skip_layers``).
-    """
-    skipped = set(settings.kv_cache_dtype_skip_layers)
-    if is_turboquant(settings.kv_cache_dtype) and not has_state:
-        ends = min(2, num_layers // 2)
-        skipped |= {str(each) for each in (*range(ends), *range(num_layers - ends, num_layers))}
-    if str(index) in skipped or (isinstance(cache, SlidingWindow) and "sliding_window" in skipped):
-        return "auto"
-    return settings.kv_cache_dtype
-
-
-def _spec(cache: Cache, index: int, sizes: BlockSizes, settings: KvSettings) -> LayerSpec:
+def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> LayerSpec:
     match cache:
         case FullAttention() | SlidingWindow() | ChunkedLocal() | CrossAttention():
-            return _heads_spec(cache, index, sizes, settings)
+            return _heads_spec(cache, dtype, sizes, settings)
         case Latent():
             size = cache.kv_lora_rank + cache.qk_rope_head_dim
             token = latent_token_bytes(settings.kv_cache_dtype, size, sparse=cache.sparse, settings=settings)
@@ -149,7 +132,7 @@ def _spec(cache: Cache, index: int, sizes: BlockSizes, settings: KvSettings) -> 
                 kind="MLAAttentionSpec", block_size=sizes.block_size, identity=("index", token), token_bytes=token
             )
         case _:
-            blocks, drafts = _state_blocks(isinstance(cache, Mamba2), settings, sizes.mamba_cache_mode)
+            blocks, drafts = _state_blocks(cache, sizes, settings)
             return LayerSpec(
                 kind="MambaSpec",
                 block_size=sizes.mamba_block_size,
@@ -163,19 +146,18 @@ def _spec(cache: Cache, index: int, sizes: BlockSizes, settings: KvSettings) -> 
 
 def _heads_spec(
     cache: FullAttention | SlidingWindow | ChunkedLocal | CrossAttention,
-    index: int,
+    dtype: str,
     sizes: BlockSizes,
     settings: KvSettings,
 ) -> LayerSpec:
     version = settings.version
     heads = kv_heads_per_rank(cache.num_kv_heads, settings.tensor_parallel_size)
     head_size = cache.head_size
-    head_size_v = head_size
-    if isinstance(cache, FullAttention) and version >= (0, 14, 0) and settings.is_v1:
-        head_size_v = cache.head_size_v
-    elif isinstance(cache, SlidingWindow) and version >= (0, 20, 0):
-        head_size_v = cache.head_size_v
-    dtype = sizes.dtypes[index] if not isinstance(cache, SlidingWindow) else sizes.window_dtypes[index]
+    # Earlier releases, and these kinds still, take a value's size to be the key's.
+    has_own = (isinstance(cache, FullAttention) and version >= (0, 14, 0)) or (
+        isinstance(cache, SlidingWindow) and version >= (0, 20, 0)
+    )
+    head_size_v = cache.head_size_v if has_own else head_size
     content = head_token_bytes(dtype, head_size, head_size_v, model_dtype=settings.model_dtype)
     identity = (heads, head_size, head_size_v, dtype)
     token = heads * content
@@ -185,9 +167,9 @@ def _heads_spec(
     block_size = sizes.block_size
     match cache:
         case SlidingWindow() if version >= (0, 8, 3):
-            kind, window, padded = "SlidingWindowSpec", cache.window, sizes.shared_page_bytes
+            kind, window, padded = "SlidingWindowSpec", cache.window, sizes.skip_page_bytes
             if version >= (0, 26, 0):
-                block_size = sizes.window_block_size(token)
+                block_size = window_block_size(token, sizes)
         case ChunkedLocal() if version >= (0, 10, 0):
             kind, window = "ChunkedLocalAttentionSpec", cache.chunk
         case CrossAttention():
@@ -202,16 +184,16 @@ def _heads_spec(
     )
 
 
-def _state_blocks(is_mamba2: bool, settings: KvSettings, mode: str) -> tuple[int | None, int]:
+def _state_blocks(state: State, sizes: BlockSizes, settings: KvSettings) -> tuple[int | None, int]:
     """Return the blocks of a request's states, None where they grow, and what drafts add then."""
     version = settings.version
     drafts = settings.num_speculative_tokens
     if version < (0, 11, 1):
         return 1, 0
-    if version < (0, 15, 0) or mode == "all":
-        return None, drafts if version >= (0, 23, 0) else 0
-    if mode == "align":
-        # The mixer exports the state at a block boundary from within a prefill: MambaMixer2.get_kv_cache_spec.
-        checkpoint = 1 if is_mamba2 and version >= (0, 30, 0) else 0
-        return 2 + drafts + checkpoint, 0
+    if version < (0, 15, 0) or sizes.mamba_cache_mode == "all":
+        return None, drafts if version >= (0, 22, 0) else 0
+    if sizes.mamba_cache_mode == "align":
+        # One more where the state at a block's end is stored from within a prefill: MambaMixer2.get_kv_cache_spec.
+        exports = sizes.exports_checkpoints or (isinstance(state, Mamba2) and version >= (0, 31, 0))
+        return 2 + drafts + exports, 0
     return 1 + drafts, 0
