@@ -6,6 +6,7 @@ Sources: vLLM ``v1/core/kv_cache_utils.py`` (0.33: ``kv_cache_planning.py``) and
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from advisor.kv_blocks import block_sizes
@@ -14,7 +15,16 @@ from advisor.kv_groups import Group, StagedSpec, group_layers
 from advisor.kv_heads import kv_heads_per_rank
 from advisor.kv_settings import KvSettings
 from advisor.kv_specs import FULL_KINDS, Kind, LayerSpec, layer_specs
-from advisor.layers import ChunkedLocal, CrossAttention, DecoderLayer, FullAttention, Latent, SlidingWindow, State
+from advisor.layers import (
+    Cache,
+    ChunkedLocal,
+    CrossAttention,
+    DecoderLayer,
+    FullAttention,
+    Latent,
+    SlidingWindow,
+    State,
+)
 from advisor.spec import DeclinedError
 from advisor.versions import NEWEST_STUDIED, Version
 
@@ -98,7 +108,9 @@ class KvLayout:
     stage_bytes: tuple[int, ...]
     """Bytes of one block over all layers, by pipeline stage."""
     plan: tuple[Group, ...]
+    """The groups over all stages."""
     ungrouped: tuple[StagedSpec, ...]
+    """Every layer before grouping, which the check of older releases goes by."""
 
     @property
     def groups(self) -> tuple[KvGroup, ...]:
@@ -113,7 +125,7 @@ class KvLayout:
     @property
     def bytes_per_token(self) -> float:
         """Bytes that one more token of a long request costs on this GPU; 0 where no layer keeps all tokens."""
-        growing = (group.spec for group in self.plan if _grows(group.spec))
+        growing = (group.spec for group in self.plan if _grows(group.spec, self.settings.max_model_len))
         shards = self.settings.context_shards
         return sum(
             self.bytes_per_block / (spec.block_size * (shards if spec.kind in FULL_KINDS else 1)) for spec in growing
@@ -173,7 +185,7 @@ class KvLayout:
         if not self.settings.is_v1:
             return min(top, self._v0_tokens(kv_cache_bytes))
         return min(
-            _longest(top, self._check_bytes(stage, kv_cache_bytes), lambda length, at=stage: self._needed(at, length))
+            _longest(top, self._check_bytes(stage, kv_cache_bytes), partial(self._needed, stage))
             for stage in range(len(self.stage_bytes))
         )
 
@@ -193,7 +205,7 @@ class KvLayout:
                     kind="no_memory", needed_bytes=needed, available_bytes=available, largest_max_model_len=0
                 )
             if needed > available:
-                longest = _longest(length, available, lambda tokens, at=stage: self._needed(at, tokens))
+                longest = _longest(length, available, partial(self._needed, stage))
                 return StartUpError(
                     kind="too_long", needed_bytes=needed, available_bytes=available, largest_max_model_len=longest
                 )
@@ -310,8 +322,10 @@ def _shown(group: Group, stage: int, settings: KvSettings) -> KvGroup:
     )
 
 
-def _grows(spec: LayerSpec) -> bool:
-    return spec.kind in FULL_KINDS or (spec.kind == "MambaSpec" and spec.state_blocks is None)
+def _grows(spec: LayerSpec, max_model_len: int) -> bool:
+    if spec.kind == "MambaSpec":
+        return spec.state_blocks is None and spec.block_size < max_model_len
+    return spec.kind in FULL_KINDS
 
 
 def _longest(limit: int, available: float, needed: Callable[[int], int]) -> int:
@@ -366,7 +380,7 @@ def _check(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> None:
     _check_context_parallel(caches, settings)
 
 
-def _check_context_parallel(caches: set[object], settings: KvSettings) -> None:
+def _check_context_parallel(caches: set[Cache], settings: KvSettings) -> None:
     """``ModelConfig.verify_with_parallel_config``, and the assertion of ``SlidingWindowSpec``."""
     shards, ranks = settings.decode_context_parallel_size, settings.tensor_parallel_size
     if shards == 1:
@@ -376,9 +390,9 @@ def _check_context_parallel(caches: set[object], settings: KvSettings) -> None:
         raise ValueError(f"{flag}: it must divide --tensor-parallel-size {ranks}")
     if settings.version < (0, 10, 2):
         raise ValueError(f"{flag}: it came with vLLM 0.10.2")
+    if SlidingWindow in map(type, caches):
+        raise ValueError(f"{flag}: vLLM does not shard sliding-window layers")
     for cache in caches:
-        if isinstance(cache, SlidingWindow):
-            raise ValueError(f"{flag}: vLLM does not shard sliding-window layers")
         if isinstance(cache, FullAttention | ChunkedLocal) and ranks < shards * cache.num_kv_heads:
             raise ValueError(
                 f"{flag}: with {cache.num_kv_heads} KV heads it is at most --tensor-parallel-size {ranks} "

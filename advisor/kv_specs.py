@@ -153,11 +153,12 @@ def _heads_spec(
     version = settings.version
     heads = kv_heads_per_rank(cache.num_kv_heads, settings.tensor_parallel_size)
     head_size = cache.head_size
-    # Earlier releases, and these kinds still, take a value's size to be the key's.
-    has_own = (isinstance(cache, FullAttention) and version >= (0, 14, 0)) or (
-        isinstance(cache, SlidingWindow) and version >= (0, 20, 0)
-    )
-    head_size_v = cache.head_size_v if has_own else head_size
+    head_size_v = head_size
+    match cache:  # other kinds and earlier releases take a value to be as large as a key
+        case FullAttention() if version >= (0, 14, 0):
+            head_size_v = cache.head_size_v
+        case SlidingWindow() if version >= (0, 20, 0):
+            head_size_v = cache.head_size_v
     content = head_token_bytes(dtype, head_size, head_size_v, model_dtype=settings.model_dtype)
     identity = (heads, head_size, head_size_v, dtype)
     token = heads * content
