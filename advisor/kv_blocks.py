@@ -1,0 +1,271 @@
+"""Which block size vLLM settles on: the attention backend's, then large enough that a state fits one block.
+
+Sources, by release: ``platforms/cuda.py:check_and_update_config`` (0.8 to 0.17), ``platforms/interface.py:
+update_block_size_for_backend`` (0.18 to 0.33), ``platforms/cpu.py``; for states ``models/config.py:
+HybridAttentionMambaModelConfig`` (0.10.2 to 0.19), ``platforms/interface.py:_align_hybrid_block_size`` (0.20 to 0.33).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import lcm
+from typing import get_args
+
+from advisor.kv_dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
+from advisor.kv_heads import kv_heads_per_rank
+from advisor.kv_settings import KvSettings
+from advisor.kv_states import state_bytes
+from advisor.layers import (
+    ChunkedLocal,
+    CrossAttention,
+    DecoderLayer,
+    FullAttention,
+    GatedDeltaNet,
+    Latent,
+    Mamba1,
+    Mamba2,
+    SlidingWindow,
+    State,
+)
+from advisor.spec import DeclinedError
+
+_DEFAULT_BLOCK_SIZE = 16
+
+# Smallest block of each latent attention backend (v1/attention/backends/mla); all others take multiples of 16.
+_BACKEND_BLOCK = {
+    "FLASHMLA": 64,
+    "CUTLASS_MLA": 128,
+    "FLASHINFER_MLA": 32,
+    "TOKENSPEED_MLA": 32,
+}
+
+_STATES = get_args(State)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockSizes:
+    """What vLLM decides before any layer is asked for its cache."""
+
+    block_size: int
+    """Tokens in a block of attention: ``cache_config.block_size``."""
+    mamba_block_size: int
+    mamba_cache_mode: str
+    """``none``, ``align`` or ``all``."""
+    mamba_page_bytes: int | None = None
+    """What a state's block is padded to, so that it is as large as attention's; None: not padded."""
+    skip_page_bytes: int | None = None
+    """What sliding-window layers are padded to where some layers are left out of quantisation."""
+    exports_checkpoints: bool = False
+    """Whether a gated delta net stores a state from within a prefill, which takes one more block."""
+
+
+def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSizes:
+    """Return the block sizes for a model.
+
+    Raises:
+        ValueError: ``--block-size`` is one that vLLM cannot use.
+        DeclinedError: A number that only vLLM's ``all`` mode needs is missing.
+    """
+    block_size = _attention_block_size(layers, settings)
+    states = [cache for layer in layers for cache in layer if isinstance(cache, _STATES)]
+    mode = _mamba_cache_mode(states, settings)
+    sizes = BlockSizes(
+        block_size=block_size,
+        mamba_block_size=_mamba_block_size(block_size, settings, has_state=bool(states)),
+        mamba_cache_mode=mode,
+    )
+    if states and settings.is_v1 and any(not isinstance(cache, _STATES) for layer in layers for cache in layer):
+        sizes = _align_with_states(sizes, layers, states, settings)
+    return _align_with_skipped(sizes, layers, settings, has_state=bool(states))
+
+
+def window_block_size(token_bytes: int, sizes: BlockSizes) -> int:
+    """Return the block size of a sliding-window layer: the largest kernel block in the page (0.26 and later).
+
+    ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
+    """
+    budget = sizes.skip_page_bytes or token_bytes * sizes.block_size
+    return max(_DEFAULT_BLOCK_SIZE, budget // token_bytes // _DEFAULT_BLOCK_SIZE * _DEFAULT_BLOCK_SIZE)
+
+
+def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) -> int:
+    version, asked = settings.version, settings.block_size
+    if asked is not None and asked < 1:
+        raise ValueError(f"--block-size {asked}: it is 1 or more; GPUs take multiples of {_DEFAULT_BLOCK_SIZE}")
+    latent = next((cache for layer in layers for cache in layer if isinstance(cache, Latent)), None)
+    if settings.is_cpu:
+        if latent and version >= (0, 29, 0):
+            return 16
+        return asked or (128 if version >= (0, 8, 5) else 16)
+    if asked is not None and settings.is_v1 and asked % _DEFAULT_BLOCK_SIZE:
+        raise ValueError(f"--block-size {asked}: attention kernels take multiples of {_DEFAULT_BLOCK_SIZE}")
+    if latent is None or version < (0, 8, 0):
+        return asked or _DEFAULT_BLOCK_SIZE
+    backend = settings.attention_backend or _latent_backend(latent, settings)
+    wanted = 64 if latent.sparse else _BACKEND_BLOCK.get(backend, _DEFAULT_BLOCK_SIZE)
+    if version >= (0, 18, 0):
+        return asked or max(wanted, _DEFAULT_BLOCK_SIZE)
+    if backend == "FLASHINFER_MLA":
+        wanted = 64
+    current = asked or _DEFAULT_BLOCK_SIZE
+    is_taken = current == wanted if version < (0, 12, 0) or latent.sparse else current % wanted == 0
+    return current if is_taken or (backend == "FLASHINFER_MLA" and current == 32) else wanted
+
+
+def _latent_backend(latent: Latent, settings: KvSettings) -> str:
+    """Return the backend that vLLM picks for latent attention where none is asked for (``platforms/cuda.py``)."""
+    major, version = settings.compute_capability[0], settings.version
+    if major == 10 and version >= (0, 10, 0):
+        return "FLASHINFER_MLA" if version >= (0, 14, 0) else "CUTLASS_MLA"
+    if major == 9:
+        quantized = settings.kv_cache_dtype.startswith(("fp8", "int", "nvfp4"))
+        return "FLASH_ATTN_MLA" if version >= (0, 18, 0) and not quantized else "FLASHMLA"
+    return "TRITON_MLA"
+
+
+def _mamba_cache_mode(states: Sequence[State], settings: KvSettings) -> str:
+    """Return what ``MambaModelConfig.verify_and_update_config`` makes of ``--mamba-cache-mode`` (0.15 and later).
+
+    Up to 0.14 there is no such flag, and prefix caching works like ``all``.
+    """
+    if not states or not settings.caches_prefixes(has_state=True):
+        return "none"
+    version = settings.version
+    caches_all = all(isinstance(state, Mamba1 | Mamba2) for state in states)
+    if version < (0, 15, 0):
+        return "all" if caches_all else "none"
+    asked = settings.mamba_cache_mode
+    if asked in (None, "none"):
+        by_drafts = (0, 20, 0) <= version < (0, 22, 0) and settings.num_speculative_tokens > 0
+        return "all" if caches_all and version < (0, 28, 0) and not by_drafts else "align"
+    if asked == "align" or (asked == "all" and (not caches_all or version >= (0, 32, 0))):
+        return "align"
+    if asked == "all":
+        return "all"
+    raise ValueError(f"--mamba-cache-mode {asked}: it is none, align or all")
+
+
+def _mamba_block_size(block_size: int, settings: KvSettings, *, has_state: bool) -> int:
+    if settings.caches_prefixes(has_state=has_state) and settings.version >= (0, 12, 0):
+        return settings.mamba_block_size or block_size
+    return settings.max_model_len
+
+
+def _align_with_states(
+    sizes: BlockSizes, layers: Sequence[DecoderLayer], states: Sequence[State], settings: KvSettings
+) -> BlockSizes:
+    """Raise attention's block until it holds a state, then pad the state to exactly that."""
+    state = state_bytes(states[0], settings)
+    if state == 0:
+        return sizes
+    token, latent = _token_bytes(layers, settings)
+    checkpoints = _exports_checkpoints(states, sizes.mamba_cache_mode, settings)
+    kernel = _kernel_alignment(sizes.block_size, latent, settings)
+    if sizes.mamba_cache_mode == "all":
+        chunk = lcm(settings.mamba_block_size or _chunk_size(states, settings), kernel)
+        attention = chunk * -(-_cdiv(state, token) // chunk)
+    else:
+        if checkpoints:
+            kernel = lcm(kernel, 64)
+        attention = kernel * _cdiv(state, kernel * token)
+    block_size = max(sizes.block_size, attention)
+    mamba_block_size = sizes.mamba_block_size
+    if sizes.mamba_cache_mode == "all":
+        mamba_block_size = attention
+    elif sizes.mamba_cache_mode == "align":
+        mamba_block_size = block_size
+    page = block_size * token
+    return replace(
+        sizes,
+        block_size=block_size,
+        mamba_block_size=mamba_block_size,
+        mamba_page_bytes=None if page == state else page,
+        exports_checkpoints=checkpoints,
+    )
+
+
+def _kernel_alignment(block_size: int, latent: Latent | None, settings: KvSettings) -> int:
+    version = settings.version
+    if version < (0, 20, 0):
+        if latent is not None and version >= (0, 11, 1):
+            return 128 if settings.attention_backend == "CUTLASS_MLA" else 64
+        return _DEFAULT_BLOCK_SIZE
+    smallest = 32 if settings.is_cpu else _DEFAULT_BLOCK_SIZE
+    alignment = max(smallest, block_size)
+    return max(alignment, 128) if latent is not None and version >= (0, 27, 0) else alignment
+
+
+def _exports_checkpoints(states: Sequence[State], mode: str, settings: KvSettings) -> bool:
+    """Tell whether FlashInfer's prefill of gated delta nets is used, which stores states midway (0.33)."""
+    if mode != "align" or settings.is_cpu or settings.version < (0, 33, 0):
+        return False
+    major = settings.compute_capability[0]
+    return all(
+        isinstance(state, GatedDeltaNet) and (major == 9 or (major in (10, 12) and state.head_k_dim == 128))
+        for state in states
+    )
+
+
+def _chunk_size(states: Sequence[State], settings: KvSettings) -> int:
+    if settings.mamba_chunk_size is not None:
+        return settings.mamba_chunk_size
+    if all(isinstance(state, Mamba1) for state in states):
+        return 2048
+    raise DeclinedError("--mamba-cache-mode all: the model's chunk_size is not known, and blocks are multiples of it")
+
+
+def _token_bytes(layers: Sequence[DecoderLayer], settings: KvSettings) -> tuple[int, Latent | None]:
+    """Return the bytes of one token in the model's typical attention layer, and that layer if it is latent."""
+    for layer in layers:
+        for cache in layer:
+            if isinstance(cache, Latent):
+                size = cache.kv_lora_rank + cache.qk_rope_head_dim
+                bytes_ = latent_token_bytes(settings.kv_cache_dtype, size, sparse=cache.sparse, settings=settings)
+                return bytes_, cache
+            if isinstance(cache, FullAttention | SlidingWindow | ChunkedLocal | CrossAttention):
+                return _heads_token_bytes(cache, settings.kv_cache_dtype, settings), None
+    raise ValueError("no attention layer among those given")
+
+
+def _heads_token_bytes(
+    cache: FullAttention | SlidingWindow | ChunkedLocal | CrossAttention, dtype: str, settings: KvSettings
+) -> int:
+    heads = kv_heads_per_rank(cache.num_kv_heads, settings.tensor_parallel_size)
+    return heads * head_token_bytes(dtype, cache.head_size, cache.head_size, model_dtype=settings.model_dtype)
+
+
+def _align_with_skipped(
+    sizes: BlockSizes, layers: Sequence[DecoderLayer], settings: KvSettings, *, has_state: bool
+) -> BlockSizes:
+    """Raise the block where some layers are left out of quantisation (``_align_heterogeneous_kv_block_size``, 0.26)."""
+    if settings.version < (0, 26, 0) or settings.is_cpu:
+        return sizes
+    if not settings.kv_cache_dtype_skip_layers and (not is_turboquant(settings.kv_cache_dtype) or has_state):
+        return sizes
+    first = next(
+        (cache for layer in layers for cache in layer if isinstance(cache, FullAttention | SlidingWindow)), None
+    )
+    if first is None:
+        return sizes
+    primary_dtype = settings.kv_cache_dtype
+    if is_turboquant(primary_dtype):
+        # The first layer is left out, and its backend takes the quantised cache for one byte an element.
+        skipped = stored_dtype(first, 0, len(layers), settings, has_state=has_state) == "auto"
+        primary_dtype = "fp8" if skipped else primary_dtype
+    primary = _heads_token_bytes(first, primary_dtype, settings)
+    largest = _heads_token_bytes(first, "auto", settings)
+    if largest == primary:
+        return sizes
+    alignment = max(_DEFAULT_BLOCK_SIZE, sizes.block_size)
+    required = max(largest * _DEFAULT_BLOCK_SIZE, sizes.mamba_page_bytes or 0)
+    block_size = max(sizes.block_size, alignment * _cdiv(required, alignment * primary))
+    page = block_size * primary
+    return replace(
+        sizes,
+        block_size=block_size,
+        skip_page_bytes=page,
+        mamba_page_bytes=None if sizes.mamba_page_bytes is None else page,
+    )
+
+
+def _cdiv(total: int, by: int) -> int:
+    return -(-total // by)
