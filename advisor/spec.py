@@ -30,7 +30,11 @@ a rank; ``experts``: each expert split like column or row, or whole experts deal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One tensor of the checkpoint, or ``count`` tensors alike (experts)."""
+    """One tensor of the checkpoint, or ``count`` matrices alike (experts, one file tensor each or all in one).
+
+    A fused projection whose rows are shared in two ways stands as two entries of the same name; together they have the
+    file tensor's elements.
+    """
 
     name: str
     """As in the checkpoint, ``.weight`` and ``.bias`` included; ``*`` where the experts' numbers stand."""
@@ -41,6 +45,9 @@ class Parameter:
     count: int = 1
     layer: int | None = None
     """Index of the decoder layer, which decides the pipeline stage; None before or after the layers."""
+    kv_heads: int | None = None
+    """For ``kv_heads``: the parts of the first dimension that no rank holds less than one of; None for one a KV head of
+    the model. Layers may differ (Gemma 4), and the state spaces' groups are shared alike."""
     last_stage: bool = False
     """For those outside the layers: whether the last pipeline stage holds it (final norm, lm_head), not the first."""
 
@@ -81,6 +88,17 @@ class Encoder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RopeTable:
+    """Cosines and sines of one rotary embedding: not in the checkpoint, and on every rank."""
+
+    positions: int
+    dims: int
+    """Columns: half of them cosines, half sines."""
+    full_precision: bool = False
+    """Whether recent releases keep it in float32 whatever the model's dtype (DeepSeek's yarn)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Quantization:
     """The config's quantization_config, read no further than its method."""
 
@@ -118,6 +136,8 @@ class ModelSpec:
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True
+    rope_tables: tuple["RopeTable", ...] | None = None
+    """What `advisor.rope.rope_tables` makes of the config; None takes one plain table of the model's length."""
 
     @property
     def num_parameters(self) -> int:

@@ -1,94 +1,551 @@
-"""Bytes of the model's weights on one GPU."""
+"""Bytes of the model's weights on each rank, as vLLM holds them once they are loaded.
 
-from dataclasses import dataclass
+Every tensor is counted as its layer keeps it: sharded by its kind, the vocabulary padded, quantised matrices with their
+scales, the tables of rotary embeddings beside them. The file headers say what is really stored; without them the config
+does, with bounds. The figure is what vLLM prints as "Model loading took" (`DeviceMemoryProfiler`, 0.6 to 0.33), which
+counts what the CUDA allocator handed out.
+"""
 
-from advisor.estimate import Estimate, Origin, exactly
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from advisor.estimate import Estimate, Origin
 from advisor.kv import stage_layer_counts
-from advisor.model import DeclinedError, ModelSpec, Parameters
+from advisor.layers import Latent
+from advisor.quantization import Choice, Scheme, choice_of
+from advisor.quantization.names import LAYER, in_tower
+from advisor.spec import DeclinedError, ModelSpec, Parameter, RopeTable
+from advisor.units import MIB
+from advisor.versions import Version
 
 _VOCABULARY_PADDING = 64
 """Rows that an embedding is padded to a multiple of (``layers/vocab_parallel_embedding.py``, 0.4 to 0.33)."""
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4, "float": 4}
 
+STORED_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "F4_E2M1": 4, "C64": 64,
+}  # fmt: skip
+"""Bits of an element by the safetensors format's names."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WeightFiles:
-    """What the files of a model directory say about its weights."""
+_PLAIN_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file, as its header says."""
+
+    dtype: str
+    """In the safetensors format's words: ``BF16``, ``F8_E4M3``, ``U8`` ..."""
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Count of stored elements, which for packed dtypes hold several values each."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the file; an unknown dtype counts a byte an element."""
+        return -(-self.elements * STORED_BITS.get(self.dtype, 8) // 8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TensorIndex:
+    """What the files of a model say about its weights."""
 
     total_bytes: int
     """Bytes of all tensors."""
     source: str
     """``safetensors headers``, ``safetensors index`` or ``file sizes``, for people."""
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+    """By name; empty where only the total could be read."""
 
 
-def model_dtype(spec: ModelSpec, dtype_flag: str | None) -> str:
+def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors headers") -> TensorIndex:
+    """Return the index of tensors that were read from headers."""
+    return TensorIndex(total_bytes=sum(each.size_bytes for each in tensors.values()), source=source, tensors=tensors)
+
+
+def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> str:
     """Return the dtype that vLLM computes in: the flag's, else the config's with float32 lowered to 16 bits.
 
-    Source: ``config/model.py:_get_and_verify_dtype`` (0.4 to 0.33): ``auto`` serves a float32 model in float16,
-    from 0.9 in bfloat16; both take two bytes.
+    Source: ``config/model.py:_get_and_verify_dtype``: ``auto`` serves a float32 model in float16, from 0.9 in the
+    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by its tensors.
     """
-    if dtype_flag not in (None, "auto"):
-        assert dtype_flag is not None
-        return {"half": "float16", "float": "float32"}.get(dtype_flag, dtype_flag)
-    stored = spec.dtype or "float16"
-    return "float16" if stored == "float32" else stored
+    flag = (dtype_flag or "auto").lower()
+    if flag != "auto":
+        return {"half": "float16", "float": "float32"}.get(flag, flag)
+    stored = spec.dtype or "float32"
+    if stored != "float32":
+        return stored
+    return "bfloat16" if version >= (0, 9, 0) else "float16"
 
 
-def weights_per_gpu(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """How the ranks share the model."""
+
+    tensor_parallel_size: int
+    expert_tensor_parallel_size: int
+    expert_parallel_size: int
+    width: int
+    """Bytes of one element in the model's dtype."""
+
+
+def stage_weights(
     spec: ModelSpec,
     *,
     dtype: str,
     tensor_parallel_size: int,
     pipeline_parallel_size: int,
-    files: WeightFiles | None = None,
-) -> Estimate:
-    """Return the weight bytes of the fullest rank.
+    version: Version,
+    enable_expert_parallel: bool = False,
+    data_parallel_size: int = 1,
+    quantization: str | None = None,
+    tensors: TensorIndex | None = None,
+    capability: int | None = None,
+    load_draft_layers: bool = False,
+    language_model_only: bool = False,
+    replicate_encoder: bool = False,
+) -> tuple[Estimate, ...]:
+    """Return the weight bytes of the fullest rank of each pipeline stage.
 
-    Without files every plain parameter is counted in ``dtype``. With files of the same dtype their total decides and
-    the parameter table only says how it is split.
+    Args:
+        spec: Geometry of the model.
+        dtype: What it is computed in (`model_dtype`).
+        tensor_parallel_size: Ranks that share each layer.
+        pipeline_parallel_size: Stages that share the layers.
+        version: vLLM's release.
+        enable_expert_parallel: Whether whole experts are dealt out to the ranks.
+        data_parallel_size: Replicas; together they share the routed experts.
+        quantization: ``--quantization``.
+        tensors: What the files say, where they can be read.
+        capability: The GPU's compute capability, as in 90, which decides what some kernels pad.
+        load_draft_layers: Whether the built-in multi-token predictor is loaded, for speculative decoding.
+        language_model_only: Whether the encoders of other modalities are left out.
+        replicate_encoder: Whether they stand whole on every rank (``--mm-encoder-tp-mode data``).
 
     Raises:
-        DeclinedError: The weights are quantised, or stored in a dtype these rules do not describe.
+        DeclinedError: The weights are held in a way that these rules do not describe.
+        ModelConfigError: The quantisation's config cannot be right.
+        ValueError: There are more stages than layers.
     """
-    if spec.quantization is not None:
-        raise DeclinedError(f"weights quantised with {spec.quantization} are not described by these rules")
     if dtype not in _DTYPE_BYTES:
         raise DeclinedError(f"weights in {dtype} are not described by these rules")
-    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
-    boundaries = [sum(counts[:stage]) for stage in range(len(counts) + 1)]
-    width = _DTYPE_BYTES[dtype]
-    whole = sum(_elements(group, spec, 1) for group in spec.parameters) * width
-    fullest = 0
-    for stage in range(len(counts)):
-        held = sum(
-            _elements(group, spec, tensor_parallel_size)
-            for group in spec.parameters
-            if _on_stage(group, spec, stage, boundaries)
+    if pipeline_parallel_size > len(spec.layers):
+        raise ValueError(f"pipeline-parallel-size {pipeline_parallel_size} exceeds the {len(spec.layers)} layers")
+    choice = choice_of(spec.quantization, quantization, version=version, capability=capability)
+    replicas = data_parallel_size if spec.experts is not None else 1
+    ranks = tensor_parallel_size * replicas
+    layout = _Layout(
+        tensor_parallel_size=tensor_parallel_size,
+        expert_tensor_parallel_size=1 if enable_expert_parallel else ranks,
+        expert_parallel_size=ranks if enable_expert_parallel else 1,
+        width=_DTYPE_BYTES[dtype],
+    )
+    stored = _stored(tensors) if tensors is not None and tensors.tensors else None
+    counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
+    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only)
+    sums = [counter.sum_of(parameters) for parameters in stages]
+    if load_draft_layers and spec.draft_layers:
+        last = tuple(each for each in spec.parameters if each.layer == len(spec.layers) - 1)
+        draft = counter.sum_of(last)
+        sums[-1] = sums[-1].plus(draft, spec.draft_layers)
+    tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    unknown = _unmatched_bytes(spec, tensors, load_draft_layers=load_draft_layers)
+    whole = _whole_bytes(spec, choice) if tensors is not None and stored is None else None
+    return tuple(
+        _estimate(each, tables_bytes=tables, unknown_bytes=unknown, tensors=tensors, whole_bytes=whole) for each in sums
+    )
+
+
+def unmatched_tensors(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool = False) -> tuple[str, ...]:
+    """Return the names in the files that no parameter of the model claims, those that vLLM skips left out.
+
+    Experts' numbers read ``*``. Their bytes are in the upper bound of `stage_weights`.
+    """
+    return tuple(sorted(_unmatched(spec, tensors, load_draft_layers=load_draft_layers)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Bytes of some parameters on one rank."""
+
+    held: float = 0
+    """Their sizes."""
+    rounding: float = 0
+    """What the allocator adds."""
+    spread: float = 0
+    """How far quantised sizes may be off."""
+    missing: float = 0
+    """Of ``held``, what the files do not hold."""
+    scales: float = 0
+    """Of ``held``, what quantised matrices take."""
+
+    def plus(self, other: "_Sum", times: int = 1) -> "_Sum":
+        return _Sum(
+            self.held + times * other.held,
+            self.rounding + times * other.rounding,
+            self.spread + times * other.spread,
+            self.missing + times * other.missing,
+            self.scales + times * other.scales,
         )
-        fullest = max(fullest, held * width)
-    if files is None or dtype != spec.dtype:
-        return Estimate(lower=fullest * 0.99, expected=fullest, upper=fullest * 1.03)
-    share = files.total_bytes / whole
-    if not 0.97 < share < 1.03:  # the table and the files describe different models: say so by the bounds
-        by_files = fullest * share
-        return Estimate(lower=min(by_files, fullest), expected=by_files, upper=max(by_files, fullest))
-    return exactly(fullest * share, Origin.DERIVED)
 
 
-def _on_stage(group: Parameters, spec: ModelSpec, stage: int, boundaries: list[int]) -> bool:
-    last = len(boundaries) - 2
-    if group.layer is not None:
-        return boundaries[stage] <= group.layer < boundaries[stage + 1]
-    if group.role == "embedding":
-        return stage == 0 or (stage == last and spec.tie_word_embeddings)
-    return stage == last
+class _Counter:
+    """Counts parameters; equal ones are counted once and remembered."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layout: _Layout,
+        choice: Choice | None,
+        stored: "Mapping[str, _Stored] | None",
+        *,
+        replicate_encoder: bool,
+    ) -> None:
+        self._spec = spec
+        self._layout = layout
+        self._choice = choice
+        self._stored = stored
+        self._replicate_encoder = replicate_encoder
+        self._known: dict[object, int] = {}
+        self._expected: dict[str, int] = {}
+        if stored is not None:
+            for each in spec.parameters:
+                self._expected[each.name] = self._expected.get(each.name, 0) + each.elements
+
+    def sum_of(self, parameters: Iterable[Parameter]) -> _Sum:
+        """Return the bytes of these parameters on the fullest rank that holds them."""
+        held = rounding = spread = missing = quantised = 0.0
+        fused: dict[str, float] = {}
+        known, choice, stored = self._known, self._choice, self._stored
+        latent_layers = self._latent_layers() if choice is not None else frozenset()
+        for each in parameters:
+            scheme = None
+            if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
+                scheme = self._scheme(each, choice)
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, scheme)
+            size = known.get(key)
+            if size is None or each.layer is None:
+                size = self._size(each, scheme)
+                known[key] = size
+            if stored is not None:
+                found = _find(stored, each.name)
+                if found is None:
+                    missing += size
+                elif scheme is None and found.plain_elements:
+                    size = round(size * found.plain_elements / self._expected[each.name])
+            if scheme is not None:
+                quantised += size
+                spread += size * scheme.spread_ratio
+                if each.layer in latent_layers and ".kv_b_proj." in each.name:
+                    held += self._size(each, None)
+            held += size
+            if size >= MIB:
+                module, _, leaf = each.name.removesuffix(".weight").rpartition(".")
+                fused_key = f"{module}.{_FUSED.get(leaf, leaf)}"
+                fused[fused_key] = fused.get(fused_key, 0.0) + size
+        rounding = sum(map(_rounding_bytes, fused.values()))
+        return _Sum(held, rounding, spread, missing, quantised)
+
+    def _latent_layers(self) -> frozenset[int]:
+        """MLA keeps a 16-bit copy of what it expands keys and values by, where that is quantised."""
+        layers = self._spec.layers
+        return frozenset(index for index, kept in enumerate(layers) if any(isinstance(each, Latent) for each in kept))
+
+    def _scheme(self, each: Parameter, choice: Choice) -> Scheme | None:
+        if each.role not in ("linear", "expert", "lm_head"):
+            return None
+        name = each.name.removesuffix(".weight")
+        if name.rpartition(".")[2] in _ROUTERS:
+            return None
+        if each.layer is not None:
+            name = name.replace(f".{each.layer}.", f".{LAYER}.", 1)
+        found = _find(self._stored, each.name) if self._stored is not None else None
+        if found is not None and found.plain_elements and self._spec.quantization is not None:
+            return None  # the file holds it as it is, whatever the config's lists say
+        if each.role == "lm_head" and (found is None or not found.packed):
+            return None  # no method quantises it unless the checkpoint did
+        return choice(name, each.layer, each.role == "expert")
+
+    def _size(self, each: Parameter, scheme: Scheme | None) -> int:
+        rows, columns, count = _share(each, self._spec, self._layout, replicate_encoder=self._replicate_encoder)
+        if scheme is None:
+            return rows * columns * count * self._layout.width
+        whole_columns = each.shape[1] if len(each.shape) > 1 else 1
+        if each.role == "expert" and scheme.expert_padding is not None and self._spec.experts is not None:
+            return count * _padded_expert_bytes(each, scheme, self._spec.experts.intermediate_size, self._layout)
+        return count * scheme.size_bytes(rows, columns, whole_columns)
 
 
-def _elements(group: Parameters, spec: ModelSpec, ranks: int) -> int:
-    if group.sharding == "split":
-        return -(-group.elements // ranks)
-    if group.sharding == "vocabulary":
-        rows = -(-spec.vocab_size // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
-        return -(-rows // ranks) * (group.elements // spec.vocab_size)
-    return group.elements
+_ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
+"""Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_DOWN = frozenset({"down_proj", "w2", "c_proj", "output_linear", "wo", "fc2", "dense_4h_to_h", "linear_2"})
+
+_FUSED = {
+    "q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up", "w1": "gate_up",
+    "w3": "gate_up",
+}  # fmt: skip
+"""Checkpoint names that vLLM puts into one allocation."""
+
+
+def _share(each: Parameter, spec: ModelSpec, layout: _Layout, *, replicate_encoder: bool) -> tuple[int, int, int]:
+    """Return (rows, columns, count) of the fullest rank's share; what is one-dimensional has one column."""
+    rows, columns = each.shape[0], 1
+    for size in each.shape[1:]:
+        columns *= size
+    ranks, count = layout.tensor_parallel_size, each.count
+    if each.sharding == "copied" or (replicate_encoder and each.layer is None and in_tower(each.name)):
+        return rows, columns, count
+    if each.sharding == "vocabulary":
+        rows = -(-rows // _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+    elif each.sharding == "kv_heads":
+        heads = each.kv_heads or spec.num_kv_heads
+        return rows // heads * -(-heads // ranks), columns, count
+    elif each.sharding == "experts":
+        count = -(-count // layout.expert_parallel_size)
+        ranks = layout.expert_tensor_parallel_size
+        if _is_down(each, spec):
+            return rows, -(-columns // ranks), count
+    elif each.sharding == "row":
+        return rows, -(-columns // ranks), count
+    return -(-rows // ranks), columns, count
+
+
+def _is_down(each: Parameter, spec: ModelSpec) -> bool:
+    leaf = each.name.removesuffix(".weight").rpartition(".")[2]
+    if leaf in _DOWN:
+        return True
+    experts = spec.experts
+    return experts is not None and each.shape == (spec.hidden_size, experts.intermediate_size) != each.shape[::-1]
+
+
+def _padded_expert_bytes(each: Parameter, scheme: Scheme, intermediate_size: int, layout: _Layout) -> int:
+    """Bytes of one expert's matrix whose kernel rounds sizes up."""
+    padding = scheme.expert_padding
+    assert padding is not None
+    share = _up(-(-intermediate_size // layout.expert_tensor_parallel_size), padding.intermediate)
+    down = each.shape[1] == intermediate_size and each.name.removesuffix(".weight").rpartition(".")[2] in _DOWN
+    hidden = _up(each.shape[0] if down else each.shape[1], padding.hidden)
+    rows, columns = (hidden, share) if down else (each.shape[0] // intermediate_size * share, hidden)
+    scales = scheme.size_bytes(rows, columns, columns) - round(rows * columns * scheme.bits / 8)
+    return round(rows * _up(columns, padding.value_columns) * scheme.bits / 8) + scales
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _rounding_bytes(size: float) -> float:
+    """What the CUDA caching allocator adds to one allocation.
+
+    From 10 MiB on it asks for multiples of 2 MiB and keeps a rest of up to 1 MiB with the allocation (PyTorch 2.x
+    ``c10/cuda/CUDACachingAllocator.cpp``: kMinLargeAlloc, kRoundLarge, should_split). Seen as 14.249 GiB of Qwen2-7B,
+    whose tensors are 14.185 and tables 0.008.
+    """
+    if size < 10 * MIB:
+        return 0
+    rest = -size % (2 * MIB)
+    return rest if rest <= MIB else 0
+
+
+def _by_stage(
+    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool
+) -> tuple[list[Parameter], ...]:
+    """Return what each stage holds: its layers, the ends' embeddings, and every stage the encoders."""
+    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
+    stage_of = [stage for stage, count in enumerate(counts) for _ in range(count)]
+    stages: tuple[list[Parameter], ...] = tuple([] for _ in counts)
+    last = stages[-1]
+    for each in spec.parameters:
+        if each.layer is not None:
+            stages[stage_of[each.layer]].append(each)
+        elif each.last_stage:
+            last.append(each)
+        elif in_tower(each.name):
+            for stage in () if language_model_only else stages:
+                stage.append(each)
+        else:
+            stages[0].append(each)
+            heads_too = spec.tie_word_embeddings and each.role == "embedding" and each.sharding == "vocabulary"
+            if heads_too and last is not stages[0]:
+                last.append(each)
+    return stages
+
+
+def _tables(spec: ModelSpec) -> tuple[RopeTable, ...]:
+    if spec.rope_tables is not None:
+        return spec.rope_tables
+    learned = any(
+        each.layer is None and each.role == "embedding" and each.sharding == "copied" for each in spec.parameters
+    )
+    if learned or not any(spec.layers):
+        return ()
+    latent = next((kept for layer in spec.layers for kept in layer if isinstance(kept, Latent)), None)
+    dims = spec.head_size if latent is None else latent.qk_rope_head_dim
+    return (RopeTable(positions=spec.max_position_embeddings, dims=dims),)
+
+
+def _table_bytes(table: RopeTable, width: int, version: Version) -> int:
+    if table.full_precision and version >= (0, 14, 0):
+        width = 4
+    return table.positions * table.dims * width
+
+
+_PLAIN_SPREAD_RATIO = 0.003
+"""Small buffers, and tensors of a few names that a checkpoint may hold beside those of its family."""
+
+_QUANTISED_SPREAD_RATIO = 0.012
+"""Kernels keep scales in different shapes and dtypes, and lists of exceptions may be told in the files alone."""
+
+
+def _estimate(
+    counted: _Sum,
+    *,
+    tables_bytes: int,
+    unknown_bytes: int,
+    tensors: TensorIndex | None,
+    whole_bytes: float | None,
+) -> Estimate:
+    expected = counted.held + counted.rounding + tables_bytes
+    if tensors is not None and whole_bytes is None:
+        return Estimate(
+            lower=counted.held - counted.missing - counted.spread,
+            expected=expected,
+            upper=max(expected, 1.004 * counted.held + tables_bytes) + counted.spread + unknown_bytes,
+            origin=Origin.DERIVED,
+        )
+    plain = counted.held - counted.scales
+    slack = _PLAIN_SPREAD_RATIO * plain + _QUANTISED_SPREAD_RATIO * counted.scales + counted.spread
+    lower, upper = expected - slack, expected + slack + counted.rounding
+    if tensors is None or whole_bytes is None:
+        return Estimate(lower=lower, expected=expected, upper=upper)
+    share = tensors.total_bytes / whole_bytes
+    if 0.97 < share < 1.03:
+        return Estimate(lower=lower, expected=expected, upper=upper, origin=Origin.DERIVED)
+    by_files = expected * share  # the table and the files describe different models: say so by the bounds
+    return Estimate(lower=min(lower, by_files), expected=by_files, upper=max(upper, by_files))
+
+
+def _whole_bytes(spec: ModelSpec, choice: Choice | None) -> float:
+    """What the files should add up to: every tensor once, as the checkpoint stores it."""
+    stored_width = _DTYPE_BYTES.get(spec.dtype or "bfloat16", 2)
+    alone = _Layout(tensor_parallel_size=1, expert_tensor_parallel_size=1, expert_parallel_size=1, width=stored_width)
+    counter = _Counter(spec, alone, choice if spec.quantization else None, None, replicate_encoder=False)
+    return counter.sum_of(spec.parameters).held
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What the files hold of one module's parameter."""
+
+    plain_elements: int = 0
+    """Elements of its tensor where that is stored in a plain dtype."""
+    packed: bool = False
+    """Whether its values are stored quantised."""
+    size_bytes: int = 0
+    """With scales and all."""
+
+
+_SUFFIX = re.compile(
+    r"\.(?:qweight|qzeros|scales|g_idx|weight_packed|weight_scale(?:_inv|_2)?|weight_zero_point|weight_g_idx"
+    r"|weight_shape|weight_global_scale|input_scale|input_global_scale|input_zero_point|weight_format|SCB"
+    r"|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|scale|k_scale|v_scale|q_scale"
+    r"|output_scale|prob_output_scale|pre_quant_scale)$|(?<=_proj)_(?:blocks|scales|packed|scale|scale_inv)$"
+)
+_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
+_VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
+
+
+@lru_cache(maxsize=16)
+def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
+    """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
+    found: dict[str, _Stored] = {}
+    for name, info in tensors.tensors.items():
+        base = _parameter_name(name)
+        entry = found.get(base)
+        if entry is None:
+            entry = found[base] = _Stored()
+        entry.size_bytes += info.size_bytes
+        if base == name or (base.count("*") and not _SUFFIX.search(name)):
+            if info.dtype in _PLAIN_DTYPES:
+                entry.plain_elements += info.elements
+            else:
+                entry.packed = True
+        elif name.endswith(_VALUES):
+            entry.packed = True
+    return found
+
+
+def _parameter_name(tensor_name: str) -> str:
+    """Return the parameter that a file's tensor belongs to: its own name, or that of the weight it is a part of."""
+    name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
+    match = _SUFFIX.search(name)
+    if match is None:
+        return name
+    base = name[: match.start()]
+    return base if match.group().startswith("_") else f"{base}.weight"
+
+
+_WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
+
+
+@lru_cache(maxsize=16)
+def _bare_names(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {_WRAPPERS.sub("", name): name for name in names}
+
+
+def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
+    """Return what the files hold of a parameter, whichever wrapper's prefix stands before it."""
+    found = stored.get(name)
+    if found is not None:
+        return found
+    bare = _WRAPPERS.sub("", name)
+    for prefix in ("", "model.", "language_model.model.", "model.language_model.", "language_model."):
+        found = stored.get(prefix + bare)
+        if found is not None:
+            return found
+    return None
+
+
+_SKIPPED = re.compile(
+    r"rotary_emb\.|\.inv_freq$|\.masked_bias$|\.attn\.bias$|position_ids$|\.rotary_pos_emb|^mtp\.|\.mtp\.|^model\.mtp"
+    r"|embed_positions\.weights$|\.attention\.bias$|k_proj\.[kv]_scale|v_proj\.[kv]_scale"
+)
+_LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+
+
+def _unmatched(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool) -> dict[str, int]:
+    if not tensors.tensors:
+        return {}
+    claimed = {_WRAPPERS.sub("", each.name) for each in spec.parameters}
+    unmatched = {}
+    for name, entry in _stored(tensors).items():
+        bare = _WRAPPERS.sub("", name)
+        if bare in claimed or _SKIPPED.search(name):
+            continue
+        if spec.tie_word_embeddings and bare.startswith("lm_head."):
+            continue
+        number = _LAYER_NUMBER.search(bare)
+        if number is not None and not in_tower(bare) and int(number[1]) >= len(spec.layers):
+            continue  # a multi-token predictor's layers stand after the model's
+        if not entry.plain_elements and not entry.packed:
+            continue  # scales of the KV cache and the like
+        unmatched[name] = entry.size_bytes
+    return unmatched
+
+
+def _unmatched_bytes(spec: ModelSpec, tensors: TensorIndex | None, *, load_draft_layers: bool) -> int:
+    if tensors is None:
+        return 0
+    return sum(_unmatched(spec, tensors, load_draft_layers=load_draft_layers).values())
