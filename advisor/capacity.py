@@ -7,11 +7,11 @@ from advisor.estimate import Estimate, Origin, exactly
 from advisor.flags import EngineFlags
 from advisor.kv import KvLayout, kv_element_bytes, kv_layout
 from advisor.memory import MemoryPlan, memory_plan
-from advisor.model import ModelSpec
 from advisor.readings import CacheConfig, Gpu
+from advisor.spec import ModelSpec
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
-from advisor.weights import WeightFiles, model_dtype, weights_per_gpu
+from advisor.weights import TensorIndex, model_dtype, stage_weights
 
 NULL_BLOCK = 1
 """Block 0 never holds tokens (``v1/core/block_pool.py:BlockPool``)."""
@@ -55,7 +55,7 @@ def engine_theory(
     flags: EngineFlags,
     version: Version | None,
     device: Device,
-    files: WeightFiles | None,
+    files: TensorIndex | None,
     kv_cache_bytes: int | None = None,
 ) -> Theory:
     """Return what this engine should hold.
@@ -75,7 +75,7 @@ def engine_theory(
     resolved = resolve_flags(
         flags, version=version, device=device, max_position_embeddings=spec.max_position_embeddings
     )
-    dtype = model_dtype(spec, flags.dtype)
+    dtype = model_dtype(spec, flags.dtype, version)
     element_bytes = kv_element_bytes(resolved.kv_cache_dtype, dtype)
     layout = kv_layout(
         spec.layers,
@@ -90,18 +90,26 @@ def engine_theory(
         kv_cache_bytes = kv_cache_bytes or int(float(flags.environment.get("VLLM_CPU_KVCACHE_SPACE", 4)) * GIB)
         kv_bytes = exactly(kv_cache_bytes)
     else:
+        stages = stage_weights(
+            spec,
+            dtype=dtype,
+            tensor_parallel_size=resolved.tensor_parallel_size,
+            pipeline_parallel_size=resolved.pipeline_parallel_size,
+            version=version,
+            enable_expert_parallel=bool(flags.enable_expert_parallel),
+            data_parallel_size=flags.data_parallel_size or 1,
+            quantization=flags.quantization,
+            tensors=files,
+            load_draft_layers=str((flags.speculative_config or {}).get("method", "")).endswith("mtp"),
+            language_model_only=bool(flags.language_model_only),
+            replicate_encoder=flags.mm_encoder_tp_mode == "data",
+        )
         plan = memory_plan(
             spec,
             version=version,
             total_bytes=device.memory_bytes,
             gpu_memory_utilization=resolved.gpu_memory_utilization,
-            weights=weights_per_gpu(
-                spec,
-                dtype=dtype,
-                tensor_parallel_size=resolved.tensor_parallel_size,
-                pipeline_parallel_size=resolved.pipeline_parallel_size,
-                files=files,
-            ),
+            weights=max(stages, key=lambda each: each.expected),
             max_num_batched_tokens=resolved.max_num_batched_tokens,
             max_num_seqs=resolved.max_num_seqs,
             tensor_parallel_size=resolved.tensor_parallel_size,

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flags import EngineFlags
-from advisor.model import ModelSpec
-from advisor.weights import WeightFiles
+from advisor.spec import ModelSpec
+from advisor.weights import TensorIndex
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,4 +149,4 @@ class ModelFiles:
     spec: ModelSpec | None
     declined: str | None
     """Why there is no spec: an unknown architecture or layer kind, a file that cannot be read."""
-    weights: WeightFiles | None
+    weights: TensorIndex | None

@@ -217,7 +217,7 @@ class _Counter:
         self._choice = choice
         self._stored = stored
         self._replicate_encoder = replicate_encoder
-        self._known: dict[object, int] = {}
+        self._known: dict[object, tuple[int, int]] = {}
         self._expected: dict[str, int] = {}
         if stored is not None:
             for each in spec.parameters:
@@ -234,26 +234,27 @@ class _Counter:
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
             key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, scheme)
-            size = known.get(key)
-            if size is None or each.layer is None:
-                size = self._size(each, scheme)
-                known[key] = size
+            sizes = known.get(key)
+            if sizes is None or each.layer is None:
+                sizes = self._sizes(each, scheme)
+                known[key] = sizes
+            size, values = sizes
             if stored is not None:
                 found = _find(stored, each.name)
                 if found is None:
                     missing += size
                 elif scheme is None and found.plain_elements:
-                    size = round(size * found.plain_elements / self._expected[each.name])
+                    size = values = round(size * found.plain_elements / self._expected[each.name])
             if scheme is not None:
                 quantised += size
                 spread += size * scheme.spread_ratio
                 if each.layer in latent_layers and ".kv_b_proj." in each.name:
-                    held += self._size(each, None)
+                    held += self._sizes(each, None)[0]
             held += size
-            if size >= MIB:
+            if values >= MIB:
                 module, _, leaf = each.name.removesuffix(".weight").rpartition(".")
                 fused_key = f"{module}.{_FUSED.get(leaf, leaf)}"
-                fused[fused_key] = fused.get(fused_key, 0.0) + size
+                fused[fused_key] = fused.get(fused_key, 0.0) + values
         rounding = sum(map(_rounding_bytes, fused.values()))
         return _Sum(held, rounding, spread, missing, quantised)
 
@@ -277,14 +278,19 @@ class _Counter:
             return None  # no method quantises it unless the checkpoint did
         return choice(name, each.layer, each.role == "expert")
 
-    def _size(self, each: Parameter, scheme: Scheme | None) -> int:
+    def _sizes(self, each: Parameter, scheme: Scheme | None) -> tuple[int, int]:
+        """Return (bytes of the fullest rank's share, those of its values alone)."""
         rows, columns, count = _share(each, self._spec, self._layout, replicate_encoder=self._replicate_encoder)
         if scheme is None:
-            return rows * columns * count * self._layout.width
+            size = rows * columns * count * self._layout.width
+            return size, size
         whole_columns = each.shape[1] if len(each.shape) > 1 else 1
         if each.role == "expert" and scheme.expert_padding is not None and self._spec.experts is not None:
-            return count * _padded_expert_bytes(each, scheme, self._spec.experts.intermediate_size, self._layout)
-        return count * scheme.size_bytes(rows, columns, whole_columns)
+            intermediate = self._spec.experts.intermediate_size
+            values, scales = _padded_expert_bytes(each, scheme, intermediate, self._layout)
+        else:
+            values, scales = scheme.value_bytes(rows, columns), scheme.scales_bytes(rows, columns, whole_columns)
+        return count * (values + scales), count * values
 
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
@@ -330,16 +336,16 @@ def _is_down(each: Parameter, spec: ModelSpec) -> bool:
     return experts is not None and each.shape == (spec.hidden_size, experts.intermediate_size) != each.shape[::-1]
 
 
-def _padded_expert_bytes(each: Parameter, scheme: Scheme, intermediate_size: int, layout: _Layout) -> int:
-    """Bytes of one expert's matrix whose kernel rounds sizes up."""
+def _padded_expert_bytes(each: Parameter, scheme: Scheme, intermediate_size: int, layout: _Layout) -> tuple[int, int]:
+    """Return (values, scales) in bytes of one expert's matrix whose kernel rounds sizes up."""
     padding = scheme.expert_padding
     assert padding is not None
     share = _up(-(-intermediate_size // layout.expert_tensor_parallel_size), padding.intermediate)
     down = each.shape[1] == intermediate_size and each.name.removesuffix(".weight").rpartition(".")[2] in _DOWN
     hidden = _up(each.shape[0] if down else each.shape[1], padding.hidden)
     rows, columns = (hidden, share) if down else (each.shape[0] // intermediate_size * share, hidden)
-    scales = scheme.size_bytes(rows, columns, columns) - round(rows * columns * scheme.bits / 8)
-    return round(rows * _up(columns, padding.value_columns) * scheme.bits / 8) + scales
+    values = scheme.value_bytes(rows, _up(columns, padding.value_columns))
+    return values, scheme.scales_bytes(rows, columns, columns)
 
 
 def _up(size: int, multiple: int) -> int:

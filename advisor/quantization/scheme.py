@@ -38,16 +38,16 @@ class Scheme:
     spread_ratio: float = 0.0
     """How far the size may be off, where it depends on a kernel that these rules do not choose."""
 
-    def size_bytes(self, rows: int, columns: int, whole_columns: int) -> int:
-        """Return the bytes of one rank's share of a matrix, (output features, input features).
+    def value_bytes(self, rows: int, columns: int) -> int:
+        """Return the bytes of a matrix's packed values, (output features, input features)."""
+        return round(rows * columns * self.bits / 8)
 
-        ``whole_columns`` are the input features of all ranks together.
-        """
+    def scales_bytes(self, rows: int, columns: int, whole_columns: int) -> int:
+        """Return the bytes of what is kept beside them; ``whole_columns`` are the input features of all ranks."""
         grouped = whole_columns if self.whole_groups else columns
         groups = 1 if self.group_columns is None else -(-grouped // self.group_columns)
         groups *= 1 if self.group_rows is None else -(-rows // self.group_rows)
-        values = rows * columns * self.bits / 8
-        return round(values + groups * (self.scale_bytes + self.zero_point_bits / 8)) + columns * self.column_bytes
+        return round(groups * (self.scale_bytes + self.zero_point_bits / 8)) + columns * self.column_bytes
 
 
 FP8_TENSOR = Scheme(bits=8, scale_bytes=8, group_columns=None, group_rows=None)

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from advisor.model import DeclinedError, ModelConfigError, parse_model
+from advisor.model import parse_model
 from advisor.readings import ModelFiles
-from advisor.weights import WeightFiles
+from advisor.spec import DeclinedError, ModelConfigError
+from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceMalformed, SourceUnavailable
 
 MOST_CONFIG_BYTES = 32 * 1024**2
+SAFETENSORS_INDEX = "model.safetensors.index.json"
 MOST_HEADER_BYTES = 100 * 1024**2
 """The safetensors format's own bound on a header."""
 
@@ -58,7 +60,7 @@ def read_model_files(path: Path) -> ModelFiles:
         spec = parse_model(read_config(path))
     except (SourceUnavailable, SourceMalformed, ModelConfigError, DeclinedError) as error:
         return ModelFiles(path=str(path), spec=None, declined=str(error), weights=None)
-    return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_weight_files(path))
+    return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_tensor_index(path))
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -82,32 +84,47 @@ def read_config(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def read_weight_files(path: Path) -> WeightFiles | None:
-    """Return the bytes of the weights: from safetensors headers, else the index, else the .bin files' sizes."""
+def read_tensor_index(path: Path) -> TensorIndex | None:
+    """Return what a model's files say of its weights: safetensors headers, else the index, else .bin files' sizes."""
     if not path.is_dir():
         return None
     try:
-        shards = sorted(path.glob("*.safetensors"))
-        # Mistral ships its weights twice, the second time as consolidated*.safetensors, which vLLM leaves alone.
-        shards = [shard for shard in shards if not shard.name.startswith("consolidated")] or shards
+        shards = _shards(path)
         if shards:
-            return WeightFiles(
-                total_bytes=sum(safetensors_bytes(shard) for shard in shards), source="safetensors headers"
+            headers = [safetensors_header(shard) for shard in shards]
+            return TensorIndex(
+                total_bytes=sum(total for total, _ in headers),
+                source="safetensors headers",
+                tensors={name: info for _, tensors in headers for name, info in tensors.items()},
             )
-        index = path / "model.safetensors.index.json"
+        index = path / SAFETENSORS_INDEX
         if index.is_file():
             total = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
-            return WeightFiles(total_bytes=int(total), source="safetensors index")
+            return TensorIndex(total_bytes=int(total), source="safetensors index")
         binaries = sorted(path.glob("pytorch_model*.bin"))
         if binaries:
-            return WeightFiles(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
+            return TensorIndex(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
     except (OSError, ValueError, KeyError, TypeError, SourceMalformed):
         return None
     return None
 
 
-def safetensors_bytes(shard: Path) -> int:
-    """Return the bytes of all tensors in one file, from its header alone.
+def _shards(path: Path) -> list[Path]:
+    """Return the files that vLLM would load: those of the index where one names them, never a second copy."""
+    shards = sorted(path.glob("*.safetensors"))
+    index = path / SAFETENSORS_INDEX
+    if len(shards) > 1 and index.is_file():
+        weight_map = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+        named = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+        listed = [shard for shard in shards if shard.name in named]
+        if len(listed) == len(named) > 0:
+            return listed
+    # Mistral ships its weights twice, the second time as consolidated*.safetensors, which vLLM leaves alone.
+    return [shard for shard in shards if not shard.name.startswith("consolidated")] or shards
+
+
+def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
+    """Return (bytes of all tensors, the tensors by name) of one file, from its header alone.
 
     Raises:
         SourceMalformed: The header is not one of a safetensors file.
@@ -120,15 +137,25 @@ def safetensors_bytes(shard: Path) -> int:
         if length > MOST_HEADER_BYTES:
             raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
         try:
-            header = json.loads(file.read(length))
-            return sum(
-                int(end) - int(begin)
-                for name, tensor in header.items()
-                if name != "__metadata__"
-                for begin, end in (tensor["data_offsets"],)
-            )
+            return parse_header(json.loads(file.read(length)))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
+
+
+def parse_header(header: Mapping[str, Any]) -> tuple[int, Mapping[str, TensorInfo]]:
+    """Return (bytes of all tensors, the tensors by name) that a safetensors header lists.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: It is not such a header.
+    """
+    total, tensors = 0, {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        total += int(end) - int(begin)
+        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+    return total, tensors
 
 
 def _config_file(path: Path) -> Path:

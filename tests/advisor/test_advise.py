@@ -9,7 +9,7 @@ from advisor.policy import Policy
 from advisor.readings import CacheConfig, ModelFiles
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
-from advisor.weights import WeightFiles
+from advisor.weights import TensorIndex
 from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
 
 URL = "http://127.0.0.1:8000"
@@ -18,7 +18,7 @@ MODEL = ModelFiles(
     path="/models/m",
     spec=parse_model(LLAMA_8B),
     declined=None,
-    weights=WeightFiles(total_bytes=16_060_522_496, source="safetensors headers"),
+    weights=TensorIndex(total_bytes=16_060_522_496, source="safetensors headers"),
 )
 
 

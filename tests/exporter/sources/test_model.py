@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import SourceMalformed
-from exporter.sources.model import ModelSource, read_model_files, read_weight_files, safetensors_bytes
+from exporter.sources.model import ModelSource, read_model_files, read_tensor_index, safetensors_header
 from tests.advisor.examples import LLAMA_8B
 
 
@@ -39,17 +39,17 @@ def test_a_directory_gives_geometry_and_the_bytes_of_its_weights(tmp_path):
 def test_the_second_copy_that_mistral_ships_is_not_counted(tmp_path):
     safetensors(tmp_path / "model.safetensors", {"a": 1000})
     safetensors(tmp_path / "consolidated.safetensors", {"a": 1000})
-    assert read_weight_files(tmp_path).total_bytes == 1000
+    assert read_tensor_index(tmp_path).total_bytes == 1000
 
 
 def test_the_index_serves_where_the_shards_are_not_there(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 16060522496}}')
-    assert read_weight_files(tmp_path).total_bytes == 16060522496
+    assert read_tensor_index(tmp_path).total_bytes == 16060522496
 
 
 def test_older_weights_are_measured_by_their_files(tmp_path):
     (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"x" * 333)
-    weights = read_weight_files(tmp_path)
+    weights = read_tensor_index(tmp_path)
     assert (weights.total_bytes, weights.source) == (333, "file sizes")
 
 
@@ -96,8 +96,8 @@ def test_a_folder_that_cannot_be_read_says_so(tmp_path):
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(SourceMalformed):
-        safetensors_bytes(tmp_path / "model.safetensors")
-    assert read_weight_files(tmp_path) is None
+        safetensors_header(tmp_path / "model.safetensors")
+    assert read_tensor_index(tmp_path) is None
 
 
 @given(content=st.binary(max_size=300))
@@ -105,7 +105,7 @@ def test_no_bytes_make_the_header_reader_fall_over(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"
     file.write_bytes(content)
     with suppress(SourceMalformed):
-        safetensors_bytes(file)
+        safetensors_header(file)
 
 
 def test_a_model_is_read_once_until_its_config_changes(tmp_path):

@@ -1,0 +1,143 @@
+import json
+import socket
+
+import pytest
+
+from advisor.weights import TensorInfo
+from exporter.sources.hub import Hub, read_hub_model
+from tests.advisor.examples import LLAMA_8B
+from tests.exporter.sources.hub_standin import COMMIT, hub_standin, safetensors_file
+
+CONFIG = json.dumps(LLAMA_8B).encode()
+MODEL = "someone/a-model"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in hub, and how to reach it with a cache of its own."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with hub_standin() as (endpoint, state):
+        yield Hub(endpoint=endpoint, cache=tmp_path / "cache"), state
+
+
+def test_one_file_is_read_by_its_header_alone(hub):
+    where, state = hub
+    weights = safetensors_file({"a": ("BF16", [500_000], 1_000_000), "b": ("F32", [2, 3], 24)})
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": weights}
+    model = read_hub_model(MODEL, hub=where)
+    assert model.declined is None
+    assert model.spec.hidden_size == 4096
+    assert dict(model.weights.tensors) == {"a": TensorInfo("BF16", (500_000,)), "b": TensorInfo("F32", (2, 3))}
+    assert (model.weights.total_bytes, model.weights.source) == (1_000_024, "safetensors headers")
+    assert state.sent_bytes < 110_000 < len(weights)
+
+
+def test_a_header_beyond_the_first_look_is_fetched_whole(hub):
+    where, state = hub
+    weights = safetensors_file({"a": ("F16", [4], 8)}, padding=150_000)
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": weights}
+    assert read_hub_model(MODEL, hub=where).weights.total_bytes == 8
+    ranges = [wanted for _, path, wanted, _ in state.asked if path.endswith("model.safetensors") and wanted]
+    assert ranges[0] == "bytes=0-100000"
+    assert ranges[1].startswith("bytes=8-15")
+
+
+def test_a_sharded_model_adds_up_over_its_shards(hub):
+    where, state = hub
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"metadata": {"total_size": 12}, "weight_map": {"a": names[0], "b": names[1]}}
+    state.files[MODEL] = {
+        "config.json": CONFIG,
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        names[0]: safetensors_file({"a": ("BF16", [2], 4)}),
+        names[1]: safetensors_file({"b": ("F8_E4M3", [8], 8)}),
+    }
+    weights = read_hub_model(MODEL, hub=where).weights
+    assert weights.total_bytes == 12
+    assert weights.tensors["b"] == TensorInfo("F8_E4M3", (8,))
+
+
+def test_older_weights_are_measured_by_their_listed_sizes(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "pytorch_model.bin": b"x" * 77, "training_args.bin": b"y"}
+    weights = read_hub_model(MODEL, hub=where).weights
+    assert (weights.total_bytes, weights.source) == (77, "file sizes")
+
+
+def test_a_model_without_weights_is_read_for_its_geometry(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG}
+    model = read_hub_model(MODEL, hub=where)
+    assert model.spec is not None and model.weights is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ((403, "GatedRepo"), "gated: someone/a-model: accept its licence on the hub and set HF_TOKEN"),
+        ((401, "GatedRepo"), "gated: someone/a-model: accept its licence"),
+        ((404, "RepoNotFound"), "no_such_model: someone/a-model: the hub has none of this name, or it is private"),
+        ((401, "RepoNotFound"), "no_such_model: someone/a-model"),
+        ((500, None), "hub_"),
+    ],
+)
+def test_each_refusal_is_one_line_that_says_what_to_do(hub, refusal, words):
+    where, state = hub
+    state.refusals[MODEL] = refusal
+    declined = read_hub_model(MODEL, hub=where).declined
+    assert declined.startswith(words)
+    assert "\n" not in declined
+
+
+def test_a_repository_without_a_config_is_declined(hub):
+    where, state = hub
+    state.files[MODEL] = {"README.md": b"hello"}
+    assert read_hub_model(MODEL, hub=where).declined == "no_config: someone/a-model: there is no config.json in it"
+
+
+def test_a_revision_is_asked_for_by_its_name(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG}
+    assert read_hub_model(MODEL, revision=COMMIT, hub=where).declined is None
+    assert all(f"/{COMMIT}/" in path for _, path, _, _ in state.asked if "config.json" in path)
+    declined = read_hub_model(MODEL, revision="no-such-branch", hub=where).declined
+    assert declined == "no_such_revision: someone/a-model has no revision no-such-branch"
+
+
+def test_the_token_goes_with_every_question(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": safetensors_file({"a": ("F16", [1], 2)})}
+    read_hub_model(MODEL, hub=Hub(endpoint=where.endpoint, cache=where.cache, token="hf_secret"))
+    assert {authorization for *_, authorization in state.asked} == {"Bearer hf_secret"}
+
+
+def test_without_network_the_local_copy_serves(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": safetensors_file({"a": ("F16", [1], 2)})}
+    assert read_hub_model(MODEL, hub=where).weights.total_bytes == 2
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    model = read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=where.cache))
+    assert model.spec is not None and model.weights is None
+    snapshot = next((where.cache / "models--someone--a-model" / "snapshots").iterdir())
+    (snapshot / "model.safetensors").write_bytes(state.files[MODEL]["model.safetensors"])
+    assert read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=where.cache)).weights.total_bytes == 2
+
+
+def test_without_network_and_copy_it_says_so(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    declined = read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=tmp_path)).declined
+    assert declined == "hub_unreachable: someone/a-model: no answer from the hub, and no copy in the local cache"
+
+
+@pytest.mark.parametrize("name", ["/no/such/directory", "a/b/c", "-", "a--b..c"])
+def test_what_is_no_id_is_declined_before_any_question(tmp_path, name):
+    declined = read_hub_model(name, hub=Hub(endpoint="http://127.0.0.1:9", cache=tmp_path)).declined
+    assert declined == f"not_a_model_id: {name!r} is neither a path here nor a hub id"
+
+
+def test_a_file_that_is_no_safetensors_is_declined(hub):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": b"\x05\0\0\0\0\0\0\0hello"}
+    assert read_hub_model(MODEL, hub=where).declined.startswith("not_safetensors: someone/a-model")
