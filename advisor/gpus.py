@@ -21,7 +21,7 @@ class GpuModel:
     cuda_total: Estimate
     """Total in bytes that CUDA shows on Linux, which is what vLLM takes its share of."""
     nvml_total_bytes: int | None
-    """Total that ``nvidia-smi`` shows, and CUDA too under Windows and WSL; None for a slice."""
+    """Total that ``nvidia-smi`` shows, and CUDA too under Windows and WSL; None for a slice and where it shows none."""
     source: str
     """Link to where the total was seen; ``derived`` where it follows from the board's size."""
     mig_profile: str | None = None
@@ -68,8 +68,8 @@ def known_gpus() -> tuple[GpuModel, ...]:
 
 
 _IGNORED = frozenset(
-    ("nvidia", "geforce", "tesla", "rtx", "gtx", "gpu", "graphics", "card", "edition", "generation", "tensor", "core")
-    + ("device", "mig", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr6", "gddr6x", "gddr7")
+    {"nvidia", "geforce", "tesla", "rtx", "gtx", "gpu", "graphics", "card", "edition", "generation", "tensor", "core"}
+    | {"device", "mig", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr6", "gddr6x", "gddr7"}
 )
 """What a name may say without saying which board is meant."""
 _MIG = re.compile(r"\b(\d)g\.(\d+)gb(?:\+\S+)?")
@@ -157,7 +157,7 @@ def _board(row: Row) -> GpuModel:
         compute_capability=row.capability,
         num_sms=row.sms,
         cuda_total=Estimate(lower=round(low), expected=round(expected), upper=round(high)),
-        nvml_total_bytes=row.nvml_mib * MIB,
+        nvml_total_bytes=row.nvml_mib * MIB or None,
         source=source,
         mig_profiles=_profiles(row),
     )

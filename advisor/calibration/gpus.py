@@ -44,7 +44,7 @@ class Row(NamedTuple):
     capability: tuple[int, int]
     sms: int
     nvml_mib: int
-    """What NVML counts as its total (``nvidia-smi``)."""
+    """What NVML counts as its total (``nvidia-smi``); 0 where it counts nothing, as the memory is the CPU's too."""
     total_gib: tuple[float, float, float] | None
     """Smallest, expected and largest CUDA total seen; None where it is derived."""
     source: str = "seen"
@@ -195,7 +195,7 @@ ROWS = (
     Row("B300", "270GB 288GB SXM AC", (10, 3), 148, 275040, (267.60, 267.69, 268.60)),
     Row("GB300", "279GB 288GB NVL72", (10, 3), 152, 284208, (276.40, 276.50, 277.50)),
     # Memory shared with the CPU: what CUDA shows is the system's, and grew with the system's image.
-    Row("GB10", "128GB Spark DGX", (12, 1), 48, 124608, (119.10, 119.70, 121.70), _GB10),
+    Row("GB10", "128GB Spark DGX", (12, 1), 48, 0, (119.10, 119.70, 121.70), _GB10),
 )
 
 

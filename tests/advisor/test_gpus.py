@@ -122,14 +122,15 @@ def test_names_are_distinct():
     assert len(names) == len(set(names))
 
 
-def test_cuda_never_shows_more_than_nvml_except_of_memory_shared_with_the_cpu():
+def test_cuda_never_shows_more_than_nvml():
     for gpu in known_gpus():
-        assert gpu.cuda_total.upper <= gpu.nvml_total_bytes + 10 * MIB, gpu.name
+        if gpu.nvml_total_bytes is not None:
+            assert gpu.cuda_total.upper <= gpu.nvml_total_bytes + 10 * MIB, gpu.name
 
 
 def test_a_derived_total_is_as_near_as_the_boards_it_is_derived_from():
     for gpu in known_gpus():
-        if 8_000 * MIB <= gpu.nvml_total_bytes <= 50_000 * MIB and gpu.source != "derived":
+        if 8_000 * MIB <= (gpu.nvml_total_bytes or 0) <= 50_000 * MIB and gpu.source != "derived":
             held = gpu.nvml_total_bytes - gpu.cuda_total.expected
             assert held <= 1.7 * (300 + 0.007 * gpu.nvml_total_bytes / MIB) * MIB, gpu.name
 
