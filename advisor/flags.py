@@ -126,6 +126,7 @@ class EngineFlags:
     scheduler_reserve_full_isl: bool | None = _flag(_TRUTH)
     watermark: float | None = _flag(_NUMBER)
     async_scheduling: bool | None = _flag(_TRUTH)
+    num_scheduler_steps: int | None = _flag(_WHOLE)
     performance_mode: str | None = _flag(_WORD)
 
     # parallelism
@@ -139,6 +140,8 @@ class EngineFlags:
     enable_expert_parallel: bool | None = _flag(_TRUTH, "ep")
     nnodes: int | None = _flag(_WHOLE, "n")
     disable_custom_all_reduce: bool | None = _flag(_TRUTH)
+    all2all_backend: str | None = _flag(_WORD)
+    distributed_executor_backend: str | None = _flag(_WORD)
 
     # what runs on the GPU beside the model
     enforce_eager: bool | None = _flag(_TRUTH)
@@ -146,6 +149,7 @@ class EngineFlags:
     cudagraph_capture_sizes: tuple[int, ...] | None = _flag(_WHOLE, many=True)
     max_cudagraph_capture_size: int | None = _flag(_WHOLE)
     max_seq_len_to_capture: int | None = _flag(_WHOLE)
+    cuda_graph_sizes: tuple[int, ...] | None = _flag(_WHOLE, many=True)
     attention_backend: str | None = _flag(_WORD)
     max_logprobs: int | None = _flag(_WHOLE)
     enable_lora: bool | None = _flag(_TRUTH)
