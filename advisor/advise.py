@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from advisor.capacity import Theory, cuda_total_bytes, engine_theory
+from advisor.capacity import cuda_total_bytes
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, GpuHistory, History
+from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
@@ -24,7 +25,7 @@ class _Placed:
     reading: EngineReading
     server: EngineProcess | None
     gpus: tuple[Gpu, ...]
-    theory: Theory | None
+    theory: EnginePlan | None
     no_theory: str | None
 
 
@@ -96,7 +97,7 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
 
 def _theory(
     snapshot: Snapshot, reading: EngineReading, server: EngineProcess | None, gpus: tuple[Gpu, ...]
-) -> tuple[Theory | None, str | None]:
+) -> tuple[EnginePlan | None, str | None]:
     if server is None:
         return None, "the server runs on another host or cannot be found in the process table"
     files = snapshot.model_at(server.model_path, reading.model_path)
@@ -109,12 +110,12 @@ def _theory(
         return None, "the GPUs that the server runs on are not known"
     try:
         return (
-            engine_theory(
+            plan_again(
                 files.spec,
-                flags=server.flags,
+                server.flags,
                 version=parse_version(reading.vllm_version),
                 device=device,
-                files=files.weights,
+                tensors=files.weights,
                 kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
             ),
             None,
@@ -128,9 +129,16 @@ def _device(gpus: tuple[Gpu, ...], reading: EngineReading, server: EngineProcess
     totals = [(total, gpu) for gpu in gpus if (total := cuda_total_bytes(gpu)) is not None]
     if totals:
         total, gpu = min(totals, key=lambda pair: pair[0])
-        return Device(name=gpu.name or "unknown GPU", memory_bytes=total)
+        return Device(
+            name=gpu.name or "unknown GPU", memory_bytes=total, compute_capability=_capability(gpu.compute_capability)
+        )
     on_cpu = "cpu" in (reading.vllm_version or "") or "VLLM_CPU_KVCACHE_SPACE" in server.flags.environment
     return Device(name="cpu", memory_bytes=0) if on_cpu else None
+
+
+def _capability(text: str | None) -> tuple[int, int] | None:
+    major, _, minor = (text or "").partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 def _max_num_seqs(placed: _Placed) -> tuple[int, FlagOrigin] | None:
@@ -175,7 +183,7 @@ def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuPro
 
 def _share(server: EngineProcess, engine: _Placed | None, gpu: Gpu, held: float) -> EngineShare:
     name = engine.reading.engine if engine else f"{server.host}:{server.port}"
-    plan = engine.theory.plan if engine and engine.theory else None
+    plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
         # Loading, or of a kind without theory: until it answers, it may take its whole budget.
         total = cuda_total_bytes(gpu)

@@ -1,6 +1,6 @@
 """Judgement of one engine: capacity against theory, headroom, what limits it."""
 
-from advisor.capacity import Theory, reported_capacity
+from advisor.capacity import reported_capacity
 from advisor.defaults import FlagOrigin
 from advisor.estimate import Estimate, Origin
 from advisor.facts import one_hot
@@ -13,7 +13,7 @@ from advisor.report import LIMITERS, Engine
 def judge_engine(
     reading: EngineReading,
     *,
-    theory: Theory | None,
+    theory: EnginePlan | None,
     no_theory: str | None,
     max_num_seqs: tuple[int, FlagOrigin] | None,
     history: EngineHistory,
@@ -71,7 +71,7 @@ def judge_engine(
         seqs_request_headroom=by_seqs,
         typical_request_tokens=typical,
         full_context_concurrency=reading.cache.kv_cache_max_concurrency
-        or (theory.full_context_concurrency if theory else None),
+        or (theory.full_context_concurrency.expected if theory else None),
         limiter=one_hot(
             limiter(reading, max_num_seqs=seqs, history=history, now_seconds=now_seconds, policy=policy),
             LIMITERS,

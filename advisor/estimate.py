@@ -1,7 +1,7 @@
 """A figure with its origin and, where it is an estimate, its bounds."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,6 +38,15 @@ class Estimate:
             upper=self.expected - other.expected + math.hypot(self.upper - self.expected, other.expected - other.lower),
             origin=_weaker(self.origin, other.origin),
         ).at_least(floor)
+
+    def mapped(self, function: Callable[[float], float]) -> "Estimate":
+        """Put the value and both bounds through a function that never falls."""
+        return Estimate(
+            lower=function(self.lower),
+            expected=function(self.expected),
+            upper=function(self.upper),
+            origin=self.origin,
+        )
 
     def at_least(self, floor: float) -> "Estimate":
         """Cut what lies below ``floor``."""

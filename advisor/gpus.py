@@ -62,6 +62,13 @@ def compute_capability(name: str) -> tuple[int, int] | None:
     return capabilities.pop() if len(capabilities) == 1 else None
 
 
+@cache
+def num_sms(name: str) -> int | None:
+    """Return the streaming multiprocessors of all boards of this name, None where none is known or they differ."""
+    counts = {row.sms for row in _candidates(_words(name)[1])}
+    return counts.pop() if len(counts) == 1 else None
+
+
 def known_gpus() -> tuple[GpuModel, ...]:
     """Return every board of the catalogue, without slices."""
     return tuple(_board(row) for row in ROWS)

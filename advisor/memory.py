@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from advisor.activation import Step, activation_peak
 from advisor.calibration import overheads
-from advisor.defaults import CaptureCounts
+from advisor.cudagraphs import GraphCount
 from advisor.estimate import Estimate, Origin, added, exactly
 from advisor.runner import Runner
 from advisor.spec import ModelSpec
@@ -70,7 +70,7 @@ def memory_plan(
     total: Estimate,
     gpu_memory_utilization: float,
     weights: Estimate,
-    captures: CaptureCounts,
+    captures: GraphCount,
     kv_cache_memory_bytes: int | None = None,
     reserved_bytes: float = 0.0,
 ) -> MemoryPlan:
@@ -102,7 +102,7 @@ def memory_plan(
         capability_major=step.capability_major,
         tensor_parallel_size=step.tensor_parallel_size,
         pipeline_parallel_size=step.pipeline_parallel_size,
-        compiled=captures.any,
+        compiled=captures.piecewise + captures.full > 0,
     )
     allowed = Estimate(
         lower=budget(total.lower, gpu_memory_utilization),

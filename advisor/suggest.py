@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from advisor.defaults import Device
 from advisor.gpus import known_gpus
 from advisor.plan import EnginePlan
 from advisor.units import GIB
 
 
 class Planner(Protocol):
-    """Plans the same command line with some flags, or the device, changed; None where vLLM would refuse it."""
+    """Plans the same command line with some flags, or the GPU, changed; None where vLLM would refuse it."""
 
     def __call__(self, **changes: Any) -> EnginePlan | None:
         """Return the changed plan."""
@@ -162,7 +161,7 @@ def _tensor_parallel_size(plan: EnginePlan, planned: Planner) -> Iterator[Sugges
 def _gpu(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
     boards = sorted(known_gpus(), key=lambda gpu: gpu.cuda_total.expected)
     for gpu in boards:
-        changed = planned(device=Device.of(gpu, gpu.cuda_total))
+        changed = planned(gpu=gpu)
         if changed is not None and changed.verdict == "fits":
             why = "the smallest GPU of the catalogue that surely holds it with these flags"
             yield _suggestion("gpu", plan.device_name, gpu.name, changed, plan, why)

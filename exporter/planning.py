@@ -9,15 +9,16 @@ from typing import Any
 from advisor.defaults import Device
 from advisor.estimate import Estimate, exactly
 from advisor.flags import EngineFlags, FlagError, parse_flags, require_valid
-from advisor.gpus import UnknownGpuError, compute_capability, find_gpu
+from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
 from advisor.plan import EnginePlan, plan_engine
-from advisor.spec import DeclinedError, ModelConfigError, ModelSpec
+from advisor.readings import ModelFiles
+from advisor.spec import ModelSpec
 from advisor.suggest import Suggestion
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 from advisor.weights import TensorIndex
-from exporter.errors import SourceError, UsageError
-from exporter.sources.model import read_config, read_weight_files
+from exporter.errors import UsageError
+from exporter.sources.model import read_model_files
 
 _ROW_KEYS = {"id", "gpu", "gpu_memory_gib", "gpu_count", "vllm_version", "model", "args"}
 
@@ -73,7 +74,7 @@ class Answer:
     flags: EngineFlags
     version: Version
     device: Device
-    gpu_count: int | None
+    total: Estimate
     plan: EnginePlan
 
 
@@ -83,7 +84,7 @@ def answer(asked: Asked) -> Answer:
     Raises:
         UsageError: The question is wrong: the message names the flag, file or key and what would be right.
     """
-    device = _device(asked)
+    device, total = _device(asked)
     version = _version(asked.vllm_version)
     try:
         flags = require_valid(parse_flags(asked.argv))
@@ -94,18 +95,22 @@ def answer(asked: Asked) -> Answer:
     spec, tensors = _model(flags)
     try:
         plan = plan_engine(
-            spec, flags, version=version, device=device, gpu_count=asked.gpu_count, tensors=tensors
+            spec, flags, version=version, device=device, gpu_count=asked.gpu_count, tensors=tensors, total=total
         )
-    except (DeclinedError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"{flags.model}: {error}") from error
     return Answer(
-        spec=spec, tensors=tensors, flags=flags, version=version, device=device, gpu_count=asked.gpu_count, plan=plan
+        spec=spec, tensors=tensors, flags=flags, version=version, device=device, total=total, plan=plan
     )
 
 
 def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:
-    """Return the plan with some flags (or the ``device``) replaced, None where vLLM would refuse the combination."""
-    device = changes.pop("device", found.device)
+    """Return the plan with some flags (or the ``gpu``) replaced, None where vLLM would refuse the combination."""
+    gpu: GpuModel | None = changes.pop("gpu", None)
+    device, total = found.device, found.total
+    if gpu is not None:
+        total = gpu.cuda_total
+        device = Device(name=gpu.name, memory_bytes=int(total.expected), compute_capability=gpu.compute_capability)
     known = {each.name for each in fields(EngineFlags)}
     assert changes.keys() <= known, changes.keys() - known
     try:
@@ -114,8 +119,8 @@ def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:
             replace(found.flags, **changes),
             version=found.version,
             device=device,
-            gpu_count=None,
             tensors=found.tensors,
+            total=total,
         )
     except ValueError:
         return None
@@ -130,25 +135,20 @@ def _version(text: str | None) -> Version:
     return version
 
 
-def _device(asked: Asked) -> Device:
-    if asked.gpu_memory_gib is not None and not 0.5 <= asked.gpu_memory_gib <= 2048:
-        raise UsageError(f"--gpu-memory-gib: {asked.gpu_memory_gib} is not the GiB of one GPU")
-    if asked.gpu is None:
-        if asked.gpu_memory_gib is None:
-            raise UsageError("--gpu or --gpu-memory-gib is needed: the name of a GPU, or its CUDA-visible total")
-        return Device(name="unnamed GPU", memory_bytes=int(asked.gpu_memory_gib * GIB))
+def _device(asked: Asked) -> tuple[Device, Estimate]:
+    given = asked.gpu_memory_gib
+    if given is not None and not 0.5 <= given <= 2048:
+        raise UsageError(f"--gpu-memory-gib: {given} is not the GiB of one GPU")
+    if asked.gpu is None and given is None:
+        raise UsageError("--gpu or --gpu-memory-gib is needed: the name of a GPU, or its CUDA-visible total")
     try:
-        gpu = find_gpu(asked.gpu)
+        total = find_gpu(asked.gpu).cuda_total if asked.gpu is not None and given is None else None
     except UnknownGpuError as error:
-        if asked.gpu_memory_gib is None:
-            raise UsageError(f"--gpu: {error}") from error
-        return Device(
-            name=asked.gpu,
-            memory_bytes=int(asked.gpu_memory_gib * GIB),
-            compute_capability=compute_capability(asked.gpu),
-        )
-    total = gpu.cuda_total if asked.gpu_memory_gib is None else exactly(asked.gpu_memory_gib * GIB)
-    return Device.of(gpu, total)
+        raise UsageError(f"--gpu: {error}") from error
+    if total is None:
+        assert given is not None
+        total = exactly(given * GIB)
+    return Device(name=asked.gpu or "unnamed GPU", memory_bytes=int(total.expected)), total
 
 
 def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
@@ -156,34 +156,21 @@ def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
     path = Path(flags.model)
     if path.exists():
         file = path / "config.json" if path.is_dir() else path
-        return _local(str(path), file.stat().st_mtime_ns if file.exists() else 0)
-    if flags.model.count("/") == 1 and not flags.model.startswith((".", "/", "~")):
+        files = _local(str(path), file.stat().st_mtime_ns if file.exists() else 0)
+    elif flags.model.count("/") == 1 and not flags.model.startswith((".", "/", "~")):
         from exporter.sources.hub import read_hub_model
 
-        return _from_hub(read_hub_model, flags.model, flags.revision)
-    raise UsageError(f"{flags.model}: no such directory or file, and not a hub id such as org/model")
+        files = read_hub_model(flags.model, revision=flags.revision)
+    else:
+        raise UsageError(f"{flags.model}: no such directory or file, and not a hub id such as org/model")
+    if files.spec is None:
+        raise UsageError(files.declined or f"{flags.model}: cannot be read")
+    return files.spec, files.weights
 
 
 @lru_cache(maxsize=1024)
-def _local(path: str, _changed_ns: int) -> tuple[ModelSpec, TensorIndex | None]:
-    from advisor.model import parse_model
-
-    try:
-        return parse_model(read_config(Path(path))), read_weight_files(Path(path))
-    except (ModelConfigError, DeclinedError) as error:
-        raise UsageError(f"{path}: {error}") from error
-    except SourceError as error:
-        raise UsageError(str(error)) from error
-
-
-def _from_hub(read: Any, model: str, revision: str | None) -> tuple[ModelSpec, TensorIndex | None]:
-    from advisor.model import parse_model
-
-    try:
-        config, tensors = read(model, revision)
-        return parse_model(config), tensors
-    except (ModelConfigError, DeclinedError, SourceError) as error:
-        raise UsageError(f"{model}: {error}") from error
+def _local(path: str, _changed_ns: int) -> ModelFiles:
+    return read_model_files(Path(path))
 
 
 def result_of(
@@ -207,7 +194,13 @@ def result_of(
             "capacity_tokens": _bounds(plan.kv_tokens),
             "full_context_concurrency": round(plan.full_context_concurrency.expected, 2),
             "groups": [
-                {name: getattr(group, name) for name in ("kind", "layers", "page_bytes", "block_size")}
+                {
+                    "kind": group.kind,
+                    "layers": group.layers,
+                    "block_size": group.block_size,
+                    "page_bytes": list(group.page_bytes),
+                    "blocks_per_request": group.blocks_per_request,
+                }
                 for group in layout.groups
             ],
         },

@@ -5,7 +5,7 @@ github.com/llm-d-incubation/llm-d-planner, accuracy/results) and start-up logs o
 bench/accuracy/deployments.jsonl lists each with its link.
 """
 
-from advisor.defaults import CaptureCounts
+from advisor.cudagraphs import GraphCount
 from advisor.estimate import Estimate, exactly
 from advisor.runner import Runner
 from advisor.units import GIB, MIB
@@ -58,7 +58,7 @@ def non_torch(
 
 
 def cuda_graphs(
-    *, num_layers: int, mixture: bool, captures: CaptureCounts, tensor_parallel_size: int, capability_major: int
+    *, num_layers: int, mixture: bool, captures: GraphCount, tensor_parallel_size: int, capability_major: int
 ) -> Estimate:
     """Return vLLM's estimate of what its captures take, by their numbers.
 
@@ -67,7 +67,7 @@ def cuda_graphs(
     7 and 5 (Qwen3-Coder-30B-A3B on 0.26: 0.15). The estimate
     extrapolates from two captures and is off by up to three times at times, upwards mostly.
     """
-    if not captures.any:
+    if captures.piecewise + captures.full == 0:
         return exactly(0)
     piecewise, full = captures.piecewise, captures.full
     expected = (0.25 + (0.15 if mixture else 0.0)) * full / 35 + 0.0165 * num_layers * max(piecewise, full) / 51

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pynvml
 
-from advisor.capacity import engine_theory
 from advisor.defaults import Device
 from advisor.flags import parse_flags
 from advisor.model import parse_model
+from advisor.plan import plan_engine
 from advisor.simulate import SchedulerConfig
 from advisor.units import MIB
 from advisor.versions import parse_version
@@ -62,17 +62,17 @@ def build_demo(clock: Clock | None = None) -> Demo:
     directory = tempfile.TemporaryDirectory(prefix="vllm-headroom-demo-")
     (Path(directory.name) / "config.json").write_text(json.dumps(_MODEL_CONFIG), encoding="utf-8")
     argv = ["vllm", "serve", directory.name, "--served-model-name", MODEL_NAME, "--max-num-seqs", "64"]
-    theory = engine_theory(
+    plan = plan_engine(
         parse_model(_MODEL_CONFIG),
-        flags=parse_flags(argv),
+        parse_flags(argv),
         version=parse_version(VLLM_VERSION),
         device=Device(name="demo GPU", memory_bytes=_CARD_BYTES - _RESERVED_BYTES),
-        files=None,
     )
-    assert theory.plan is not None
-    flags = theory.flags
-    num_gpu_blocks = int(theory.layout.num_blocks(theory.plan.kv_cache.expected) * 0.985)
-    pool_bytes = num_gpu_blocks * theory.layout.bytes_per_block
+    memory = plan.memory
+    assert memory is not None
+    flags = plan.flags
+    num_gpu_blocks = int(plan.num_gpu_blocks.expected * 0.985)
+    pool_bytes = num_gpu_blocks * plan.layout.bytes_per_block
     started = clock.steady()
 
     def now_in_story() -> Moment:
@@ -93,9 +93,9 @@ def build_demo(clock: Clock | None = None) -> Demo:
             "cache_dtype": "auto",
             "enable_prefix_caching": "True",
             "gpu_memory_utilization": str(flags.gpu_memory_utilization),
-            "kv_cache_max_concurrency": str(theory.layout.max_concurrency(num_gpu_blocks, flags.max_model_len)),
+            "kv_cache_max_concurrency": str(plan.layout.max_concurrency(num_gpu_blocks)),
             "kv_cache_memory_bytes": "None",
-            "kv_cache_size_tokens": str(theory.layout.size_tokens(num_gpu_blocks, flags.max_model_len)),
+            "kv_cache_size_tokens": str(plan.layout.size_tokens(num_gpu_blocks)),
             "num_gpu_blocks": str(num_gpu_blocks),
             "num_gpu_blocks_override": "None",
         },
@@ -103,7 +103,7 @@ def build_demo(clock: Clock | None = None) -> Demo:
         arrivals_per_second=lambda: now_in_story().arrivals_per_second,
         clock=clock,
     )
-    beside_pool = theory.plan.beside_kv.expected - 0.4 * theory.plan.activation_peak.expected
+    beside_pool = memory.beside_kv.expected - 0.4 * memory.activation_peak.expected
     busiest = 0
 
     def engine_bytes() -> int:
@@ -111,7 +111,7 @@ def build_demo(clock: Clock | None = None) -> Demo:
         nonlocal busiest
         busiest = max(busiest, engine.num_running)
         reached = min(1.0, busiest / 16)
-        return int(pool_bytes + beside_pool + 0.35 * theory.plan.activation_peak.expected * reached)  # type: ignore[union-attr]
+        return int(pool_bytes + beside_pool + 0.35 * memory.activation_peak.expected * reached)  # type: ignore[union-attr]
 
     def neighbour() -> list[tuple[int, int]]:
         now = now_in_story()
