@@ -30,7 +30,11 @@ a rank; ``experts``: each expert split like column or row, or whole experts deal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One tensor of the checkpoint, or ``count`` tensors alike (experts)."""
+    """One tensor of the checkpoint, or ``count`` matrices alike (experts, one file tensor each or all in one).
+
+    A fused projection whose rows are shared in two ways stands as two entries of the same name; together they have the
+    file tensor's elements.
+    """
 
     name: str
     """As in the checkpoint, ``.weight`` and ``.bias`` included; ``*`` where the experts' numbers stand."""
@@ -41,6 +45,9 @@ class Parameter:
     count: int = 1
     layer: int | None = None
     """Index of the decoder layer, which decides the pipeline stage; None before or after the layers."""
+    kv_heads: int | None = None
+    """For ``kv_heads``: the parts of the first dimension that no rank holds less than one of; None for one a KV head of
+    the model. Layers may differ (Gemma 4), and the state spaces' groups are shared alike."""
     last_stage: bool = False
     """For those outside the layers: whether the last pipeline stage holds it (final norm, lm_head), not the first."""
 
@@ -107,7 +114,7 @@ class ModelSpec:
     """What the weights are stored in: ``bfloat16``, ``float16``, ``float32``; None where the config does not say."""
     quantization: Quantization | None
     max_position_embeddings: int
-    """Longest context that the config supports, rope scaling included."""
+    """Longest context that vLLM 0.32 takes when ``--max-model-len`` is not given, rope scaling included."""
     tie_word_embeddings: bool
     parameters: tuple[Parameter, ...]
     """Every tensor that vLLM loads, a tied lm_head not repeated."""
@@ -115,6 +122,9 @@ class ModelSpec:
     encoder: Encoder | None = None
     encoder_positions: int | None = None
     """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
+    extended_position_embeddings: int | None = None
+    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases before 0.31
+    take it by themselves (yarn over an unscaled max_position_embeddings). None where there is none."""
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True
