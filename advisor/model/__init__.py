@@ -7,7 +7,7 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import dense
+from advisor.model import classic, dense, moe
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.tensors import Decoder, parameters
@@ -15,6 +15,8 @@ from advisor.spec import DeclinedError, ModelConfigError, ModelSpec, Quantizatio
 
 TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **dense.FAMILIES,
+    **classic.FAMILIES,
+    **moe.FAMILIES,
 }
 
 __all__ = ["parse_model"]

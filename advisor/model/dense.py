@@ -4,7 +4,7 @@ Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Olmo, Phi, StarCoder2
 backend since 0.24, before with the same tensors), key names and defaults of transformers' configuration classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from advisor.model.windows import (
     window_by_layer_type,
     window_from_layer,
 )
+from advisor.spec import Experts
 
 Switch = bool | str
 """Whether something is there: always, never, or as the config key of that name says (``!`` before: true if absent)."""
@@ -85,6 +86,7 @@ class Dense:
     final_norm: str = "model.norm"
     head: str = "lm_head"
     head_bias: bool = False
+    layers_keys: tuple[str, ...] = ("num_hidden_layers",)
     tied: bool = False
     """Whether the head is tied where the config does not say."""
     windows: WindowRule = one_window_for_all
@@ -93,17 +95,36 @@ class Dense:
 
     def __call__(self, keys: Keys) -> Decoder:
         """Return the decoder that the config describes."""
-        keys = keys.with_defaults(self.defaults)
+        return self.decoder(keys.with_defaults(self.defaults))
+
+    def decoder(
+        self,
+        keys: Keys,
+        feed_forwards: Callable[[int], Parts] | None = None,
+        *,
+        mixture: Experts | None = None,
+        intermediate_size: int | None = None,
+        draft_layers: int = 0,
+    ) -> Decoder:
+        """Return the decoder; ``feed_forwards`` makes the tensors after the attention of each layer by its index.
+
+        Layers for which it returns the very same object are made only once.
+        """
         sizes = read_heads(keys)
-        layers = keys.layers()
+        layers = keys.layers(*self.layers_keys)
         hidden, vocab = sizes.hidden_size, keys.size("vocab_size")
-        intermediate = keys.size("intermediate_size")
-        parts = (
+        intermediate = intermediate_size or keys.size("intermediate_size")
+        common = (
             *self._attention(keys, sizes),
-            *self._mlp(keys, hidden, intermediate),
             *(part for name in self.norms if self.norm_weights for part in norm(name, hidden, bias=self.norm_bias)),
             *(self.extra(keys, sizes) if self.extra else ()),
         )
+        if feed_forwards is None:
+            parts = [(*common, *self._mlp(keys, hidden, intermediate))] * layers
+        else:
+            made: dict[int, Parts] = {}
+            blocks = [feed_forwards(layer) for layer in range(layers)]
+            parts = [made.setdefault(id(block), (*common, *block)) for block in blocks]
         tied = keys.flag("tie_word_embeddings", default=self.tied)
         windows = self.windows(keys, layers)
         kinds = {each: attention_layer(sizes.kv_heads, sizes.head_size, each) for each in set(windows)}
@@ -115,7 +136,7 @@ class Dense:
             head_size=sizes.head_size,
             vocab_size=vocab,
             layers=tuple(kinds[each] for each in windows),
-            layer_parts=(parts,) * layers,
+            layer_parts=parts,
             before=(embedding(self.embedding, vocab, hidden),),
             after=(
                 *(norm(self.final_norm, hidden, bias=self.norm_bias) if self.norm_weights else ()),
@@ -123,6 +144,8 @@ class Dense:
             ),
             tied=tied,
             layer_prefix=self.layer_prefix,
+            experts=mixture,
+            draft_layers=draft_layers,
             gated_mlp=len(self.mlp_names) > 2 or self.fused_mlp,
         )
 
@@ -193,9 +216,13 @@ _LLAMA = Dense(
     mlp_bias="mlp_bias",
     windows=window_by_layer_type,
 )
-_MISTRAL = Dense(windows=window_by_layer_type)
+_MISTRAL = Dense(defaults={"num_key_value_heads": 8, "sliding_window": 4096}, windows=window_by_layer_type)
+_STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
 _QWEN2 = Dense(qkv_bias=True, windows=window_from_layer)
-_QWEN3 = Dense(qkv_bias="attention_bias", qk_norm=True, windows=window_from_layer)
+_QWEN3 = Dense(
+    defaults={"head_dim": 128},
+    qkv_bias="attention_bias", qk_norm=True, windows=window_from_layer,
+)
 _PHI3 = Dense(fused_qkv="qkv_proj", fused_mlp=True)
 _GPT_MLP = ("c_fc", "c_proj")
 
@@ -212,12 +239,6 @@ def _llama(keys: Keys) -> Decoder:
     return family(keys)
 
 
-def _stablelm_norms(keys: Keys, sizes: Heads) -> Parts:
-    if keys.flag("use_parallel_residual"):
-        return ()
-    return norm("post_attention_layernorm", sizes.hidden_size, bias=True)
-
-
 def _xielu(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
     return (small("mlp.act_fn.alpha_p", 1), small("mlp.act_fn.alpha_n", 1))
 
@@ -231,6 +252,14 @@ def _cohere_qk_norms(keys: Keys, sizes: Heads) -> Parts:
             "self_attn.k_norm.weight", sizes.kv_heads, sizes.head_size, sharding="kv_heads", kv_heads=sizes.kv_heads
         ),
     )
+
+
+def _cohere2_windows(keys: Keys, layers: int) -> Sequence[int | None]:
+    """One token more than the config says: Cohere counts the token itself beside its window."""
+    windows = every_nth_full(keys.size("sliding_window_pattern", default=4))(
+        keys.with_defaults({"sliding_window": 4096}), layers
+    )
+    return tuple(None if each is None else each + 1 for each in windows)
 
 
 def _peri_norms(keys: Keys, sizes: Heads) -> Parts:
@@ -250,6 +279,7 @@ def _exaone(keys: Keys) -> Decoder:
         attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
         mlp_names=("c_fc_0", "c_fc_1", "c_proj"),
         norms=("ln_1", "ln_2"),
+        layers_keys=("num_layers", "num_hidden_layers"),
         embedding="transformer.wte",
         layer_prefix="transformer.h.",
         final_norm="transformer.ln_f",
@@ -277,20 +307,20 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "InternLMForCausalLM": _llama,
     "CwmForCausalLM": Dense(windows=window_by_layer_type),
     "MistralForCausalLM": _MISTRAL,
-    "Ministral3ForCausalLM": _MISTRAL,
+    "Ministral3ForCausalLM": Dense(
+        defaults={"num_key_value_heads": 8, "head_dim": 128}, windows=window_by_layer_type
+    ),
     "SolarForCausalLM": Dense(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     "Qwen2ForCausalLM": _QWEN2,
     "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": _QWEN3,
     "GraniteForCausalLM": _LLAMA,
     "Phi3ForCausalLM": _PHI3,
-    "GemmaForCausalLM": Dense(tied=True, windows=no_window),
-    "StableLmForCausalLM": Dense(
-        qkv_bias="use_qkv_bias", norm_bias=True, norms=("input_layernorm",), extra=_stablelm_norms
+    "GemmaForCausalLM": Dense(
+        defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window
     ),
-    "StableLMEpochForCausalLM": Dense(
-        qkv_bias="use_qkv_bias", norm_bias=True, norms=("input_layernorm",), extra=_stablelm_norms
-    ),
+    "StableLmForCausalLM": _STABLELM,
+    "StableLMEpochForCausalLM": _STABLELM,
     "Starcoder2ForCausalLM": Dense(
         qkv_bias="!use_bias",
         output_bias="!use_bias",
@@ -298,6 +328,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         mlp_names=_GPT_MLP,
         norm_bias=True,
         tied=True,
+        defaults={"num_key_value_heads": 2},
         windows=window_by_layer_type,
     ),
     "OlmoForCausalLM": Dense(
@@ -326,6 +357,13 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         tied=True,
         extra=_cohere_qk_norms,
     ),
+    "Cohere2ForCausalLM": Dense(
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        norms=("input_layernorm",),
+        tied=True,
+        windows=_cohere2_windows,
+    ),
     "ExaoneForCausalLM": _exaone,
     "Exaone4ForCausalLM": Dense(norms=_AFTER_NORMS, qk_norm=True, windows=every_nth_full(4)),
     "NemotronForCausalLM": Dense(
@@ -336,6 +374,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         norm_bias=True,
     ),
     "SmolLM3ForCausalLM": Dense(
+        defaults={"num_key_value_heads": 4},
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
@@ -364,15 +403,19 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         qk_norm_names=("query_layernorm", "key_layernorm"),
     ),
     "SeedOssForCausalLM": Dense(
+        defaults={"num_key_value_heads": 8, "head_dim": 128},
         qkv_bias="!attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias", windows=no_window
     ),
-    "GlmForCausalLM": Dense(qkv_bias="!attention_bias", fused_mlp=True, windows=no_window),
+    "GlmForCausalLM": Dense(
+        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="!attention_bias", fused_mlp=True, windows=no_window),
     "Glm4ForCausalLM": Dense(
-        qkv_bias="attention_bias",
+        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        qkv_bias="!attention_bias",
         fused_mlp=True,
         norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
     ),
-    "Ernie4_5ForCausalLM": Dense(qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", tied=True),
+    "Ernie4_5ForCausalLM": Dense(
+        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", tied=True),
     "OrionForCausalLM": _orion_defaults,
     "HyperCLOVAXForCausalLM": Dense(
         qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", extra=_peri_norms

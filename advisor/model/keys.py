@@ -28,15 +28,21 @@ class Keys:
         self.path = path
 
     def raw(self, *names: str) -> tuple[str, Any]:
-        """Return the first of several spellings that is present and not null, with its name; else (names[0], None)."""
+        """Return the first of several spellings that is present and not null, with its name; else (names[0], None).
+
+        A null in the config is a choice, so no default answers for it.
+        """
+        chosen = False
         for name in names:
             value = self._values.get(name)
             if value is not None:
                 return name, value
-        for name in names:
-            value = self._defaults.get(name)
-            if value is not None:
-                return name, value
+            chosen = chosen or name in self._values
+        if not chosen:
+            for name in names:
+                value = self._defaults.get(name)
+                if value is not None:
+                    return name, value
         return names[0], None
 
     def has(self, name: str) -> bool:
