@@ -125,7 +125,7 @@ class ModelSpec:
     """What the weights are stored in: ``bfloat16``, ``float16``, ``float32``; None where the config does not say."""
     quantization: Quantization | None
     max_position_embeddings: int
-    """Longest context that the config supports, rope scaling included."""
+    """Longest context that vLLM 0.32 takes when ``--max-model-len`` is not given, rope scaling included."""
     tie_word_embeddings: bool
     parameters: tuple[Parameter, ...]
     """Every tensor that vLLM loads, a tied lm_head not repeated."""
@@ -133,6 +133,9 @@ class ModelSpec:
     encoder: Encoder | None = None
     encoder_positions: int | None = None
     """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
+    extended_position_embeddings: int | None = None
+    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases before 0.31
+    take it by themselves (yarn over an unscaled max_position_embeddings). None where there is none."""
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True

@@ -1,0 +1,94 @@
+"""``config.json`` -> `ModelSpec`: the geometry that memory depends on.
+
+An architecture is known by its name in one of the families' tables or it is declined by that name; no formula is
+guessed for it. A new family is one entry in one table.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from advisor.model import classic, dense, moe
+from advisor.model.keys import Keys
+from advisor.model.length import context_length
+from advisor.model.tensors import Decoder, parameters
+from advisor.spec import DeclinedError, ModelConfigError, ModelSpec, Quantization
+
+TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
+    **dense.FAMILIES,
+    **classic.FAMILIES,
+    **moe.FAMILIES,
+}
+
+__all__ = ["parse_model"]
+
+
+def parse_model(config: Mapping[str, Any]) -> ModelSpec:
+    """Return the geometry that a ``config.json`` describes.
+
+    Raises:
+        ModelConfigError: A number is missing or absurd; names the key.
+        DeclinedError: The architecture or a layer kind is not one these rules describe; names it.
+    """
+    if not isinstance(config, Mapping):
+        raise ModelConfigError(f"config.json holds a {type(config).__name__}; it must be an object")
+    architecture = _architecture(config)
+    keys = Keys(config)
+    family = TEXT_FAMILIES.get(architecture)
+    if family is None:
+        raise DeclinedError(f"architecture {architecture} is not described by these rules")
+    decoder = family(keys)
+    length, extended = context_length(keys)
+    return ModelSpec(
+        architecture=architecture,
+        layers=decoder.layers,
+        hidden_size=decoder.hidden_size,
+        intermediate_size=decoder.intermediate_size,
+        num_attention_heads=decoder.num_attention_heads,
+        num_kv_heads=decoder.num_kv_heads,
+        head_size=decoder.head_size,
+        vocab_size=decoder.vocab_size,
+        dtype=_dtype(keys, keys),
+        quantization=_quantization(keys, keys),
+        max_position_embeddings=length,
+        extended_position_embeddings=extended,
+        tie_word_embeddings=decoder.tied,
+        parameters=parameters(decoder),
+        experts=decoder.experts,
+        encoder=decoder.encoder,
+        encoder_positions=decoder.encoder_positions,
+        draft_layers=decoder.draft_layers,
+        gated_mlp=decoder.gated_mlp,
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ModelConfigError('config.json: architectures must be a list such as ["LlamaForCausalLM"]')
+    return names[0]
+
+
+def _dtype(keys: Keys, text: Keys) -> str | None:
+    for each in (keys, text):
+        name = each.text("torch_dtype", "dtype")
+        if name and name != "auto":
+            return name.removeprefix("torch.")
+    return None
+
+
+def _quantization(keys: Keys, text: Keys) -> Quantization | None:
+    """Return the config's quantisation, also where a wrapper keeps it beside the text model or inside it.
+
+    Source: ``model_arch_config_convertor.py:get_quantization_config`` (0.32).
+    """
+    for each in (keys, text):
+        name, found = each.raw("quantization_config", "compression_config")
+        if found is None:
+            continue
+        if not isinstance(found, Mapping):
+            raise each.error(name, found, "an object")
+        method = found.get("quant_method") or found.get("quant_algo") or ""
+        if not isinstance(method, str):
+            raise each.error(f"{name}.quant_method", method, "a string")
+        return Quantization(method=method.lower().replace("compressed_tensors", "compressed-tensors"), config=found)
+    return None
