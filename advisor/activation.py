@@ -150,5 +150,3 @@ def encoder_work(spec: ModelSpec, step: Step) -> tuple[float, float]:
 def tower_work(encoder: Encoder, positions: int, element_bytes: int) -> float:
     """Return the peak inside one encoder layer over all positions of the items in it."""
     return positions * element_bytes * (2 * encoder.intermediate_size + 6 * encoder.hidden_size)
-
-

@@ -5,6 +5,7 @@ from advisor.defaults import FlagOrigin
 from advisor.estimate import Estimate, Origin
 from advisor.facts import one_hot
 from advisor.history import EngineHistory
+from advisor.plan import EnginePlan
 from advisor.policy import Policy
 from advisor.readings import EngineReading
 from advisor.report import LIMITERS, Engine

@@ -22,7 +22,6 @@ from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
 from advisor.weights import TensorIndex, model_dtype, stage_weights, unmatched_tensors
 
-
 Verdict = Literal["fits", "does_not_fit", "too_close_to_call"]
 
 
@@ -40,7 +39,9 @@ def _start_up(layout: KvLayout, memory: MemoryPlan | None, kv_bytes: Estimate, *
     if has_override:
         return StartUp(verdict="fits", error=None, margin_bytes=None)
     margin = kv_bytes.expected - needed
-    verdict: Verdict = "fits" if kv_bytes.lower >= needed else "does_not_fit" if kv_bytes.upper < needed else "too_close_to_call"
+    verdict: Verdict = (
+        "fits" if kv_bytes.lower >= needed else "does_not_fit" if kv_bytes.upper < needed else "too_close_to_call"
+    )
     return StartUp(verdict=verdict, error=None if verdict == "fits" else "x", margin_bytes=margin)
 
 
@@ -337,9 +338,7 @@ def plan_again(
     known = _kept.get(key)
     if known is not None and known[0] is spec and known[1] is tensors:
         return known[2]
-    plan = plan_engine(
-        spec, flags, version=version, device=device, tensors=tensors, kv_cache_bytes=kv_cache_bytes
-    )
+    plan = plan_engine(spec, flags, version=version, device=device, tensors=tensors, kv_cache_bytes=kv_cache_bytes)
     if len(_kept) >= _MOST_KEPT:
         _kept.pop(next(iter(_kept)))
     _kept[key] = (spec, tensors, plan)

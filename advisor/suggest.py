@@ -104,7 +104,9 @@ def _max_num_seqs(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
             continue
         difference = changed.kv_tokens.expected - plan.kv_tokens.expected
         if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
-            why = "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
+            why = (
+                "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
+            )
             yield _suggestion("max_num_seqs", current, each, changed, plan, why)
 
 
@@ -125,7 +127,9 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
     if not plan.flags.kv_cache_dtype.startswith("fp8"):
         changed = planned(kv_cache_dtype="fp8")
         if changed is not None:
-            why = "half the bytes a token; check the quality of answers, and that the GPU has an attention kernel for it"
+            why = (
+                "half the bytes a token; check the quality of answers, and that the GPU has an attention kernel for it"
+            )
             yield _suggestion("kv_cache_dtype", plan.flags.kv_cache_dtype, "fp8", changed, plan, why)
 
 
@@ -166,5 +170,3 @@ def _gpu(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
             why = "the smallest GPU of the catalogue that surely holds it with these flags"
             yield _suggestion("gpu", plan.device_name, gpu.name, changed, plan, why)
             return
-
-

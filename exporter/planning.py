@@ -40,7 +40,9 @@ class Asked:
         Raises:
             UsageError: A key is unknown, missing or of another type; the message says where.
         """
-        problems = [f"{where}: unknown key {key!r}; known: {', '.join(sorted(_ROW_KEYS))}" for key in row.keys() - _ROW_KEYS]
+        problems = [
+            f"{where}: unknown key {key!r}; known: {', '.join(sorted(_ROW_KEYS))}" for key in row.keys() - _ROW_KEYS
+        ]
 
         def take(key: str, kind: type | tuple[type, ...], expected: str, *, needed: bool = False) -> Any:
             value = row.get(key)
@@ -99,9 +101,7 @@ def answer(asked: Asked) -> Answer:
         )
     except ValueError as error:
         raise UsageError(f"{flags.model}: {error}") from error
-    return Answer(
-        spec=spec, tensors=tensors, flags=flags, version=version, device=device, total=total, plan=plan
-    )
+    return Answer(spec=spec, tensors=tensors, flags=flags, version=version, device=device, total=total, plan=plan)
 
 
 def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:

@@ -79,9 +79,7 @@ def attention(
     )
 
 
-def fused_qkv(
-    name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False
-) -> Parts:
+def fused_qkv(name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False) -> Parts:
     """Return a fused query-key-value projection: one part where all heads are alike, else its two kinds of rows."""
     if heads == kv_heads:
         return matrix(name, 3 * heads * head_size, hidden_size, "column", bias=bias)
@@ -118,10 +116,7 @@ def experts(
     """Return the routed experts' matrices, one part a name; ``names`` end with the way down."""
     *ups, down = names
     return (
-        *(
-            Part(f"{module}.*.{up}.weight", (intermediate_size, hidden_size), "expert", "experts", count)
-            for up in ups
-        ),
+        *(Part(f"{module}.*.{up}.weight", (intermediate_size, hidden_size), "expert", "experts", count) for up in ups),
         Part(f"{module}.*.{down}.weight", (hidden_size, intermediate_size), "expert", "experts", count),
     )
 

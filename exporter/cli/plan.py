@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from advisor.plan import EnginePlan
-from exporter.planning import Asked, answer, plan_of, result_of
+from advisor.suggest import Suggestion
 from exporter.errors import HeadroomError, UsageError
+from exporter.planning import Asked, answer, plan_of, result_of
 
 _MOST_LINE_BYTES = 1024**2
 
@@ -22,7 +23,9 @@ _MOST_LINE_BYTES = 1024**2
 @click.option("--vllm-version", metavar="X.Y.Z", help="Release to plan for; default: the newest one studied.")
 @click.option("--typical-tokens", type=click.IntRange(min=1), metavar="N", help="Length of a typical request.")
 @click.option("--suggest", is_flag=True, help="For each flag: what would pass, and what it costs in tokens.")
-@click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="One JSON object a line.")
+@click.option(
+    "--batch", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="One JSON object a line."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -54,7 +57,7 @@ def command(
         argv=tuple(command_line),
     )
     found = answer(asked)
-    suggestions = ()
+    suggestions: tuple[Suggestion, ...] = ()
     if suggest:
         from advisor.suggest import suggestions_for
 

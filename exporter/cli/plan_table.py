@@ -61,7 +61,11 @@ def _memory(plan: EnginePlan) -> Table:
         ("activation peak", memory.activation_peak, "of the largest step"),
         ("non-torch", memory.non_torch, "workspaces, NCCL"),
         ("CUDA graphs", memory.cuda_graphs, graphs if memory.cuda_graphs.upper else "none captured"),
-        ("KV cache", memory.kv_cache, "what the budget leaves" if plan.flags.kv_cache_memory_bytes is None else "given"),
+        (
+            "KV cache",
+            memory.kv_cache,
+            "what the budget leaves" if plan.flags.kv_cache_memory_bytes is None else "given",
+        ),
     ):
         _row(table, name, part, remark)
     table.add_section()

@@ -111,7 +111,7 @@ def build_demo(clock: Clock | None = None) -> Demo:
         nonlocal busiest
         busiest = max(busiest, engine.num_running)
         reached = min(1.0, busiest / 16)
-        return int(pool_bytes + beside_pool + 0.35 * memory.activation_peak.expected * reached)  # type: ignore[union-attr]
+        return int(pool_bytes + beside_pool + 0.35 * memory.activation_peak.expected * reached)
 
     def neighbour() -> list[tuple[int, int]]:
         now = now_in_story()
