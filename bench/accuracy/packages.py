@@ -27,10 +27,10 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
     configs: Mapping[str, Mapping[str, Any]] = {}
 
-    def do_HEAD(self) -> None:  # noqa: N802 - the name is the standard library's
+    def do_HEAD(self) -> None:
         self._answer(body=False)
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is the standard library's
+    def do_GET(self) -> None:
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
