@@ -10,7 +10,7 @@ from typing import Any
 from advisor.units import GIB
 from bench.accuracy import packages
 from bench.accuracy.peers import FORMULAS, Case, PeerAnswer, case_of
-from bench.accuracy.rows import configuration_of, deployments
+from bench.accuracy.rows import configuration_of
 from bench.accuracy.score import HYBRIDS, Scored, VerdictScore, median, quantile, verdict_score
 
 OURS = "vllm-headroom"
@@ -166,8 +166,3 @@ def compared(name: str, pairs: Sequence[tuple[Asked, PeerAnswer]]) -> Compared:
         verdicts_right=verdicts.count("right"),
         verdicts=len(verdicts),
     )
-
-
-def known_models() -> frozenset[str]:
-    """Return the geometries that rows refer to."""
-    return frozenset(row.geometry for row in deployments() if row.geometry is not None)

@@ -66,4 +66,12 @@ def predict(row: Deployment, config: Mapping[str, Any]) -> Prediction | Declined
     )
 
 
+def parameter_count(config: Mapping[str, Any]) -> int | None:
+    """Return the parameters of a model, None where the estimator does not know its kind."""
+    try:
+        return parse_model(config).num_parameters
+    except ValueError:
+        return None
+
+
 _TOTALS: Mapping[str, float] = {}

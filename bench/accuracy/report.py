@@ -86,15 +86,15 @@ def report(rows: Sequence[Scored], *, peers: Sequence[Compared], packages_said: 
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f} %"
+    return "-" if value is None else f"{100 * value:+.2f} %"
 
 
 def _gib(value: float | None) -> str:
-    return "–" if value is None else f"{value / GIB:.2f}"
+    return "-" if value is None else f"{value / GIB:.2f}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -113,7 +113,7 @@ def _halves(rows: Sequence[Scored]) -> tuple[Summary, Summary, Summary]:
 
 def _targets(rows: Sequence[Scored]) -> list[str]:
     def cell(target: Target) -> str:
-        return "–" if target.met is None else f"{_percent(target.value)}, {'met' if target.met else 'not met'}"
+        return "-" if target.met is None else f"{_percent(target.value)}, {'met' if target.met else 'not met'}"
 
     columns = [targets(part) for part in _halves(rows)]
     return _table(
@@ -198,7 +198,7 @@ def _parts(rows: Sequence[Scored]) -> list[str]:
                 if row.row.half == half and row.judges("kv") and (error := errors(row)) is not None
             ]
             middle = median(sizes) if sizes else None
-            cells += [str(len(sizes)), _percent(middle) if unit == "%" else "–" if middle is None else f"{middle:.2f}"]
+            cells += [str(len(sizes)), _percent(middle) if unit == "%" else "-" if middle is None else f"{middle:.2f}"]
         return tuple(cells)
 
     def gap(reported: float | None, expected: float) -> float | None:
@@ -246,7 +246,7 @@ def _peers(peers: Sequence[Compared]) -> list[str]:
                 _percent(peer.kv_share_p90, 1),
                 _percent(peer.tokens_median, 1),
                 _percent(peer.tokens_p90, 1),
-                f"{peer.verdicts_right} of {peer.verdicts}" if peer.verdicts else "–",
+                f"{peer.verdicts_right} of {peer.verdicts}" if peer.verdicts else "-",
             )
             for peer in peers
         ],
@@ -265,7 +265,7 @@ def _rows(rows: Sequence[Scored]) -> list[str]:
         reported, said = row.row.reported, row.prediction
         if said is None:
             reason = row.answer.reason if isinstance(row.answer, Declined) else "no configuration at hand"
-            lines.append((_link(row), row.row.half, *("–" for _ in range(9)), f"declined: {reason}".replace("|", "/")))
+            lines.append((_link(row), row.row.half, *("-" for _ in range(9)), f"declined: {reason}".replace("|", "/")))
             continue
         weights, kv = row.judges("weights"), row.judges("kv")
         verdict = row.judges("verdict")
@@ -273,16 +273,16 @@ def _rows(rows: Sequence[Scored]) -> list[str]:
             (
                 _link(row),
                 row.row.half + ("" if row.row.utilization_stated else ", default utilization"),
-                _gib(said.weights.expected) if weights else "–",
-                f"{reported.weights_gib:.2f}" if weights else "–",
-                _signed(row.weights_error_ratio) if weights else "–",
-                _gib(said.kv_cache.expected) if kv else "–",
-                (_gib(row.kv_reported_bytes) + (" *tokens*" if row.kv_from_tokens else "")) if kv else "–",
-                _signed(row.kv_error_share_of_budget) if kv else "–",
-                _signed(row.kv_error_ratio) if kv else "–",
-                ("yes" if row.kv_within_bounds else "**no**") if kv and row.kv_within_bounds is not None else "–",
-                said.verdict.replace("_", " ") if verdict else "–",
-                (("started" if reported.started else str(reported.error).replace("_", " ")) if verdict else "–"),
+                _gib(said.weights.expected) if weights else "-",
+                f"{reported.weights_gib:.2f}" if weights else "-",
+                _signed(row.weights_error_ratio) if weights else "-",
+                _gib(said.kv_cache.expected) if kv else "-",
+                (_gib(row.kv_reported_bytes) + (" *tokens*" if row.kv_from_tokens else "")) if kv else "-",
+                _signed(row.kv_error_share_of_budget) if kv else "-",
+                _signed(row.kv_error_ratio) if kv else "-",
+                ("yes" if row.kv_within_bounds else "**no**") if kv and row.kv_within_bounds is not None else "-",
+                said.verdict.replace("_", " ") if verdict else "-",
+                (("started" if reported.started else str(reported.error).replace("_", " ")) if verdict else "-"),
             )
         )
     heads = ("row", "half", "weights said", "reported", "error", "KV said", "reported", "of budget", "of KV")

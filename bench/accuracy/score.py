@@ -1,4 +1,4 @@
-"""Scores the estimator on every deployment; ``python -m bench.accuracy.score`` writes docs/accuracy.md."""
+"""The arithmetic of the scores: deployments beside their estimates, then sets of them summarised."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
