@@ -48,7 +48,12 @@ def askable(
     asked = []
     for each in rows:
         config = configuration_of(each.row, configs)
-        if config is None or each.prediction is None or each.row.geometry not in parameters:
+        if (
+            config is None
+            or each.prediction is None
+            or each.row.geometry is None
+            or each.row.geometry not in parameters
+        ):
             continue
         if not (each.judges("kv") or each.judges("weights") or each.judges("verdict")):
             continue

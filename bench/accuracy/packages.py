@@ -98,6 +98,12 @@ def _hf_mem_answer(question: Mapping[str, Any]) -> dict[str, Any]:
 _PACKAGES = {"accelerate": _accelerate_answer, "hf-mem": _hf_mem_answer}
 
 
+def _version(name: str) -> str:
+    version = importlib.metadata.version(name)
+    # accelerate's sizes are those of the modules that transformers builds.
+    return f"{version} (transformers {importlib.metadata.version('transformers')})" if name == "accelerate" else version
+
+
 def main() -> None:
     """Answer every question on standard input."""
     questions = json.load(sys.stdin)
@@ -118,8 +124,7 @@ def main() -> None:
                 except Exception as problem:  # noqa: BLE001 - whatever a peer raises is its answer
                     answer[name] = {"error": f"{type(problem).__name__}: {str(problem).splitlines()[0]}"}
             answers.append(answer)
-    versions = {name: importlib.metadata.version(name) for name in there}
-    json.dump({"versions": versions, "answers": answers}, sys.stdout)
+    json.dump({"versions": {name: _version(name) for name in there}, "answers": answers}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from advisor.estimate import Estimate
 from advisor.units import GIB
 from bench.accuracy.compare import OURS, Compared
-from bench.accuracy.predict import Declined
-from bench.accuracy.rows import Figure, gpu_class, release
+from bench.accuracy.predict import Declined, Prediction
+from bench.accuracy.rows import Figure, Reported, gpu_class, release
 from bench.accuracy.score import Scored, Summary, Target, median, population, summary, targets
 
 
@@ -141,6 +142,10 @@ def _answered(rows: Sequence[Scored]) -> list[str]:
     )
 
 
+_Error = Callable[[Scored], float | None]
+"""What a part of a row errs by; None where it is not printed."""
+
+
 def _wrong(rows: Sequence[Scored]) -> list[str]:
     wrong = [row for row in rows if row.judges("verdict") and row.verdict == "wrong"]
     if not wrong:
@@ -154,8 +159,7 @@ def _wrong(rows: Sequence[Scored]) -> list[str]:
 
 
 def _groups(rows: Sequence[Scored], groupings: Sequence[tuple[str, Callable[[Scored], str]]]) -> list[str]:
-    heads = ("KV rows", "KV median", "KV p90", "KV / KV median", "weights rows", "weights median", "bounds hold")
-    heads = (*heads, "width", "verdicts right")
+    heads = ("KV rows", "KV median", "KV p90", "KV / KV median", "weights rows", "weights median")
     lines: list[str] = []
     for name, key in groupings:
         groups: dict[str, list[Scored]] = {}
@@ -163,7 +167,7 @@ def _groups(rows: Sequence[Scored], groupings: Sequence[tuple[str, Callable[[Sco
             if any(row.judges(figure) for figure in row.left_out):
                 groups.setdefault(key(row), []).append(row)
         lines += _table(
-            (name, *heads),
+            (name, *heads, "bounds hold", "width", "verdicts right"),
             [
                 (
                     label,
@@ -189,7 +193,7 @@ def _natural(label: str) -> tuple[tuple[int, int | str], ...]:
 
 
 def _parts(rows: Sequence[Scored]) -> list[str]:
-    def part(name: str, errors: Callable[[Scored], float | None], unit: str) -> tuple[str, ...]:
+    def part(name: str, errors: _Error, unit: str) -> tuple[str, ...]:
         cells = [name]
         for half in ("fitted", "held out"):
             sizes = [
@@ -201,30 +205,27 @@ def _parts(rows: Sequence[Scored]) -> list[str]:
             cells += [str(len(sizes)), _percent(middle) if unit == "%" else "-" if middle is None else f"{middle:.2f}"]
         return tuple(cells)
 
-    def gap(reported: float | None, expected: float) -> float | None:
-        return None if reported is None else expected / GIB - reported
+    def gap(reported: Callable[[Reported], float | None], said: Callable[[Prediction], Estimate]) -> _Error:
+        def error(row: Scored) -> float | None:
+            printed = reported(row.row.reported)
+            if row.prediction is None or printed is None:
+                return None
+            return said(row.prediction).expected / GIB - printed
+
+        return error
 
     return _table(
         ("part", "rows, fitted", "error", "rows, held out", "error"),
         [
             part(
                 "activation peak, GiB",
-                lambda row: (
-                    row.prediction
-                    and gap(row.row.reported.activation_peak_gib, row.prediction.activation_peak.expected)
-                ),
+                gap(lambda log: log.activation_peak_gib, lambda said: said.activation_peak),
                 "GiB",
             ),
-            part(
-                "outside PyTorch, GiB",
-                lambda row: row.prediction and gap(row.row.reported.non_torch_gib, row.prediction.non_torch.expected),
-                "GiB",
-            ),
+            part("outside PyTorch, GiB", gap(lambda log: log.non_torch_gib, lambda said: said.non_torch), "GiB"),
             part(
                 "CUDA graphs as captured, GiB",
-                lambda row: (
-                    row.prediction and gap(row.row.reported.cuda_graphs_gib, row.prediction.cuda_graphs.expected)
-                ),
+                gap(lambda log: log.cuda_graphs_gib, lambda said: said.cuda_graphs),
                 "GiB",
             ),
             part("KV cache, weights known", lambda row: row.kv_error_with_reported_weights, "%"),
