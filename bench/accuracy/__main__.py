@@ -38,7 +38,7 @@ def main() -> int:
         else "No package of bench/accuracy/requirements.txt was installed, so none is in the table."
     )
     given.output.parent.mkdir(exist_ok=True)
-    text = report(rows, peers=[*peers, *packages], packages_said=said, examples=examples())
+    text = report(rows, peers=[*peers, *packages], packages_said=said, examples=examples(configs))
     given.output.write_text(text, encoding="utf-8")
     for target in targets(summary(population(rows, utilization_stated=True))):
         value = "-" if target.value is None else f"{100 * target.value:.2f} %"

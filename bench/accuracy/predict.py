@@ -27,6 +27,8 @@ class Prediction:
     non_torch: Estimate
     cuda_graphs: Estimate
     kv_tokens: Estimate
+    kv_bytes_per_token: float
+    """Of one GPU."""
     verdict: Verdict
     error: str | None = None
 
@@ -62,6 +64,7 @@ def predict(row: Deployment, config: Mapping[str, Any]) -> Prediction | Declined
         non_torch=plan.non_torch,
         cuda_graphs=plan.cuda_graphs,
         kv_tokens=theory.kv_tokens,
+        kv_bytes_per_token=theory.layout.bytes_per_token,
         verdict="fits" if theory.kv_tokens.expected >= theory.flags.max_model_len else "does_not_fit",
     )
 

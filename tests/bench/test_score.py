@@ -30,6 +30,7 @@ def prediction(*, kv=10.0, weights=5.0, spread=0.5, budget=20.0, tokens=1000, ve
         non_torch=gib(0.1),
         cuda_graphs=gib(0.5),
         kv_tokens=exactly(tokens),
+        kv_bytes_per_token=kv * GIB / tokens,
         verdict=verdict,
     )
 
