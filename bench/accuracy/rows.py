@@ -118,11 +118,15 @@ def reasons_against(row: Deployment, figure: Figure) -> tuple[str, ...]:
     missing = _missing(row.reported, figure)
     if missing is not None:
         return (missing,)
-    return tuple(f"{doubt.of}: {doubt.why}" for doubt in row.doubts if figure != "weights" or doubt.of in _OF_WEIGHTS)
+    return tuple(f"{doubt.of}: {doubt.why}" for doubt in row.doubts if doubt.of not in _NO_MATTER[figure])
 
 
-_OF_WEIGHTS = frozenset({"build", "flags", "figure", "parallelism", "model", "variant"})
-"""Doubts that bear on the weights: which GPU, release or utilization it was does not."""
+_NO_MATTER: Mapping[Figure, frozenset[str]] = {
+    "kv": frozenset(),
+    "weights": frozenset({"gpu", "version", "utilization"}),
+    "verdict": frozenset({"version", "figure"}),
+}
+"""Doubts that say nothing against a figure: a start fails or not by more than releases differ."""
 
 
 def _missing(reported: Reported, figure: Figure) -> str | None:

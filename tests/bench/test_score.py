@@ -132,6 +132,12 @@ def test_a_doubtful_gpu_says_nothing_against_the_weights():
     assert row.judges("weights")
 
 
+def test_an_unknown_release_judges_the_verdict_and_not_the_kv_cache():
+    row = scored(deployment(kv_gib=5.0, started=True, doubts=(Doubt(of="version", why="not printed"),)), prediction())
+    assert row.judges("verdict")
+    assert not row.judges("kv")
+
+
 def test_a_huge_error_takes_no_row_out():
     assert scored(deployment(kv_gib=1.0), prediction(kv=15.0)).judges("kv")
 
