@@ -1,13 +1,14 @@
 """``python -m bench.accuracy``: score every deployment and write docs/accuracy.md."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from bench.accuracy.articles import examples
 from bench.accuracy.compare import askable, formula_peers, ourselves, package_peers
 from bench.accuracy.predict import parameter_count, predict
-from bench.accuracy.report import report
+from bench.accuracy.report import machine_rows, report
 from bench.accuracy.rows import configurations, deployments
 from bench.accuracy.score import population, score, summary, targets
 
@@ -24,6 +25,7 @@ def main() -> int:
         help="interpreter that has the packages of bench/accuracy/requirements.txt",
     )
     arguments.add_argument("--output", type=Path, default=PAGE)
+    arguments.add_argument("--rows", type=Path, help="also write every row's figures there, as JSON lines")
     given = arguments.parse_args()
 
     configs = configurations()
@@ -40,6 +42,8 @@ def main() -> int:
     given.output.parent.mkdir(exist_ok=True)
     text = report(rows, peers=[*peers, *packages], packages_said=said, examples=examples(configs))
     given.output.write_text(text, encoding="utf-8")
+    if given.rows:
+        given.rows.write_text("".join(f"{json.dumps(row)}\n" for row in machine_rows(rows)), encoding="utf-8")
     for target in targets(summary(population(rows, utilization_stated=True))):
         value = "-" if target.value is None else f"{100 * target.value:.2f} %"
         met = "no rows" if target.met is None else "met" if target.met else "not met"

@@ -1,6 +1,7 @@
 """docs/accuracy.md: the scores in words and tables, the same bytes for the same estimator."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from advisor.estimate import Estimate
 from advisor.units import GIB
@@ -84,6 +85,36 @@ def report(rows: Sequence[Scored], *, peers: Sequence[Compared], packages_said: 
         *_left_out(rows),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def machine_rows(rows: Sequence[Scored]) -> list[dict[str, Any]]:
+    """Return every answered row as plain figures, for whoever looks for the cause of an error."""
+    return [
+        {
+            "id": row.row.id,
+            "half": row.row.half,
+            "family": row.family,
+            "gpu": gpu_class(row.row),
+            "release": release(row.row),
+            "counts_for": [figure for figure in row.left_out if row.judges(figure)],
+            "kv_error_share_of_budget": row.kv_error_share_of_budget,
+            "kv_error_with_reported_weights": row.kv_error_with_reported_weights,
+            "kv_error_ratio": row.kv_error_ratio,
+            "kv_within_bounds": row.kv_within_bounds,
+            "weights_error_ratio": row.weights_error_ratio,
+            "verdict": row.verdict,
+            "budget_gib": said.budget_bytes / GIB,
+            "kv_reported_gib": None if row.kv_reported_bytes is None else row.kv_reported_bytes / GIB,
+            "said_gib": {part: getattr(said, part).expected / GIB for part in _PARTS},
+            "reported_gib": {part: getattr(row.row.reported, f"{part}_gib") for part in _PRINTED},
+        }
+        for row in rows
+        if (said := row.prediction) is not None
+    ]
+
+
+_PARTS = ("weights", "activation_peak", "non_torch", "cuda_graphs", "kv_cache")
+_PRINTED = ("weights", "activation_peak", "non_torch", "cuda_graphs", "cuda_graphs_estimated", "kv")
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
