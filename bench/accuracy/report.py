@@ -8,7 +8,7 @@ from advisor.units import GIB
 from bench.accuracy.compare import OURS, Compared
 from bench.accuracy.predict import Declined, Prediction
 from bench.accuracy.rows import Figure, Reported, gpu_class, release
-from bench.accuracy.score import Scored, Summary, Target, median, population, summary, targets
+from bench.accuracy.score import Scored, Summary, Target, median, population, quantile, summary, targets
 
 
 def report(rows: Sequence[Scored], *, peers: Sequence[Compared], packages_said: str, examples: Sequence[str]) -> str:
@@ -43,6 +43,10 @@ def report(rows: Sequence[Scored], *, peers: Sequence[Compared], packages_said: 
         "Rows without it, where that release's default was in effect, apart from the targets:",
         "",
         *_groups(defaulted, (("all", lambda _: "all"),)),
+        "",
+        "Rows with doubts, for what they are worth and apart from the targets:",
+        "",
+        *_doubtful(rows),
         "",
         *_wrong(rows),
         "## By kind of model, GPU, release and weights",
@@ -217,6 +221,38 @@ def _groups(rows: Sequence[Scored], groupings: Sequence[tuple[str, Callable[[Sco
         )
         lines.append("")
     return lines[:-1]
+
+
+_KINDS_OF_DOUBT = (
+    ("only how the GPU or the release is known", frozenset({"gpu", "version"})),
+    ("forks and builds between releases", frozenset({"gpu", "version", "build", "utilization"})),
+    ("another checkpoint's geometry", frozenset({"gpu", "version", "build", "utilization", "variant"})),
+)
+
+
+def _doubtful(rows: Sequence[Scored]) -> list[str]:
+    left = [row for row in rows if row.row.doubts and row.kv_error_share_of_budget is not None]
+    lines = []
+    for name, allowed in _KINDS_OF_DOUBT:
+        these = [row for row in left if {doubt.of for doubt in row.row.doubts} <= allowed]
+        left = [row for row in left if row not in these]
+        for half in ("fitted", "held out"):
+            part = [row for row in these if row.row.half == half]
+            errors = [abs(row.kv_error_share_of_budget or 0.0) for row in part]
+            known = [abs(each) for row in part if (each := row.kv_error_with_reported_weights) is not None]
+            lines.append(
+                (
+                    name,
+                    half,
+                    str(len(part)),
+                    _percent(median(errors) if errors else None),
+                    _percent(quantile(errors, 0.9) if errors else None),
+                    str(len(known)),
+                    _percent(median(known) if known else None),
+                )
+            )
+    heads = ("doubt", "half", "KV rows", "KV median", "KV p90", "weights printed", "KV median were the weights known")
+    return _table(heads, lines)
 
 
 def _natural(label: str) -> tuple[tuple[int, int | str], ...]:
