@@ -6,8 +6,9 @@ source, and what is doubtful about it. ``models.jsonl``: of each model's configu
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +79,18 @@ def deployments(path: Path = FOLDER / "deployments.jsonl") -> tuple[Deployment, 
     """Return every row of the file, in order."""
     with path.open(encoding="utf-8") as lines:
         return tuple(_deployment(json.loads(line)) for line in lines)
+
+
+PARTS_PRINTED_BY = "llm-d-incubation/llm-d-planner"
+"""The one source that prints every part of the memory: without it the parts cannot be fitted one by one."""
+
+
+def halves(authors: Iterable[str]) -> dict[str, Half]:
+    """Divide the sources: by a hash of their names, the half that holds `PARTS_PRINTED_BY` is the fitted one."""
+    drawn = sorted(set(authors), key=lambda author: sha256(f"vllm-headroom accuracy {author}".encode()).hexdigest())
+    first = set(drawn[: len(drawn) // 2])
+    fitted = first if PARTS_PRINTED_BY in first else set(drawn) - first
+    return {author: "fitted" if author in fitted else "held out" for author in drawn}
 
 
 def configurations(path: Path = FOLDER / "models.jsonl") -> dict[str, dict[str, Any]]:

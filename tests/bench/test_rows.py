@@ -5,6 +5,7 @@ from bench.accuracy.rows import (
     configurations,
     deployments,
     family,
+    halves,
     reasons_against,
     spelled_out,
 )
@@ -30,13 +31,11 @@ def test_every_row_has_its_own_id_a_source_and_a_known_geometry():
     assert {row.geometry for row in rows if row.geometry} <= configs.keys()
 
 
-def test_one_author_is_never_in_both_halves():
-    halves = {}
-    for row in deployments():
-        halves.setdefault(row.author, set()).add(row.half)
-    assert all(len(each) == 1 for each in halves.values())
-    fitted = sum(each == {"fitted"} for each in halves.values())
-    assert abs(2 * fitted - len(halves)) <= 1
+def test_the_halves_are_those_that_the_hash_draws():
+    rows = deployments()
+    drawn = halves(row.author for row in rows)
+    assert all(row.half == drawn[row.author] for row in rows)
+    assert abs(list(drawn.values()).count("fitted") - list(drawn.values()).count("held out")) <= 1
 
 
 def test_utilization_is_stated_only_where_the_flag_is_given():
