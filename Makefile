@@ -33,5 +33,12 @@ docs: $(BIN)/vllm-headroom
 docs-are-current: docs
 	git diff --exit-code -- METRICS.md
 
+# Scores the estimator on real deployments and writes docs/accuracy.md. The packages it is compared with are optional:
+# PACKAGES_PYTHON names the interpreter of an environment that has bench/accuracy/requirements.txt.
+PACKAGES_PYTHON ?= $(BIN)/python
+.PHONY: accuracy
+accuracy: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.accuracy --packages-python $(PACKAGES_PYTHON)
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

@@ -1,0 +1,1 @@
+"""How far the estimator is from what real vLLM servers reported."""
