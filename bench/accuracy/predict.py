@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advisor.capacity import engine_theory
 from advisor.defaults import Device
-from advisor.estimate import Estimate
+from advisor.estimate import Estimate, exactly
 from advisor.flags import parse_flags
+from advisor.gpus import find_gpu
 from advisor.model import parse_model
+from advisor.plan import plan_engine
 from advisor.units import GIB
 from advisor.versions import parse_version
 from bench.accuracy.rows import Deployment
@@ -45,27 +46,29 @@ def predict(row: Deployment, config: Mapping[str, Any]) -> Prediction | Declined
     try:
         spec = parse_model(config)
         flags = parse_flags(["vllm", "serve", row.model, *row.args], environment=row.environment)
-        theory = engine_theory(
+        total = exactly(row.gpu_total_gib * GIB) if row.gpu_total_gib else find_gpu(row.gpu).cuda_total
+        plan = plan_engine(
             spec,
-            flags=flags,
+            flags,
             version=parse_version(row.vllm_version),
-            device=Device(name=row.gpu, memory_bytes=round((row.gpu_total_gib or _TOTALS.get(row.gpu, 79.19)) * GIB)),
-            files=None,
+            device=Device(name=row.gpu, memory_bytes=int(total.expected)),
+            total=total,
         )
     except ValueError as problem:
         return Declined(reason=str(problem).splitlines()[0])
-    plan = theory.plan
-    assert plan is not None
+    memory = plan.memory
+    assert memory is not None
     return Prediction(
-        budget_bytes=plan.budget_bytes,
-        weights=plan.weights,
-        kv_cache=plan.kv_cache,
-        activation_peak=plan.activation_peak,
-        non_torch=plan.non_torch,
-        cuda_graphs=plan.cuda_graphs,
-        kv_tokens=theory.kv_tokens,
-        kv_bytes_per_token=theory.layout.bytes_per_token,
-        verdict="fits" if theory.kv_tokens.expected >= theory.flags.max_model_len else "does_not_fit",
+        budget_bytes=memory.budget_bytes,
+        weights=memory.weights,
+        kv_cache=memory.kv_cache,
+        activation_peak=memory.activation_peak,
+        non_torch=memory.non_torch,
+        cuda_graphs=memory.cuda_graphs,
+        kv_tokens=plan.kv_tokens,
+        kv_bytes_per_token=plan.layout.bytes_per_token,
+        verdict=plan.verdict,
+        error=plan.error,
     )
 
 
@@ -75,6 +78,3 @@ def parameter_count(config: Mapping[str, Any]) -> int | None:
         return parse_model(config).num_parameters
     except ValueError:
         return None
-
-
-_TOTALS: Mapping[str, float] = {}
