@@ -13,6 +13,8 @@ from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
 from advisor.weights import TensorIndex, model_dtype, stage_weights
 
+_POOLING_TASKS = frozenset({"embed", "embedding", "classify", "reward", "score"})
+
 NULL_BLOCK = 1
 """Block 0 never holds tokens (``v1/core/block_pool.py:BlockPool``)."""
 
@@ -103,6 +105,9 @@ def engine_theory(
             load_draft_layers=str((flags.speculative_config or {}).get("method", "")).endswith("mtp"),
             language_model_only=bool(flags.language_model_only),
             replicate_encoder=flags.mm_encoder_tp_mode == "data",
+            pooling=flags.runner == "pooling" or flags.task in _POOLING_TASKS,
+            max_loras=(flags.max_loras or 1) if flags.enable_lora else 0,
+            max_lora_rank=flags.max_lora_rank or 16,
         )
         plan = memory_plan(
             spec,

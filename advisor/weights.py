@@ -116,6 +116,9 @@ def stage_weights(
     load_draft_layers: bool = False,
     language_model_only: bool = False,
     replicate_encoder: bool = False,
+    pooling: bool = False,
+    max_loras: int = 0,
+    max_lora_rank: int = 16,
 ) -> tuple[Estimate, ...]:
     """Return the weight bytes of the fullest rank of each pipeline stage.
 
@@ -133,6 +136,9 @@ def stage_weights(
         load_draft_layers: Whether the built-in multi-token predictor is loaded, for speculative decoding.
         language_model_only: Whether the encoders of other modalities are left out.
         replicate_encoder: Whether they stand whole on every rank (``--mm-encoder-tp-mode data``).
+        pooling: Whether it is served for embeddings or scores, which leaves the output head out.
+        max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
+        max_lora_rank: ``--max-lora-rank``.
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -154,17 +160,22 @@ def stage_weights(
     )
     stored = _stored(tensors) if tensors is not None and tensors.tensors else None
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
-    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only)
+    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
     if load_draft_layers and spec.draft_layers:
         last = tuple(each for each in spec.parameters if each.layer == len(spec.layers) - 1)
         draft = counter.sum_of(last)
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    beside = [
+        tables + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        for parameters in stages
+    ]
     unknown = _unmatched_bytes(spec, tensors, load_draft_layers=load_draft_layers)
     whole = _whole_bytes(spec, choice) if tensors is not None and stored is None else None
     return tuple(
-        _estimate(each, tables_bytes=tables, unknown_bytes=unknown, tensors=tensors, whole_bytes=whole) for each in sums
+        _estimate(each, beside_bytes=extra, unknown_bytes=unknown, tensors=tensors, whole_bytes=whole)
+        for each, extra in zip(sums, beside, strict=True)
     )
 
 
@@ -382,7 +393,7 @@ def _rounding_bytes(sizes: Iterable[int]) -> int:
 
 
 def _by_stage(
-    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool
+    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool, pooling: bool
 ) -> tuple[list[Parameter], ...]:
     """Return what each stage holds: its layers, the ends' embeddings, and every stage the encoders."""
     counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
@@ -393,7 +404,8 @@ def _by_stage(
         if each.layer is not None:
             stages[stage_of[each.layer]].append(each)
         elif each.last_stage:
-            last.append(each)
+            if each.role != "lm_head" or not pooling:
+                last.append(each)
         elif in_tower(each.name):
             for stage in () if language_model_only else stages:
                 stage.append(each)
@@ -424,6 +436,20 @@ def _table_bytes(table: RopeTable, width: int, version: Version) -> int:
     return table.positions * table.dims * width
 
 
+def _lora_width(parameters: Iterable[Parameter], spec: ModelSpec, layout: _Layout) -> int:
+    """Rows and columns of what adapters apply to: each rank of an adapter holds a vector of either size for a matrix.
+
+    A rank that holds a share of the rows sees whole inputs, and the other way round (``lora/layers``, 0.5 to 0.33).
+    Adapters of routed experts are left out.
+    """
+    total = 0
+    for each in parameters:
+        if each.role == "linear" and each.layer is not None and len(each.shape) == 2 and each.sharding != "copied":
+            rows, columns, _ = _share(each, spec, layout, replicate_encoder=False)
+            total += rows + columns
+    return total
+
+
 _PLAIN_SPREAD_RATIO = 0.003
 """Small buffers, and tensors of a few names that a checkpoint may hold beside those of its family."""
 
@@ -434,17 +460,17 @@ _QUANTISED_SPREAD_RATIO = 0.012
 def _estimate(
     counted: _Sum,
     *,
-    tables_bytes: int,
+    beside_bytes: int,
     unknown_bytes: int,
     tensors: TensorIndex | None,
     whole_bytes: float | None,
 ) -> Estimate:
-    expected = counted.held + counted.rounding + tables_bytes
+    expected = counted.held + counted.rounding + beside_bytes
     if tensors is not None and whole_bytes is None:
         return Estimate(
             lower=counted.held - counted.missing - counted.spread,
             expected=expected,
-            upper=max(expected, 1.004 * counted.held + tables_bytes) + counted.spread + unknown_bytes,
+            upper=max(expected, 1.004 * counted.held + beside_bytes) + counted.spread + unknown_bytes,
             origin=Origin.DERIVED,
         )
     plain = counted.held - counted.scales
