@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.spec import RopeTable
+from advisor.versions import Version
 
 _WITHOUT = frozenset(
     {
@@ -26,6 +27,10 @@ _WITHOUT = frozenset(
 """Positions are learned, or come by ALiBi, or not at all."""
 
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "model_max_length")
+_ALWAYS: Version = (0, 0, 0)
+_FLASHINFER_ROPE: Version = (0, 14, 0)
+"""From here on DeepSeek's yarn is left to FlashInfer's kernel (``deepseek_scaling_rope.py``)."""
+
 _MROPE_FACTOR = 4
 """Multimodal rope is prepared for so many times the positions."""
 
@@ -78,8 +83,12 @@ def _table(
         rows = positions
     if "mrope_section" in scaling:
         rows *= _MROPE_FACTOR
-    latent = config.get("kv_lora_rank") is not None
-    return RopeTable(positions=rows, dims=dims, full_precision=latent and kind in {"yarn", "deepseek_yarn"})
+    since = None
+    if "GptOssForCausalLM" in (config.get("architectures") or ()):
+        since = _ALWAYS  # models/gpt_oss.py asks for it
+    elif config.get("kv_lora_rank") is not None and kind in {"yarn", "deepseek_yarn"}:
+        since = _FLASHINFER_ROPE
+    return RopeTable(positions=rows, dims=dims, float32_since=since)
 
 
 def _dims(

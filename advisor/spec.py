@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from advisor.layers import DecoderLayer
+from advisor.versions import Version
 
 
 class ModelConfigError(ValueError):
@@ -94,8 +95,8 @@ class RopeTable:
     positions: int
     dims: int
     """Columns: half of them cosines, half sines."""
-    full_precision: bool = False
-    """Whether recent releases keep it in float32 whatever the model's dtype (DeepSeek's yarn)."""
+    float32_since: Version | None = None
+    """The release from which it is in float32 whatever the model's dtype; None: never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

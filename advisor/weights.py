@@ -7,6 +7,7 @@ counts what the CUDA allocator handed out.
 """
 
 import re
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -115,6 +116,9 @@ def stage_weights(
     load_draft_layers: bool = False,
     language_model_only: bool = False,
     replicate_encoder: bool = False,
+    pooling: bool = False,
+    max_loras: int = 0,
+    max_lora_rank: int = 16,
 ) -> tuple[Estimate, ...]:
     """Return the weight bytes of the fullest rank of each pipeline stage.
 
@@ -132,6 +136,9 @@ def stage_weights(
         load_draft_layers: Whether the built-in multi-token predictor is loaded, for speculative decoding.
         language_model_only: Whether the encoders of other modalities are left out.
         replicate_encoder: Whether they stand whole on every rank (``--mm-encoder-tp-mode data``).
+        pooling: Whether it is served for embeddings or scores, which leaves the output head out.
+        max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
+        max_lora_rank: ``--max-lora-rank``.
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -153,17 +160,22 @@ def stage_weights(
     )
     stored = _stored(tensors) if tensors is not None and tensors.tensors else None
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
-    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only)
+    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
     if load_draft_layers and spec.draft_layers:
         last = tuple(each for each in spec.parameters if each.layer == len(spec.layers) - 1)
         draft = counter.sum_of(last)
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    beside = [
+        tables + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        for parameters in stages
+    ]
     unknown = _unmatched_bytes(spec, tensors, load_draft_layers=load_draft_layers)
     whole = _whole_bytes(spec, choice) if tensors is not None and stored is None else None
     return tuple(
-        _estimate(each, tables_bytes=tables, unknown_bytes=unknown, tensors=tensors, whole_bytes=whole) for each in sums
+        _estimate(each, beside_bytes=extra, unknown_bytes=unknown, tensors=tensors, whole_bytes=whole)
+        for each, extra in zip(sums, beside, strict=True)
     )
 
 
@@ -225,8 +237,8 @@ class _Counter:
 
     def sum_of(self, parameters: Iterable[Parameter]) -> _Sum:
         """Return the bytes of these parameters on the fullest rank that holds them."""
-        held = rounding = spread = missing = quantised = 0.0
-        fused: dict[str, float] = {}
+        held = spread = missing = quantised = 0.0
+        fused: dict[str, int] = {}
         known, choice, stored = self._known, self._choice, self._stored
         latent_layers = self._latent_layers() if choice is not None else frozenset()
         for each in parameters:
@@ -251,11 +263,11 @@ class _Counter:
                 if each.layer in latent_layers and ".kv_b_proj." in each.name:
                     held += self._sizes(each, None)[0]
             held += size
-            if values >= MIB:
+            if values >= _MOSTLY_SMALL:
                 module, _, leaf = each.name.removesuffix(".weight").rpartition(".")
                 fused_key = f"{module}.{_FUSED.get(leaf, leaf)}"
-                fused[fused_key] = fused.get(fused_key, 0.0) + values
-        rounding = sum(map(_rounding_bytes, fused.values()))
+                fused[fused_key] = fused.get(fused_key, 0) + values
+        rounding = _rounding_bytes(fused.values())
         return _Sum(held, rounding, spread, missing, quantised)
 
     def _latent_layers(self) -> frozenset[int]:
@@ -292,6 +304,9 @@ class _Counter:
             values, scales = scheme.value_bytes(rows, columns), scheme.scales_bytes(rows, columns, whole_columns)
         return count * (values + scales), count * values
 
+
+_MOSTLY_SMALL = 64 * 1024
+"""Tensors below this share the allocator's pool of small ones, which adds next to nothing."""
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
@@ -352,21 +367,33 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _rounding_bytes(size: float) -> float:
-    """What the CUDA caching allocator adds to one allocation.
+def _rounding_bytes(sizes: Iterable[int]) -> int:
+    """What the CUDA caching allocator adds to allocations that are made in this order and kept.
 
-    From 10 MiB on it asks for multiples of 2 MiB and keeps a rest of up to 1 MiB with the allocation (PyTorch 2.x
-    ``c10/cuda/CUDACachingAllocator.cpp``: kMinLargeAlloc, kRoundLarge, should_split). Seen as 14.249 GiB of Qwen2-7B,
-    whose tensors are 14.185 and tables 0.008.
+    From 10 MiB on it asks for multiples of 2 MiB, below for 20 MiB, and gives out the smallest free piece that is large
+    enough, with up to 1 MiB more where that is left of it (PyTorch 2.x ``c10/cuda/CUDACachingAllocator.cpp``:
+    get_allocation_size, should_split). Seen as 14.249 GiB of Qwen2-7B, whose tensors are 14.185 and tables 0.008.
     """
-    if size < 10 * MIB:
-        return 0
-    rest = -size % (2 * MIB)
-    return rest if rest <= MIB else 0
+    added = 0
+    pieces: list[int] = []
+    for size in sizes:
+        if size <= MIB:
+            continue
+        if size >= 10 * MIB:
+            piece = _up(size, 2 * MIB)
+        else:
+            position = bisect_left(pieces, size)
+            piece = pieces.pop(position) if position < len(pieces) else 20 * MIB
+        rest = piece - size
+        if rest > MIB:
+            insort(pieces, rest)
+        else:
+            added += rest
+    return added
 
 
 def _by_stage(
-    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool
+    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool, pooling: bool
 ) -> tuple[list[Parameter], ...]:
     """Return what each stage holds: its layers, the ends' embeddings, and every stage the encoders."""
     counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
@@ -377,7 +404,8 @@ def _by_stage(
         if each.layer is not None:
             stages[stage_of[each.layer]].append(each)
         elif each.last_stage:
-            last.append(each)
+            if each.role != "lm_head" or not pooling:
+                last.append(each)
         elif in_tower(each.name):
             for stage in () if language_model_only else stages:
                 stage.append(each)
@@ -403,9 +431,23 @@ def _tables(spec: ModelSpec) -> tuple[RopeTable, ...]:
 
 
 def _table_bytes(table: RopeTable, width: int, version: Version) -> int:
-    if table.full_precision and version >= (0, 14, 0):
+    if table.float32_since is not None and version >= table.float32_since:
         width = 4
     return table.positions * table.dims * width
+
+
+def _lora_width(parameters: Iterable[Parameter], spec: ModelSpec, layout: _Layout) -> int:
+    """Rows and columns of what adapters apply to: each rank of an adapter holds a vector of either size for a matrix.
+
+    A rank that holds a share of the rows sees whole inputs, and the other way round (``lora/layers``, 0.5 to 0.33).
+    Adapters of routed experts are left out.
+    """
+    total = 0
+    for each in parameters:
+        if each.role == "linear" and each.layer is not None and len(each.shape) == 2 and each.sharding != "copied":
+            rows, columns, _ = _share(each, spec, layout, replicate_encoder=False)
+            total += rows + columns
+    return total
 
 
 _PLAIN_SPREAD_RATIO = 0.003
@@ -418,17 +460,17 @@ _QUANTISED_SPREAD_RATIO = 0.012
 def _estimate(
     counted: _Sum,
     *,
-    tables_bytes: int,
+    beside_bytes: int,
     unknown_bytes: int,
     tensors: TensorIndex | None,
     whole_bytes: float | None,
 ) -> Estimate:
-    expected = counted.held + counted.rounding + tables_bytes
+    expected = counted.held + counted.rounding + beside_bytes
     if tensors is not None and whole_bytes is None:
         return Estimate(
             lower=counted.held - counted.missing - counted.spread,
             expected=expected,
-            upper=max(expected, 1.004 * counted.held + tables_bytes) + counted.spread + unknown_bytes,
+            upper=max(expected, 1.004 * counted.held + beside_bytes) + counted.spread + unknown_bytes,
             origin=Origin.DERIVED,
         )
     plain = counted.held - counted.scales

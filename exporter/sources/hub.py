@@ -15,10 +15,12 @@ from advisor.readings import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.model import read_config, read_tensor_index
+from exporter.sources.model import MOST_CONFIG_BYTES, parse_config, read_config, read_tensor_index
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_PATIENCE_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,62 +41,70 @@ class Hub:
 
 
 def read_hub_model(model_id: str, *, revision: str | None = None, hub: Hub | None = None) -> ModelFiles:
-    """Read a model by its id, such as ``Qwen/Qwen3-8B``. Never raises: what went wrong is in ``declined``."""
+    """Read a model by its id, such as ``Qwen/Qwen3-8B``. Never raises: what went wrong is in ``declined``.
+
+    Without network, or in offline mode, what the local cache holds of it decides.
+    """
     hub = hub or Hub()
     try:
-        config = hub_config(model_id, revision=revision, hub=hub)
-        spec = parse_model(read_config(config))
-        weights = hub_tensors(model_id, revision=revision, hub=hub, snapshot=config.parent)
+        try:
+            with _translated(model_id, revision):
+                config = hub_config(model_id, revision=revision, hub=hub)
+                spec = parse_model(parse_config(config, model_id))
+                weights = hub_tensors(model_id, revision=revision, hub=hub)
+        except HubUnreachable:
+            snapshot = cached_snapshot(model_id, revision=revision, hub=hub)
+            if snapshot is None:
+                raise
+            spec = parse_model(read_config(snapshot))
+            weights = read_tensor_index(snapshot)
     except (SourceError, ModelConfigError, DeclinedError) as error:
         return ModelFiles(path=model_id, spec=None, declined=str(error), weights=None)
     return ModelFiles(path=model_id, spec=spec, declined=None, weights=weights)
 
 
-def hub_config(model_id: str, *, revision: str | None, hub: Hub) -> Path:
-    """Return the path of the model's config.json in the local cache, where it is put unless it is there.
+def hub_config(model_id: str, *, revision: str | None, hub: Hub) -> bytes:
+    """Return the content of the model's config.json; it is not kept on disk.
 
-    Raises:
-        SourceUnavailable: No such model, revision or file; a licence not accepted; no network and no copy.
+    One question and no repetition: somebody waits for the answer, and the client's own download tries for a minute.
     """
-    with _translated(model_id, revision):
-        return Path(hub.api().hf_hub_download(model_id, "config.json", revision=revision, cache_dir=hub.cache))
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(model_id, "config.json", revision=revision, endpoint=hub.endpoint)
+    response = get_session().get(url, headers=build_hf_headers(token=hub.token), timeout=_PATIENCE_SECONDS)
+    hf_raise_for_status(response)
+    content = response.content
+    if len(content) > MOST_CONFIG_BYTES:
+        raise SourceMalformed("config_too_large", f"{model_id}: over {MOST_CONFIG_BYTES} bytes")
+    return content
 
 
-def hub_tensors(model_id: str, *, revision: str | None, hub: Hub, snapshot: Path) -> TensorIndex | None:
-    """Return what the weights' headers say, None for a model without weights.
-
-    Without network what stands in ``snapshot``, the model's directory in the local cache, decides.
-
-    Raises:
-        SourceUnavailable: The hub refuses.
-        SourceMalformed: A header is not one of a safetensors file.
-    """
-    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex | None:
+    """Return what the weights' headers say, None for a model without weights."""
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
     api = hub.api()
     try:
-        with _translated(model_id, revision):
-            try:
-                found = api.get_safetensors_metadata(model_id, revision=revision)
-            except NotASafetensorsRepoError:
-                return _binaries(api, model_id, revision)
-            except SafetensorsParsingError as error:
-                raise SourceMalformed("not_safetensors", f"{model_id}: {error}") from error
-            except HfHubHTTPError:
-                raise
-    except HubUnreachable:
-        return read_tensor_index(snapshot)
-    tensors = {
-        name: TensorInfo(tensor.dtype, tuple(tensor.shape))
-        for file in found.files_metadata.values()
-        for name, tensor in file.tensors.items()
-    }
-    total = sum(
-        tensor.data_offsets[1] - tensor.data_offsets[0]
-        for file in found.files_metadata.values()
-        for tensor in file.tensors.values()
+        found = api.get_safetensors_metadata(model_id, revision=revision)
+    except NotASafetensorsRepoError:
+        return _binaries(api, model_id, revision)
+    except SafetensorsParsingError as error:
+        raise SourceMalformed("not_safetensors", f"{model_id}: a weights file's header cannot be read") from error
+    listed = [each for file in found.files_metadata.values() for each in file.tensors.items()]
+    return TensorIndex(
+        total_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for _, tensor in listed),
+        source="safetensors headers",
+        tensors={name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in listed},
     )
-    return TensorIndex(total_bytes=total, source="safetensors headers", tensors=tensors)
+
+
+def cached_snapshot(model_id: str, *, revision: str | None, hub: Hub) -> Path | None:
+    """Return the model's directory in the hub's local cache, None where it holds no config.json of it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model_id, "config.json", cache_dir=hub.cache, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex | None:
@@ -106,6 +116,10 @@ def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex 
         if each.rfilename.startswith("pytorch_model") and each.rfilename.endswith(".bin")
     ]
     return TensorIndex(total_bytes=sum(sizes), source="file sizes") if sizes else None
+
+
+_UNREACHABLE = "hub_unreachable"
+_NO_ANSWER = "no answer from the hub, and no copy in the local cache"
 
 
 class HubUnreachable(SourceUnavailable):
@@ -126,7 +140,7 @@ def _translated(model_id: str, revision: str | None) -> Iterator[None]:
     )
 
     # The client's HTTP library differs by its release; this is that library's own base of every failure.
-    http_error = HfHubHTTPError.__bases__[0]
+    http_error: type[BaseException] = HfHubHTTPError.__mro__[1]
     try:
         yield
     except HFValidationError as error:
@@ -142,13 +156,11 @@ def _translated(model_id: str, revision: str | None) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise SourceUnavailable("no_such_revision", f"{model_id} has no revision {revision}") from error
     except LocalEntryNotFoundError as error:
-        raise HubUnreachable(
-            "hub_unreachable", f"{model_id}: no answer from the hub, and no copy in the local cache"
-        ) from error
+        raise HubUnreachable(_UNREACHABLE, f"{model_id}: {_NO_ANSWER}") from error
     except EntryNotFoundError as error:
         raise SourceUnavailable("no_config", f"{model_id}: there is no config.json in it") from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
         raise SourceUnavailable("hub_refuses", f"{model_id}: the hub answers with {status}") from error
     except (http_error, OSError) as error:
-        raise HubUnreachable("hub_unreachable", f"{model_id}: {type(error).__name__}") from error
+        raise HubUnreachable(_UNREACHABLE, f"{model_id}: {_NO_ANSWER}") from error

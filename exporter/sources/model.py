@@ -74,14 +74,25 @@ def read_config(path: Path) -> Mapping[str, Any]:
     try:
         if file.stat().st_size > MOST_CONFIG_BYTES:
             raise SourceMalformed("config_too_large", f"{file}: over {MOST_CONFIG_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError as error:
         raise SourceUnavailable("config_unreadable", f"{file}: {error.strerror or error}") from error
+    return parse_config(content, str(file))
+
+
+def parse_config(content: bytes, name: str) -> Mapping[str, Any]:
+    """Return the object in a config.json; ``name`` says in errors which one it is.
+
+    Raises:
+        SourceMalformed: It is not a JSON object.
+    """
+    try:
+        config = json.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise SourceMalformed("config_not_json", f"{file}: {error}") from error
-    if not isinstance(content, dict):
-        raise SourceMalformed("config_not_json", f"{file}: a JSON object is needed, this is {type(content).__name__}")
-    return content
+        raise SourceMalformed("config_not_json", f"{name}: {error}") from error
+    if not isinstance(config, dict):
+        raise SourceMalformed("config_not_json", f"{name}: a JSON object is needed, this is {type(config).__name__}")
+    return config
 
 
 def read_tensor_index(path: Path) -> TensorIndex | None:

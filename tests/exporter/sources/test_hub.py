@@ -1,5 +1,8 @@
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +21,14 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with hub_standin() as (endpoint, state):
         yield Hub(endpoint=endpoint, cache=tmp_path / "cache"), state
+
+
+@pytest.fixture
+def nowhere():
+    """An address that nothing answers at: bound, never listened on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def test_one_file_is_read_by_its_header_alone(hub):
@@ -78,7 +89,7 @@ def test_a_model_without_weights_is_read_for_its_geometry(hub):
         ((401, "GatedRepo"), "gated: someone/a-model: accept its licence"),
         ((404, "RepoNotFound"), "no_such_model: someone/a-model: the hub has none of this name, or it is private"),
         ((401, "RepoNotFound"), "no_such_model: someone/a-model"),
-        ((500, None), "hub_"),
+        ((500, None), "hub_refuses: someone/a-model: the hub answers with 500"),
     ],
 )
 def test_each_refusal_is_one_line_that_says_what_to_do(hub, refusal, words):
@@ -111,24 +122,55 @@ def test_the_token_goes_with_every_question(hub):
     assert {authorization for *_, authorization in state.asked} == {"Bearer hf_secret"}
 
 
-def test_without_network_the_local_copy_serves(hub):
-    where, state = hub
-    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": safetensors_file({"a": ("F16", [1], 2)})}
-    assert read_hub_model(MODEL, hub=where).weights.total_bytes == 2
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    model = read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=where.cache))
+def test_without_network_the_local_copy_serves(tmp_path, nowhere):
+    cached = tmp_path / "models--someone--a-model"
+    snapshot = cached / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    (snapshot / "config.json").write_bytes(CONFIG)
+    where = Hub(endpoint=nowhere, cache=tmp_path)
+    model = read_hub_model(MODEL, hub=where)
     assert model.spec is not None and model.weights is None
-    snapshot = next((where.cache / "models--someone--a-model" / "snapshots").iterdir())
-    (snapshot / "model.safetensors").write_bytes(state.files[MODEL]["model.safetensors"])
-    assert read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=where.cache)).weights.total_bytes == 2
+    (snapshot / "model.safetensors").write_bytes(safetensors_file({"a": ("F16", [1], 2)}))
+    assert read_hub_model(MODEL, hub=where).weights.total_bytes == 2
+    assert read_hub_model(MODEL, revision="other", hub=where).declined.startswith("hub_unreachable")
 
 
-def test_without_network_and_copy_it_says_so(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+def test_without_network_and_copy_it_says_so(tmp_path, nowhere):
     declined = read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=tmp_path)).declined
     assert declined == "hub_unreachable: someone/a-model: no answer from the hub, and no copy in the local cache"
+
+
+def read_in_a_process(cache, **environment):
+    """Return what a fresh process, whose environment alone says where the hub is, makes of the model."""
+    code = f"from exporter.sources.hub import read_hub_model as r; m = r({MODEL!r}); print(m.declined or m.weights)"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "HF_HUB_CACHE": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_environment_says_where_the_hub_is_and_who_asks(hub, tmp_path):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": safetensors_file({"a": ("F16", [1], 2)})}
+    assert "total_bytes=2" in read_in_a_process(tmp_path, HF_ENDPOINT=where.endpoint, HF_TOKEN="hf_of_the_environment")
+    about_the_model = {token for _, path, _, token in state.asked if MODEL in path}  # the client asks for its own, too
+    assert about_the_model == {"Bearer hf_of_the_environment"}
+
+
+def test_offline_mode_asks_nothing(hub, tmp_path):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG}
+    assert read_in_a_process(tmp_path, HF_ENDPOINT=where.endpoint, HF_HUB_OFFLINE="1").startswith("hub_unreachable")
+    assert not state.asked
 
 
 @pytest.mark.parametrize("name", ["/no/such/directory", "a/b/c", "-", "a--b..c"])
