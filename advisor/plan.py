@@ -232,9 +232,12 @@ def _fullest_rank(
         quantization=resolved.quantization,
         tensors=tensors,
         capability=10 * capability[0] + capability[1],
-        load_draft_layers=resolved.num_speculative_tokens > 0,
+        load_draft_layers=_drafts_by_itself(resolved),
         language_model_only=resolved.language_model_only,
         replicate_encoder=resolved.mm_encoder_tp_mode == "data",
+        pooling=traits.is_pooling,
+        max_loras=resolved.max_loras if resolved.enable_lora else 0,
+        max_lora_rank=resolved.max_lora_rank,
     )
     counts = graph_count(
         version,
@@ -276,6 +279,11 @@ def _fullest_rank(
     return min(plans, key=lambda plan: plan.available_for_kv.expected)
 
 
+def _drafts_by_itself(resolved: ResolvedFlags) -> bool:
+    """Tell whether the model's own prediction layers are loaded to draft with."""
+    return str((resolved.speculative_config or {}).get("method", "")).endswith("mtp")
+
+
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
@@ -306,13 +314,11 @@ def _takes_items(resolved: ResolvedFlags) -> bool:
 def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags) -> tuple[str, ...]:
     notes = []
     if tensors is not None and tensors.tensors:
-        strange = unmatched_tensors(spec, tensors, load_draft_layers=resolved.num_speculative_tokens > 0)
+        strange = unmatched_tensors(spec, tensors, load_draft_layers=_drafts_by_itself(resolved))
         if strange:
             notes.append(f"{len(strange)} tensors of the files are of no known use, {strange[0]} for one")
     if tensors is None:
         notes.append("no weights files were read: weights follow from the configuration")
-    if resolved.enable_lora:
-        notes.append("LoRA adapters take memory that is not counted here")
     if resolved.speculative_config is not None and "model" in resolved.speculative_config:
         notes.append("the draft model of speculative decoding is not counted here")
     if resolved.is_max_model_len_auto:
