@@ -205,6 +205,11 @@ class _Emitter:
     order: tuple[int, int, int] = (0, 0, 0)
     """Data-parallel, pipeline and tensor-parallel rank, as far as the name tells them."""
 
+    @property
+    def engine(self) -> int:
+        """Data-parallel rank of an engine's own process, which before 0.10 is called ``EngineCore_1``."""
+        return self.order[0] or self.order[2]
+
 
 _NOBODY = _Emitter()
 
@@ -277,8 +282,8 @@ class _Start:
         self.touched = False
         self.banner: set[str] = set()
         """What the front end has said of itself: each thing is said once a start."""
-        self.engines: set[str] = set()
-        """Engine processes that have introduced themselves, by name without process id."""
+        self.engines: set[int] = set()
+        """Engines that have introduced themselves, by data-parallel rank."""
         self.said: dict[str, Any] = {}
         self.tokens: list[int] = []
         self.ranks: dict[_Emitter, dict[str, Any]] = {}
@@ -288,7 +293,7 @@ class _Start:
         """Tell whether a line can only be the first of another start."""
         if take in _FRONT_END:
             return bool(self.engines or self.ranks or self.error) or take.__name__ in self.banner
-        return take is _take_engine and emitter.name in self.engines
+        return take is _take_engine and emitter.engine in self.engines
 
     def measured(self, emitter: _Emitter, **values: float | None) -> None:
         if emitter not in self.ranks and len(self.ranks) >= _MOST_RANKS:
@@ -374,8 +379,8 @@ def _take_arguments(start: _Start, emitter: _Emitter, found: re.Match[str]) -> N
 
 
 def _take_engine(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
-    start.engines.add(emitter.name)
-    if found["version"]:
+    start.engines.add(emitter.engine)
+    if found.groupdict().get("version"):
         start.said["version"] = found["version"]
     said = {each["name"]: each["value"].strip("'\"") for each in _CONFIG_FIELD.finditer(found["config"])}
     for name, key in _CONFIG_KEYS.items():
@@ -441,9 +446,11 @@ def _take_measured(start: _Start, emitter: _Emitter, found: re.Match[str]) -> No
     for name, text in found.groupdict().items():
         if text is None:
             continue
-        if name in ("gpu_memory_utilization", "max_model_len", "max_num_batched_tokens"):
-            start.said[name] = float(text) if "." in text else _count(text)
-        else:
+        if name == "gpu_memory_utilization":
+            start.said[name] = float(text)
+        elif name in ("max_model_len", "max_num_batched_tokens"):
+            start.said[name] = _count(text)
+        elif name.endswith(("_bytes", "_seconds")):
             measured[name] = _size(text) if name.endswith("_bytes") else float(text)
     if measured:
         start.measured(emitter, **measured)
@@ -461,14 +468,14 @@ def _take_override(start: _Start, emitter: _Emitter, found: re.Match[str]) -> No
 
 def _take_capacity(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
     start.tokens.append(_count(found["tokens"]))
-    if found["length"]:
+    if found.groupdict().get("max_model_len"):
         _take_concurrency(start, emitter, found)
 
 
 def _take_concurrency(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
     times = float(found["times"])
     start.said["max_concurrency"] = min(times, start.said.get("max_concurrency", times))
-    start.said["max_model_len"] = _count(found["length"])
+    start.said["max_model_len"] = _count(found["max_model_len"])
 
 
 def _take_estimate_not_applied(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
@@ -487,206 +494,192 @@ def _take_error(kind: ErrorKind) -> _Take:
         start.error = StartError(
             kind=kind,
             text=found["text"][:_MOST_ERROR_CHARACTERS],
-            needed_kv_cache_bytes=_size(groups.get("needed")),
-            available_kv_cache_bytes=_size(groups.get("available")),
-            max_model_len=_count(groups["length"]) if groups.get("length") else None,
+            needed_kv_cache_bytes=_size(groups.get("needed_bytes")),
+            available_kv_cache_bytes=_size(groups.get("available_bytes")),
+            max_model_len=_count(groups["max_model_len"]) if groups.get("max_model_len") else None,
             largest_max_model_len=_count(groups["largest"]) if groups.get("largest") else None,
         )
 
     return take
 
 
-_SIZE = r"-?\d{1,9}(?:\.\d{1,9})?"
-_NUMBER = r"\d{1,12}(?:\.\d{1,9})?"
-_COUNT = r"\d{1,3}(?:,\d{3}){1,5}|\d{1,15}"
-_RAISED = r"(?:[\w.]{1,80}: )?"
+_PLACES = (
+    (re.compile(r".*_bytes$|size$"), r"-?\d{1,9}(?:\.\d{1,9})?"),
+    (re.compile(r"(tokens|blocks|before|after|max_model_len|max_num_batched_tokens|largest)$"), r"\d[\d,]{0,20}"),
+    (re.compile(r"(version|device)$"), r"\S{1,60}"),
+    (re.compile(r"(arguments|config|model)$"), r".+"),
+    (re.compile(r".*"), r"\d{1,12}(?:\.\d{1,9})?"),
+)
+"""What stands where in a template, by the name of the place: sizes, counts (with commas or without), words, numbers."""
 
 
-def _lines() -> tuple[tuple[re.Pattern[str], _Take], ...]:
-    table: tuple[tuple[str, _Take], ...] = (
-        # 0.2.7 to 0.13; from 0.14 on a drawing with the version beside it.
-        (r"vLLM API server version (?P<version>\S{1,60})", _take_server),
-        (r"[^\w]{0,200}\u2588[^\w]{0,200}version (?P<version>\S{1,60})$", _take_server),
-        (r"[^\w]{0,200}\u2588[^\w]{0,200}model +(?P<model>\S.{0,500})$", _take_banner_model),
-        (r"(?:non-default )?args: (?P<arguments>.+)", _take_arguments),
-        # 0.2.7 without its version, V0 and V1 by name from 0.7.
-        (
-            r"Initializing an? (?:V[01] )?LLM engine(?: \(v(?P<version>[^)]{1,60})\))? with config: (?P<config>.+)",
-            _take_engine,
-        ),
-        (rf"Loading model weights took (?P<weights_bytes>{_SIZE}) Gi?B", _take_measured),
-        (
-            rf"Model loading took (?P<weights_bytes>{_SIZE}) Gi?B(?: memory)?(?: and (?P<load_seconds>{_NUMBER}) seconds)?",
-            _take_measured,
-        ),
-        (
-            (
-                rf"Memory profiling results: total_gpu_memory=(?P<total_bytes>{_SIZE})Gi[Bb] "
-                rf"initial_memory_usage={_SIZE}Gi[Bb] peak_torch_memory=(?P<torch_peak_bytes>{_SIZE})Gi[Bb] memory_usage_post_profile={_SIZE}Gi[Bb] "
-                rf"non_torch_memory=(?P<non_torch_bytes>{_SIZE})Gi[Bb] kv_cache_size=(?P<kv_cache_bytes>{_SIZE})Gi[Bb] "
-                rf"gpu_memory_utilization=(?P<gpu_memory_utilization>{_NUMBER})"
-            ),
-            _take_measured,
-        ),
-        (
-            (
-                rf"the current vLLM instance can use total_gpu_memory \((?P<total_bytes>{_SIZE})GiB\) x "
-                rf"gpu_memory_utilization \((?P<gpu_memory_utilization>{_NUMBER})\) = (?P<budget_bytes>{_SIZE})GiB"
-            ),
-            _take_measured,
-        ),
-        (
-            (
-                rf"model weights take (?P<weights_bytes>{_SIZE})GiB; non_torch_memory takes (?P<non_torch_bytes>{_SIZE})GiB; "
-                rf"PyTorch activation peak memory takes (?P<activation_peak_bytes>{_SIZE})GiB; the rest of the memory "
-                rf"reserved for KV Cache is (?P<kv_cache_bytes>{_SIZE})GiB"
-            ),
-            _take_measured,
-        ),
-        (
-            (
-                rf"Memory profiling takes {_NUMBER} seconds\. Total non KV cache memory: {_SIZE}GiB; "
-                rf"torch peak memory increase: (?P<activation_peak_bytes>{_SIZE})GiB; "
-                rf"(?:non-torch forward increase memory: (?P<non_torch_bytes>{_SIZE})GiB|"
-                rf"total consumed \(from mem_get_info\): (?P<consumed_bytes>{_SIZE})GiB); "
-                rf"weights memory: (?P<weights_bytes>{_SIZE})GiB"
-            ),
-            _take_measured,
-        ),
-        # "cuda" is the device's name from 0.7 to 0.11. "# CPU blocks" alone is the CPU build's own cache.
-        (rf"# [A-Za-z]{{2,10}} blocks: (?P<blocks>{_COUNT})", _take_blocks),
-        (rf"Available KV cache memory: (?P<kv_cache_bytes>{_SIZE}) GiB", _take_measured),
-        (rf"(?:Explicitly|Auto) set \((?P<kv_cache_bytes>{_SIZE})/{_SIZE}\) GiB for KV cache", _take_measured),
-        (
-            rf"Initial free memory (?P<free_bytes>{_SIZE}) GiB, reserved (?P<kv_cache_bytes>{_SIZE}) ?GiB memory for KV Cache",
-            _take_measured,
-        ),
-        (
-            (
-                rf"[A-Za-z+ ]{{2,30}} KV cache size: (?P<tokens>{_COUNT}) tokens"
-                rf"(?:, Maximum concurrency for (?P<length>{_COUNT}) tokens per request: (?P<times>{_NUMBER})x)?"
-            ),
-            _take_capacity,
-        ),
-        (
-            rf"Maximum concurrency for (?P<length>{_COUNT}) tokens per request: (?P<times>{_NUMBER})x",
-            _take_concurrency,
-        ),
-        (
-            rf"Overriding num_gpu_blocks=(?P<before>{_COUNT}) with num_gpu_blocks_override=(?P<after>{_COUNT})",
-            _take_override,
-        ),
-        (rf"Using max model len (?P<max_model_len>{_COUNT})", _take_measured),
-        (
-            rf"Auto-fit max_model_len: reduced from {_SIZE} to (?P<max_model_len>{_COUNT}) to fit",
-            _take_measured,
-        ),
-        (
-            rf"Chunked prefill is enabled with max_num_batched_tokens=(?P<max_num_batched_tokens>{_COUNT})",
-            _take_measured,
-        ),
-        (rf"Estimated CUDA graph memory: (?P<cuda_graph_estimated_bytes>{_SIZE}) GiB total", _take_measured),
-        (rf"Graph capturing finished in {_NUMBER} secs, took (?P<cuda_graph_bytes>{_SIZE}) GiB", _take_measured),
-        (
-            rf"CUDA graph pool memory: (?P<cuda_graph_bytes>{_SIZE}) GiB \(actual\), (?P<cuda_graph_estimated_bytes>{_SIZE}) GiB \(estimated\)",
-            _take_measured,
-        ),
-        (r"CUDA graph memory profiling is disabled", _take_estimate_not_applied),
-        (
-            (
-                rf"Free memory on device \((?P<free_bytes>{_SIZE})/(?P<total_bytes>{_SIZE}) GiB\) on startup\. Desired GPU memory "
-                rf"utilization is \((?P<gpu_memory_utilization>{_NUMBER}), (?P<budget_bytes>{_SIZE}) GiB\)\. Actual usage is "
-                rf"(?:(?P<weights_bytes>{_SIZE}) GiB for weight, (?P<activation_peak_bytes>{_SIZE}) GiB for peak "
-                rf"activation, (?P<non_torch_bytes>{_SIZE}) GiB for non-torch memory|"
-                rf"(?P<consumed_bytes>{_SIZE}) GiB for consumed memory \(weights \+ non-torch\), "
-                rf"(?P<activation_and_graphs_bytes>{_SIZE}) GiB for peak activation), "
-                rf"and (?P<cuda_graph_bytes>{_SIZE}) GiB for CUDAGraph "
-                rf"memory\.(?:.{{0,1000}}? kv cache memory in use is (?P<kv_cache_bytes>{_SIZE}) GiB)?"
-            ),
-            _take_measured,
-        ),
-        (
-            rf"init engine \(profile, create kv cache, warmup model\) took (?P<number>{_NUMBER}) s",
-            _take_init,
-        ),
-        # Errors: the exception's name stands in front in tracebacks.
-        (
-            (
-                rf"{_RAISED}(?P<text>To serve at least one request with the model(?:'s|s's) max seq len "
-                rf"\((?P<length>{_COUNT})\), \((?P<needed>{_SIZE}) Gi?B KV cache is needed, which is larger than the "
-                rf"available KV cache memory \((?P<available>{_SIZE}) Gi?B\)\."
-                rf"(?:.{{0,200}}?estimated maximum model length is (?P<largest>{_COUNT}))?.*)"
-            ),
-            _take_error("kv_cache_too_small"),
-        ),
-        (
-            (
-                rf"{_RAISED}(?P<text>The model's max seq len \((?P<length>{_COUNT})\) is larger than the maximum "
-                rf"number of tokens that can be stored in KV cache \((?P<largest>{_COUNT})\).*)"
-            ),
-            _take_error("kv_cache_too_small"),
-        ),
-        (rf"{_RAISED}(?P<text>No available memory for the cache blocks\..*)", _take_error("no_kv_cache_memory")),
-        (
-            rf"{_RAISED}(?P<text>(?:Free|Available) memory on (?:device|node) .{{0,200}}? on startup is less than .*)",
-            _take_error("too_little_free_memory"),
-        ),
-        (rf"{_RAISED}(?P<text>Error in memory profiling\. Initial .*)", _take_error("free_memory_changed")),
-        (
-            rf"{_RAISED}(?P<text>CUDA out of memory occurred when warming up .*)",
-            _take_error("out_of_memory"),
-        ),
-        (r"[\w.]{0,80}OutOfMemoryError: (?P<text>.+)", _take_error("out_of_memory")),
-        (rf"{_RAISED}(?P<text>CUDA out of memory\. Tried to allocate .+)", _take_error("out_of_memory")),
-        (
-            (
-                rf"{_RAISED}(?P<text>(?:Engine core|Engine process|.{{1,60}}) (?:initialization failed|failed to start)"
-                r"\. See (?:root cause|stack trace).*)"
-            ),
-            _take_error("engine_failed"),
-        ),
-    )
-    return tuple((re.compile(pattern), take) for pattern, take in table)
+def _expression(template: str) -> str:
+    """Return the regular expression of a log template: ``...`` is any text, GiB may be called GB or lack its space."""
+    literals_and_names = re.split(r"\{(\w+)\}", template)
+    expression = ""
+    for position, part in enumerate(literals_and_names):
+        if position % 2 == 0:
+            literal = re.escape(part).replace(r"\.\.\.", ".{0,1000}?")
+            expression += re.sub(r"(\\ )?GiB", " ?Gi?[Bb]", literal)
+        else:
+            inside = next(inside for place, inside in _PLACES if place.match(part))
+            expression += inside if part == "size" else f"(?P<{part}>{inside})"
+    return expression
 
 
-_LINES = _lines()
+_TEMPLATES: tuple[tuple[str, _Take], ...] = (
+    # 0.2.7 to 0.13.
+    ("vLLM API server version {version}", _take_server),
+    ("non-default args: {arguments}", _take_arguments),
+    ("args: {arguments}", _take_arguments),
+    # To 0.6; by the engine's generation from 0.7 on.
+    ("Initializing an LLM engine with config: {config}", _take_engine),
+    ("Initializing an LLM engine (v{version}) with config: {config}", _take_engine),
+    ("Initializing a V0 LLM engine (v{version}) with config: {config}", _take_engine),
+    ("Initializing a V1 LLM engine (v{version}) with config: {config}", _take_engine),
+    # 0.4.1 to 0.7, 0.8 to 0.11, 0.11.1 and later.
+    ("Loading model weights took {weights_bytes} GiB", _take_measured),
+    ("Model loading took {weights_bytes} GiB and {load_seconds} seconds", _take_measured),
+    ("Model loading took {weights_bytes} GiB memory and {load_seconds} seconds", _take_measured),
+    ("Model loading took {weights_bytes} GiB", _take_measured),
+    # 0.6.4.
+    (
+        (
+            "Memory profiling results: total_gpu_memory={total_bytes}GiB initial_memory_usage={size}GiB "
+            "peak_torch_memory={torch_peak_bytes}GiB memory_usage_post_profile={size}GiB "
+            "non_torch_memory={non_torch_bytes}GiB kv_cache_size={kv_cache_bytes}GiB "
+            "gpu_memory_utilization={gpu_memory_utilization}"
+        ),
+        _take_measured,
+    ),
+    # 0.6.5 to 0.10.2 without V1: three lines of one message.
+    (
+        (
+            "the current vLLM instance can use total_gpu_memory ({total_bytes}GiB) x gpu_memory_utilization "
+            "({gpu_memory_utilization}) = {budget_bytes}GiB"
+        ),
+        _take_measured,
+    ),
+    (
+        (
+            "model weights take {weights_bytes}GiB; non_torch_memory takes {non_torch_bytes}GiB; PyTorch activation "
+            "peak memory takes {activation_peak_bytes}GiB; the rest of the memory reserved for KV Cache is "
+            "{kv_cache_bytes}GiB"
+        ),
+        _take_measured,
+    ),
+    # V1 at debug level, to 0.26 and later.
+    (
+        (
+            "Memory profiling takes {number} seconds. Total non KV cache memory: {size}GiB; torch peak memory "
+            "increase: {activation_peak_bytes}GiB; non-torch forward increase memory: {non_torch_bytes}GiB; "
+            "weights memory: {weights_bytes}GiB"
+        ),
+        _take_measured,
+    ),
+    (
+        (
+            "Memory profiling takes {number} seconds. Total non KV cache memory: {size}GiB; torch peak memory "
+            "increase: {activation_peak_bytes}GiB; total consumed (from mem_get_info): {consumed_bytes}GiB; "
+            "weights memory: {weights_bytes}GiB"
+        ),
+        _take_measured,
+    ),
+    # V0 and the first V1: the device is called GPU, from 0.7 cuda. "# CPU blocks" alone is the CPU build's own cache.
+    ("# {device} blocks: {blocks}", _take_blocks),
+    ("Available KV cache memory: {kv_cache_bytes} GiB", _take_measured),
+    ("Explicitly set ({kv_cache_bytes}/{size}) GiB for KV cache", _take_measured),
+    ("Auto set ({kv_cache_bytes}/{size}) GiB for KV cache", _take_measured),
+    ("Initial free memory {free_bytes} GiB, reserved {kv_cache_bytes} GiB memory for KV Cache", _take_measured),
+    # One line from 0.28 on, with the device's name in front from 0.30; "GPU + host" with a pool in main memory.
+    (
+        "{device} KV cache size: {tokens} tokens, Maximum concurrency for {max_model_len} tokens per request: {times}x",
+        _take_capacity,
+    ),
+    ("{device} KV cache size: {tokens} tokens", _take_capacity),
+    ("{device} + host KV cache size: {tokens} tokens", _take_capacity),
+    ("Maximum concurrency for {max_model_len} tokens per request: {times}x", _take_concurrency),
+    ("Overriding num_gpu_blocks={before} with num_gpu_blocks_override={after}", _take_override),
+    ("Using max model len {max_model_len}", _take_measured),
+    ("Auto-fit max_model_len: reduced from {before} to {max_model_len} to fit", _take_measured),
+    ("Chunked prefill is enabled with max_num_batched_tokens={max_num_batched_tokens}", _take_measured),
+    # 0.18 and later; the size after capture from 0.6.4.
+    ("Estimated CUDA graph memory: {cuda_graph_estimated_bytes} GiB total", _take_measured),
+    ("Graph capturing finished in {number} secs, took {cuda_graph_bytes} GiB", _take_measured),
+    (
+        ("CUDA graph pool memory: {cuda_graph_bytes} GiB (actual), {cuda_graph_estimated_bytes} GiB (estimated)"),
+        _take_measured,
+    ),
+    ("CUDA graph memory profiling is disabled", _take_estimate_not_applied),
+    # 0.10.2 to 0.26 (at debug level from 0.11 to 0.25), 0.27 and later.
+    (
+        (
+            "Free memory on device ({free_bytes}/{total_bytes} GiB) on startup. Desired GPU memory utilization is "
+            "({gpu_memory_utilization}, {budget_bytes} GiB). Actual usage is {weights_bytes} GiB for weight, "
+            "{activation_peak_bytes} GiB for peak activation, {non_torch_bytes} GiB for non-torch memory, and "
+            "{cuda_graph_bytes} GiB for CUDAGraph memory."
+        ),
+        _take_measured,
+    ),
+    (
+        (
+            "Free memory on device ({free_bytes}/{total_bytes} GiB) on startup. Desired GPU memory utilization is "
+            "({gpu_memory_utilization}, {budget_bytes} GiB). Actual usage is {consumed_bytes} GiB for consumed memory "
+            "(weights + non-torch), {activation_and_graphs_bytes} GiB for peak activation, and {cuda_graph_bytes} GiB "
+            "for CUDAGraph memory."
+        ),
+        _take_measured,
+    ),
+    ("init engine (profile, create kv cache, warmup model) took {number} s", _take_init),
+)
+
+_KV_NEEDED = (
+    "To serve at least one request with the model...s max seq len ({max_model_len}), ({needed_bytes} GiB KV cache is "
+    "needed, which is larger than the available KV cache memory ({available_bytes} GiB)"
+)
+_ERRORS: tuple[tuple[str, ErrorKind], ...] = (
+    # V1: 0.8.4 and later name the length that fits; "models's" to 0.21.
+    (
+        _KV_NEEDED + "...estimated maximum model length is {largest}",
+        "kv_cache_too_small",
+    ),
+    (_KV_NEEDED, "kv_cache_too_small"),
+    # V0, and the first V1.
+    (
+        (
+            "The model's max seq len ({max_model_len}) is larger than the maximum number of tokens that can be stored "
+            "in KV cache ({largest})"
+        ),
+        "kv_cache_too_small",
+    ),
+    ("No available memory for the cache blocks.", "no_kv_cache_memory"),
+    ("Free memory on device ... on startup is less than ", "too_little_free_memory"),
+    ("Available memory on node ... on startup is less than ", "too_little_free_memory"),
+    ("Error in memory profiling. Initial ", "free_memory_changed"),
+    ("CUDA out of memory occurred when warming up ", "out_of_memory"),
+    ("CUDA out of memory. Tried to allocate ", "out_of_memory"),
+    ("Engine core initialization failed. See root cause above.", "engine_failed"),
+    ("Engine process failed to start. See stack trace for the root cause.", "engine_failed"),
+)
+
+_LINES: tuple[tuple[re.Pattern[str], _Take], ...] = (
+    *((re.compile(_expression(template)), take) for template, take in _TEMPLATES),
+    # The drawing at the start of 0.14 and later, with the version beside it.
+    (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}version (?P<version>\S{1,60})$"), _take_server),
+    (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}model +(?P<model>\S.{0,500})$"), _take_banner_model),
+    # The exception's name stands in front in tracebacks.
+    *(
+        (re.compile(rf"(?:[\w.]{{1,80}}: )?(?P<text>{_expression(template)}.*)"), _take_error(kind))
+        for template, kind in _ERRORS
+    ),
+)
+
 _FRONT_END: tuple[_Take, ...] = (_take_server, _take_arguments)
-_BEGINNINGS = (
-    "# ",
-    "Auto set (",
-    "Auto-fit ",
-    "Available KV cache",
-    "Available memory on",
-    "CPU KV cache",
-    "CUDA graph memory profiling is disabled",
-    "CUDA graph pool",
-    "CUDA out of memory",
-    "Chunked prefill is",
-    "Engine ",
-    "Error in memory",
-    "Estimated CUDA graph",
-    "Explicitly set (",
-    "Free memory on",
-    "GPU ",
-    "Graph capturing",
-    "HPU KV",
-    "Initial free memory",
-    "Initializing a",
-    "Loading model weights",
-    "Maximum concurrency",
-    "Memory profiling",
-    "Model loading took",
-    "No available memory",
-    "Overriding num_gpu_blocks",
-    "The model's max seq len",
-    "To serve at least",
-    "Using max model len",
-    "XPU KV",
-    "args: ",
-    "init engine",
-    "model weights take",
-    "non-default args: ",
-    "the current vLLM instance",
-    "vLLM API server version",
+_BEGINNINGS = tuple(
+    {
+        re.split(r"\.\.\.|\{", template)[0] or device
+        for template, *_ in (*_TEMPLATES, *_ERRORS)
+        for device in ("GPU ", "CPU ", "XPU ", "HPU ", "TPU ")
+    }
 )
 """How every line that matters begins: most lines of a log are requests, and are done with after one look."""
