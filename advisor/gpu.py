@@ -25,7 +25,8 @@ class EngineShare:
     entitled: Estimate
     """What it may come to hold: its plan, CUDA context included; as much as it holds where there is no plan."""
     parts: Mapping[str, float]
-    """Weights, kv_used, kv_idle, cuda_graphs and activation_reserve as planned; empty without a plan."""
+    """Weights, kv_used, kv_idle, cuda_graphs, engine_other (CUDA context and the like) and activation_reserve as
+    planned; empty without a plan."""
 
     @property
     def claim(self) -> Estimate:
@@ -44,7 +45,7 @@ def components(gpu: Gpu, shares: Sequence[EngineShare], foreign_bytes: float) ->
     parts = dict.fromkeys(COMPONENTS, 0.0)
     for share in shares:
         left = share.held_bytes
-        for name in ("weights", "kv_used", "kv_idle", "cuda_graphs", "activation_reserve"):
+        for name in ("weights", "kv_used", "kv_idle", "cuda_graphs", "engine_other", "activation_reserve"):
             taken = min(left, share.parts.get(name, 0.0))
             parts[name] += taken
             left -= taken

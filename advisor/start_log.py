@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 from advisor.flags import EngineFlags
@@ -165,13 +166,16 @@ def parse_start_logs(lines: Iterable[str]) -> tuple[StartLog, ...]:
     """
     starts: list[_Start] = []
     current = _Start()
+    patterns = _lines()
     for number, line in enumerate(lines):
         if number >= MOST_LINES:
             break
+        if line.startswith(_REQUEST):
+            continue
         emitter, message = _split(line[:MOST_LINE_CHARACTERS])
         if not message.startswith(_BEGINNINGS) and "\u2588" not in message and "rror:" not in message:
             continue
-        for pattern, take in _LINES:
+        for pattern, take in patterns:
             found = pattern.match(message)
             if found is None:
                 continue
@@ -186,6 +190,8 @@ def parse_start_logs(lines: Iterable[str]) -> tuple[StartLog, ...]:
     return tuple(start.finished() for start in starts[-_MOST_STARTS:])
 
 
+_REQUEST = "INFO:     "
+"""How uvicorn's line for every request begins: nearly all of a log."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m|\x1b\[0;0m")
 _PREFIX = re.compile(
     r"(?P<before>.{0,300}?)\b(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) +\d\d-\d\d \d\d:\d\d:\d\d(?:[.,]\d+)? "
@@ -662,17 +668,22 @@ _ERRORS: tuple[tuple[str, ErrorKind], ...] = (
     ("Engine process failed to start. See stack trace for the root cause.", "engine_failed"),
 )
 
-_LINES: tuple[tuple[re.Pattern[str], _Take], ...] = (
-    *((re.compile(_expression(template)), take) for template, take in _TEMPLATES),
-    # The drawing at the start of 0.14 and later, with the version beside it.
-    (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}version (?P<version>\S{1,60})$"), _take_server),
-    (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}model +(?P<model>\S.{0,500})$"), _take_banner_model),
-    # The exception's name stands in front in tracebacks.
-    *(
-        (re.compile(rf"(?:[\w.]{{1,80}}: )?(?P<text>{_expression(template)}.*)"), _take_error(kind))
-        for template, kind in _ERRORS
-    ),
-)
+
+@cache
+def _lines() -> tuple[tuple[re.Pattern[str], _Take], ...]:
+    """Compile the table, when the first log is read and not before: most commands read none."""
+    return (
+        *((re.compile(_expression(template)), take) for template, take in _TEMPLATES),
+        # The drawing at the start of 0.14 and later, with the version beside it.
+        (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}version (?P<version>\S{1,60})$"), _take_server),
+        (re.compile(r"[^\w]{0,200}\u2588[^\w]{0,200}model +(?P<model>\S.{0,500})$"), _take_banner_model),
+        # The exception's name stands in front in tracebacks.
+        *(
+            (re.compile(rf"(?:[\w.]{{1,80}}: )?(?P<text>{_expression(template)}.*)"), _take_error(kind))
+            for template, kind in _ERRORS
+        ),
+    )
+
 
 _FRONT_END: tuple[_Take, ...] = (_take_server, _take_arguments)
 _BEGINNINGS = tuple(
