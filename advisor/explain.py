@@ -12,7 +12,7 @@ from advisor.advise import Placed, holders_on, placements
 from advisor.calibration import overheads
 from advisor.capacity import Theory, cuda_total_bytes, reported_capacity
 from advisor.estimate import Estimate, Origin, exactly
-from advisor.gpu import EngineShare, components
+from advisor.gpu import EngineShare, components, share_parts
 from advisor.memory import GRAPHS_IN_BUDGET_SINCE
 from advisor.readings import EngineProcess, Gpu
 from advisor.report import COMPONENTS
@@ -21,7 +21,12 @@ from advisor.start_log import RankMemory, StartError, StartLog
 from advisor.units import GIB, MIB, gib
 from advisor.versions import Version, parse_version
 
-_ENGINE_PARTS = ("weights", "kv_used", "kv_idle", "cuda_graphs", "activation_reserve", "engine_other")
+_DEVICE_SENTENCES = {
+    "foreign": "Held by processes that are no vLLM server.",
+    "driver_reserved": "Kept by the driver and its firmware: no program can have it.",
+    "free": "Free: what a new allocation, of this engine or another process, can still take.",
+}
+"""The parts that are no engine's, in words."""
 
 Figures = Mapping[str, Estimate]
 """Bytes of one engine on one GPU by name: weights, kv_cache, cuda_graphs, activation_peak, non_torch, cuda_context;
@@ -125,7 +130,7 @@ def explain(snapshot: Snapshot) -> Explanation:
         holders, foreign_bytes = holders_on(snapshot, gpu, placed)
         here = [_share(snapshot, gpu, *holder) for holder in holders]
         shares += here
-        explained = explain_gpu(gpu, here, foreign_bytes)
+        explained = _explain_gpu(gpu, here, foreign_bytes)
         if explained is not None:
             gpus.append(explained)
     engines = [_explain_engine(snapshot, each, [one for one in shares if one.placed is each]) for each in placed]
@@ -140,18 +145,19 @@ def explain(snapshot: Snapshot) -> Explanation:
     return Explanation(gpus=tuple(gpus), engines=tuple(engines))
 
 
-def explain_gpu(gpu: Gpu, shares: list[_Share], foreign_bytes: float) -> GpuExplanation | None:
+def _explain_gpu(gpu: Gpu, shares: list[_Share], foreign_bytes: float) -> GpuExplanation | None:
     """Return every part of one GPU's memory, None where the driver does not tell its memory."""
     planned = [_planned(share) for share in shares]
+    splits = [share_parts(plan) for plan in planned]
     together = components(gpu, planned, foreign_bytes)
     if together is None or gpu.memory_total_bytes is None:
         return None
     parts: list[Part] = []
     for name in COMPONENTS:
-        if name not in _ENGINE_PARTS:
+        if name in _DEVICE_SENTENCES:
             parts.append(_device_part(name, together[name]))
             continue
-        own = [_own(plan, name) for plan in planned]
+        own = [split[name] for split in splits]
         for share, size in zip(shares, own, strict=True):
             # Where processes claim more than there is, all engines' parts were cut alike.
             parts.append(_engine_part(share, name, size * together[name] / sum(own) if sum(own) else 0.0))
@@ -300,17 +306,6 @@ def _expected(figures: Figures, name: str) -> float:
     return figures[name].expected if name in figures else 0.0
 
 
-def _own(plan: EngineShare, name: str) -> float:
-    """Return what `components` gives this engine of one part, before it cuts what all claim beyond the total."""
-    left = plan.held_bytes
-    own = dict.fromkeys(_ENGINE_PARTS, 0.0)
-    for each in ("weights", "kv_used", "kv_idle", "cuda_graphs", "engine_other", "activation_reserve"):
-        own[each] = min(left, plan.parts.get(each, 0.0))
-        left -= own[each]
-    own["engine_other"] += left
-    return own[name]
-
-
 def _whole_bytes(parts: list[Part], total_bytes: int) -> tuple[Part, ...]:
     """Give the bytes that rounding lost or won to the largest part, so that the sum is the total."""
     odd = total_bytes - sum(part.bytes for part in parts)
@@ -340,13 +335,6 @@ def _part(name: str, size: float, bounds: Estimate, sentence: str, *, engine: st
         origin=bounds.origin,
         sentence=sentence,
     )
-
-
-_DEVICE_SENTENCES = {
-    "foreign": "Held by processes that are no vLLM server.",
-    "driver_reserved": "Kept by the driver and its firmware: no program can have it.",
-    "free": "Free: what a new allocation, of this engine or another process, can still take.",
-}
 
 
 def _device_part(name: str, size: float) -> Part:
