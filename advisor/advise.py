@@ -19,7 +19,7 @@ from advisor.versions import parse_version
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Placed:
+class Placed:
     """One engine that answered, with all that was found out about where and how it runs."""
 
     reading: EngineReading
@@ -31,12 +31,7 @@ class _Placed:
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     """Judge everything in a snapshot."""
-    placed = [
-        _place(snapshot, reading, position, len(readings))
-        for target in snapshot.targets
-        for readings in (snapshot.readings_of(target.engine),)
-        for position, reading in enumerate(readings)
-    ]
+    placed = placements(snapshot)
     engines = tuple(
         judge_engine(
             each.reading,
@@ -74,6 +69,16 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     return replace(report, findings=findings(snapshot, report, policy))
 
 
+def placements(snapshot: Snapshot) -> list[Placed]:
+    """Return every engine that answered, with where it runs and what it should hold."""
+    return [
+        _place(snapshot, reading, position, len(readings))
+        for target in snapshot.targets
+        for readings in (snapshot.readings_of(target.engine),)
+        for position, reading in enumerate(readings)
+    ]
+
+
 def _absent(target: EngineTarget) -> tuple[Engine, ...]:
     """A server that does not answer keeps its names, so that its ``up`` falls to 0 on the same series."""
     return tuple(
@@ -88,11 +93,11 @@ def _absent(target: EngineTarget) -> tuple[Engine, ...]:
     )
 
 
-def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int) -> _Placed:
+def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int) -> Placed:
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
-    return _Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason)
+    return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason)
 
 
 def _theory(
@@ -141,7 +146,7 @@ def _capability(text: str | None) -> tuple[int, int] | None:
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
-def _max_num_seqs(placed: _Placed) -> tuple[int, FlagOrigin] | None:
+def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     """Return the limit in effect. No endpoint tells it: the command line does, else the release's default."""
     if placed.theory is not None:
         flags = placed.theory.flags
@@ -157,11 +162,19 @@ def _max_num_seqs(placed: _Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[EngineShare], float]:
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], float]:
     """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
+    holders, foreign = holders_on(snapshot, gpu, placed)
+    return [_share(server, engine, gpu, held) for server, engine, held in holders], foreign
+
+
+def holders_on(
+    snapshot: Snapshot, gpu: Gpu, placed: list[Placed]
+) -> tuple[list[tuple[EngineProcess, Placed | None, float]], float]:
+    """Return the servers on a GPU with the engine that answers there, if any, and the bytes held; and foreign bytes."""
     processes = snapshot.processes_on(gpu)
     claimed_pids: set[int] = set()
-    shares = []
+    found = []
     for server in snapshot.servers:
         mine = [process for process in processes if process.pid in server.pids]
         if not mine:
@@ -171,9 +184,9 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[E
         if held is None:
             held = _unattributed(gpu, processes, mine)
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
-        shares.append(_share(server, engine, gpu, float(held)))
+        found.append((server, engine, float(held)))
     foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
-    return shares, float(foreign or 0)
+    return found, float(foreign or 0)
 
 
 def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:
@@ -181,7 +194,7 @@ def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuPro
     return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
 
 
-def _share(server: EngineProcess, engine: _Placed | None, gpu: Gpu, held: float) -> EngineShare:
+def _share(server: EngineProcess, engine: Placed | None, gpu: Gpu, held: float) -> EngineShare:
     name = engine.reading.engine if engine else f"{server.host}:{server.port}"
     plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
@@ -207,6 +220,10 @@ def _share(server: EngineProcess, engine: _Placed | None, gpu: Gpu, held: float)
             "kv_used": pool * usage,
             "kv_idle": pool * (1 - usage),
             "cuda_graphs": plan.cuda_graphs.expected,
+            "engine_other": plan.beside_kv.expected
+            - plan.weights.expected
+            - plan.cuda_graphs.expected
+            - plan.activation_peak.expected,
             "activation_reserve": plan.activation_peak.expected,
         },
     )

@@ -25,12 +25,24 @@ class EngineShare:
     entitled: Estimate
     """What it may come to hold: its plan, CUDA context included; as much as it holds where there is no plan."""
     parts: Mapping[str, float]
-    """Weights, kv_used, kv_idle, cuda_graphs and activation_reserve as planned; empty without a plan."""
+    """Weights, kv_used, kv_idle, cuda_graphs, engine_other (CUDA context and the like) and activation_reserve as
+    planned; empty without a plan."""
 
     @property
     def claim(self) -> Estimate:
         """What it may still take."""
         return self.entitled.minus(exactly(self.held_bytes))
+
+
+def share_parts(share: EngineShare) -> dict[str, float]:
+    """Split what one engine holds on one GPU by its plan; the parts add up to what it holds."""
+    parts = {}
+    left = share.held_bytes
+    for name in ("weights", "kv_used", "kv_idle", "cuda_graphs", "engine_other", "activation_reserve"):
+        parts[name] = min(left, share.parts.get(name, 0.0))
+        left -= parts[name]
+    parts["engine_other"] += left
+    return parts
 
 
 def components(gpu: Gpu, shares: Sequence[EngineShare], foreign_bytes: float) -> dict[str, float] | None:
@@ -43,12 +55,8 @@ def components(gpu: Gpu, shares: Sequence[EngineShare], foreign_bytes: float) ->
         return None
     parts = dict.fromkeys(COMPONENTS, 0.0)
     for share in shares:
-        left = share.held_bytes
-        for name in ("weights", "kv_used", "kv_idle", "cuda_graphs", "activation_reserve"):
-            taken = min(left, share.parts.get(name, 0.0))
-            parts[name] += taken
-            left -= taken
-        parts["engine_other"] += left
+        for name, size in share_parts(share).items():
+            parts[name] += size
     parts["foreign"] = foreign_bytes
     parts["free"] = float(gpu.memory_free_bytes)
     # Drivers round, and before 510 count their own reservation as used: what is in no process is the driver's.

@@ -11,6 +11,7 @@ from typing import ClassVar
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flags import EngineFlags
 from advisor.spec import ModelSpec
+from advisor.start_log import StartLog
 from advisor.weights import TensorIndex
 
 
@@ -139,6 +140,19 @@ class EngineProcess:
     started_at_seconds: float
     model_path: str | None = None
     """Directory of the model as this daemon can open it, None for a hub id not in the local cache."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStartLog:
+    """What was found of one server's start-up log."""
+
+    host: str | None
+    """As in `EngineProcess`; None for a log that was given by hand, which then tells of every server."""
+    port: int | None
+    log: StartLog | None
+    """None where it cannot be read or holds no start."""
+    found: str
+    """Where it was read (``the journal of vllm.service``), or why it was not, for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
+from advisor.readings import EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess, ModelFiles
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 
@@ -33,6 +33,7 @@ class Snapshot:
     engines: tuple[EngineReading, ...] = ()
     targets: tuple[EngineTarget, ...] = ()
     models: tuple[ModelFiles, ...] = ()
+    start_logs: tuple[EngineStartLog, ...] = ()
 
     def server_at(self, url: str) -> EngineProcess | None:
         """Return the local process that serves this address, None for a remote or unmapped server."""
@@ -59,6 +60,11 @@ class Snapshot:
     def readings_of(self, engine: str) -> tuple[EngineReading, ...]:
         """Return the readings of one server's engines, in order of rank."""
         return tuple(reading for reading in self.engines if reading.engine == engine)
+
+    def start_log_of(self, server: EngineProcess | None) -> EngineStartLog | None:
+        """Return what was found of a server's start-up log; one given by hand tells of any server."""
+        here = (None, None) if server is None else (server.host, server.port)
+        return next((each for each in self.start_logs if (each.host, each.port) in ((None, None), here)), None)
 
     def model_at(self, *paths: str | None) -> ModelFiles | None:
         """Return the files of the first of these paths that was read."""

@@ -62,5 +62,6 @@ class Schedule:
             return
 
     def stop(self) -> None:
-        """Stop calling; calls under way are not waited for."""
-        self._scheduler.shutdown(wait=False)
+        """Stop calling, if that has begun; calls under way are not waited for."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)

@@ -3,7 +3,7 @@
 import logging
 import platform
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +14,7 @@ from advisor import starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
-from advisor.readings import EngineReading, Gpu
+from advisor.readings import EngineReading, EngineStartLog, Gpu
 from advisor.report import Report
 from advisor.snapshot import Snapshot
 from exporter.board import Board
@@ -28,6 +28,7 @@ from exporter.schedule import Schedule
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
+from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
 from exporter.state import State
 
@@ -37,6 +38,8 @@ FRESH_INTERVALS = 2.5
 """A reading older than this many intervals is not shown: one may be missed, two mean that it is no longer so."""
 _CLOSE_SECONDS = 0.5
 _STATE_SECONDS = 60.0
+_ONCE_SECONDS = 5.5
+"""What a command that looks once waits for: a little more than the slowest source gives itself."""
 _MODEL_SECONDS = 5.0
 """Model files hardly change, but a server that has just started waits for its theory."""
 
@@ -92,8 +95,8 @@ class _Keeping:
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
-    def __init__(self, config: Config, world: World) -> None:
-        """Take what to watch and the world to watch it in."""
+    def __init__(self, config: Config, world: World, *, start_log: EngineStartLog | None = None) -> None:
+        """Take what to watch, the world to watch it in, and a start-up log that was given by hand."""
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -103,6 +106,8 @@ class Service:
         self._schedule = Schedule(self._overrun)
         self._started: dict[str, tuple[str, float]] = {}
         self._models = ModelSource()
+        self._start_logs = StartLogSource(given=start_log)
+        self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
         self._state = State(config.state_dir, "starts")
@@ -130,6 +135,34 @@ class Service:
             lambda: self._read("advice", _Advice(self._judge)),
             after_seconds=min(0.5, interval / 2),  # lets the reads of the same tick arrive
         )
+
+    def once(self) -> Published:
+        """Read every source once, in the order in which they need each other, and judge: instead of `start`.
+
+        Start-up logs are read here only. A source that does not return in time shows as hung.
+
+        Raises:
+            UsageError: The config names credentials that cannot be read.
+        """
+        self._engines.start()
+        nvml = NvmlSource(self._world.nvml)
+        self._sources.append(nvml)
+        self._read_together({nvml.name: nvml, self._processes.name: self._processes})
+        self._judge()  # finds the servers, and which files tell of them
+        self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
+        return self._judge()
+
+    def _read_together(self, sources: Mapping[str, Source]) -> None:
+        end = self._clock.steady() + _ONCE_SECONDS
+        threads = {
+            key: threading.Thread(target=self._read, args=(key, source), daemon=True) for key, source in sources.items()
+        }
+        for thread in threads.values():
+            thread.start()
+        for key, thread in threads.items():
+            thread.join(max(0.0, end - self._clock.steady()))
+            if thread.is_alive():
+                self._overrun(key)
 
     def stop(self) -> None:
         """Stop reading and let go of what is open; a hung driver is not waited for."""
@@ -179,12 +212,14 @@ class Service:
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
         key = f"vllm {watched.engine}"
+        self._servers[key] = source
         self._schedule.every(self._config.poll_interval, key, lambda: self._read(key, source))
         log.info("watching engine %s at %s", watched.engine, watched.url)
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
         self._schedule.cancel(key)
+        self._servers.pop(key, None)
         self._board.drop(key)
         self._failures.forget(key)
         log.info("no longer watching engine %s", watched.engine)
@@ -212,6 +247,7 @@ class Service:
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )
         self._engines.answered(readings)
+        self._start_logs.want(servers or ())
         gpu_readings = self._fresh_facts("nvml", now)
         self._models.want(
             path
@@ -229,6 +265,7 @@ class Service:
             engines=readings,
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
+            start_logs=self._fresh_facts("start_log", now) or (),
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)

@@ -11,6 +11,7 @@ COMMANDS = {
     "serve": "Watch this host's GPUs and vLLM servers and serve what follows.",
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
+    "explain": "Say why each vLLM process holds the GPU memory that it holds.",
     "check": "Check a configuration file.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }

@@ -7,6 +7,7 @@ and /v1/models byte for byte but for the model's path, and the start-up log with
 replaced. Run from the checkout.
 """
 
+import os
 import re
 import socket
 import subprocess
@@ -29,6 +30,7 @@ class Recorder:
 
     def __init__(self, executable, model, folder, situation, *flags):
         self.folder, self.situation, self.model = folder, situation, model
+        self.installation = executable.parents[1]
         self.log = Path(tempfile.mkdtemp()) / "server.log"
         self.server = RealVllm(executable, model, *flags, log=self.log)
 
@@ -38,11 +40,15 @@ class Recorder:
 
     def __exit__(self, *_):
         self.server.stop()
+        self.save_log()
+
+    def save_log(self):
         log = self.log.read_text(errors="replace")
         for pattern, plain in (
             (re.escape(str(self.model)), "/models/tiny"),
             (re.escape(socket.gethostname()), "host"),
             (r"/[^\s'\"]*/site-packages/", "site-packages/"),
+            (re.escape(str(self.installation)), "/venv"),
             (r"/(?:root|home)/[^\s'\"]*", "/home/x"),
             (r"/tmp/[^\s'\"]*", "/tmp/x"),
         ):
@@ -119,13 +125,35 @@ def refusing(executable, model, folder):
             recorder.page("queue_full")
 
 
+def start_failing(executable, model, folder):
+    """A start that ends: two GiB of KV for one request of 1,048,576 tokens, where one is given."""
+    long = ("--hf-overrides", '{"max_position_embeddings": 1048576}', "--max-model-len", "1048576")
+    recorder = Recorder(executable, model, folder, "start_failing", *long)
+    try:
+        recorder.server.process.wait(300)
+    finally:
+        recorder.server.stop()
+        recorder.save_log()
+
+
+def start_tensor_parallel_2(executable, model, folder):
+    """Two ranks that both tell their part."""
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else each rank needs a NUMA node of its own
+    flags = ("--tensor-parallel-size", "2", "--max-model-len", "1000", "--max-num-seqs", "8")
+    with Recorder(executable, model, folder, "start_tensor_parallel_2", *flags):
+        pass
+
+
+SITUATIONS = (single, limited, api_servers, data_parallel, refusing, start_failing, start_tensor_parallel_2)
+
+
 def main():
     executable, folder = Path(sys.argv[1]), Path(__file__).parent / sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
     model = Path(tempfile.mkdtemp()) / "tiny"
     script = Path(__file__).parents[2] / "end_to_end" / "tiny_model.py"
     subprocess.run([executable.parent / "python", script, model], check=True)
-    situations = [globals()[name] for name in sys.argv[3:]] or [single, limited, api_servers, data_parallel, refusing]
+    situations = [globals()[name] for name in sys.argv[3:]] or SITUATIONS
     for situation in situations:
         try:
             situation(executable, model, folder)
