@@ -71,7 +71,7 @@ def test_a_lone_config_is_enough_for_the_geometry(tmp_path):
         ("[1]", "config_not_json: .*a JSON object is needed, this is list"),
         ('{"architectures": []}', 'architectures must be a list such as \\["LlamaForCausalLM"\\]'),
         ('{"architectures": ["Foo"]}', "architecture Foo is not described by these rules"),
-        (json.dumps(LLAMA_8B | {"num_hidden_layers": 0}), "num_hidden_layers is 0; it must be a whole number above"),
+        (json.dumps(LLAMA_8B | {"num_hidden_layers": 0}), "num_hidden_layers is 0; it must be from 1"),
         (json.dumps(LLAMA_8B | {"hidden_size": 1e99}), "hidden_size is 1e\\+99"),
         (json.dumps(LLAMA_8B | {"num_key_value_heads": 7}), "32 is not a multiple of num_key_value_heads 7"),
         (json.dumps({k: v for k, v in LLAMA_8B.items() if k != "vocab_size"}), "vocab_size is missing"),
