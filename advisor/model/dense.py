@@ -218,9 +218,9 @@ _LLAMA = Dense(
 )
 _MISTRAL = Dense(defaults={"num_key_value_heads": 8, "sliding_window": 4096}, windows=window_by_layer_type)
 _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
-_QWEN2 = Dense(qkv_bias=True, windows=window_from_layer)
+_QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
 _QWEN3 = Dense(
-    defaults={"head_dim": 128},
+    defaults={"head_dim": 128, "use_sliding_window": False},
     qkv_bias="attention_bias", qk_norm=True, windows=window_from_layer,
 )
 _PHI3 = Dense(fused_qkv="qkv_proj", fused_mlp=True)
@@ -374,7 +374,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         norm_bias=True,
     ),
     "SmolLM3ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 4},
+        defaults={"num_key_value_heads": 4, "use_sliding_window": False},
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
