@@ -7,7 +7,7 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import classic, dense, moe
+from advisor.model import classic, dense, hybrid, latent, moe
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.tensors import Decoder, parameters
@@ -17,6 +17,8 @@ TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **dense.FAMILIES,
     **classic.FAMILIES,
     **moe.FAMILIES,
+    **latent.FAMILIES,
+    **hybrid.FAMILIES,
 }
 
 __all__ = ["parse_model"]

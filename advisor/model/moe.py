@@ -7,7 +7,7 @@ transformers backend since 0.24).
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from advisor.layers import ChunkedLocal, DecoderLayer
+from advisor.layers import ChunkedLocal, DecoderLayer, FullAttention
 from advisor.model.dense import Dense, Heads, read_heads
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
@@ -22,11 +22,12 @@ from advisor.model.tensors import (
     matrix,
     mlp,
     norm,
+    prefixed,
     router,
     small,
     stacked_experts,
 )
-from advisor.model.windows import attention_layer, no_window, window_by_layer_type
+from advisor.model.windows import attention_layer, window_by_layer_type
 from advisor.spec import Experts
 
 _EXPERT_COUNT = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -71,7 +72,6 @@ def _phimoe(keys: Keys) -> Decoder:
         output_bias="attention_bias",
         norm_bias=True,
         head_bias=keys.flag("lm_head_bias"),
-        windows=no_window,
     )
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
@@ -83,7 +83,7 @@ def _qwen_sparsity(keys: Keys, count: int) -> Callable[[int], bool]:
 
 
 def _qwen2_moe(keys: Keys) -> Decoder:
-    keys = keys.with_defaults({"num_key_value_heads": 16})
+    keys = keys.with_defaults({"num_key_value_heads": 16, "use_sliding_window": False})
     hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
     shared = keys.count("shared_expert_intermediate_size")
     mixture = _mixture(keys, inner, shared)
@@ -94,14 +94,14 @@ def _qwen2_moe(keys: Keys) -> Decoder:
         *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
     )
     dense = mlp("mlp", hidden, keys.size("intermediate_size"))
-    return Dense(qkv_bias=keys.flag("qkv_bias", default=True), windows=no_window).decoder(
+    return Dense(qkv_bias=keys.flag("qkv_bias", default=True)).decoder(
         keys, _by_sparsity(_qwen_sparsity(keys, mixture.num_experts), block, dense), mixture=mixture
     )
 
 
 def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     """Qwen 3's mixture; the vision models' checkpoints stack the experts."""
-    keys = keys.with_defaults({"num_key_value_heads": 4})
+    keys = keys.with_defaults({"num_key_value_heads": 4, "use_sliding_window": False})
     hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
     shared = keys.count("shared_expert_intermediate_size")
     mixture = _mixture(keys, inner, shared)
@@ -121,7 +121,7 @@ def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     all_sparse = all(sparse(layer) for layer in range(layers))
     dense = () if all_sparse else mlp("mlp", hidden, keys.size("intermediate_size"))
     return Dense(
-        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True, windows=no_window
+        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True
     ).decoder(
         keys,
         _by_sparsity(sparse, block, dense),
@@ -148,7 +148,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
         window = keys.count("sliding_window") or None
         return tuple(None if layer % 2 else window for layer in range(layers))
 
-    def sinks(keys: Keys, sizes: Heads) -> Parts:
+    def sinks(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
     family = Dense(qkv_bias=True, output_bias=True, windows=windows, extra=sinks)
@@ -172,7 +172,9 @@ def llama4(keys: Keys) -> Decoder:
         *mlp("feed_forward.shared_expert", hidden, inner),
     )
     dense = mlp("feed_forward", hidden, keys.size("intermediate_size_mlp", default=inner))
-    family = Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", windows=no_window)
+    family = Dense(
+        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias"
+    )
     decoder = family.decoder(keys, _by_sparsity(moe_layers.__contains__, block, dense), mixture=mixture)
     every, chunk = keys.count("no_rope_layer_interval", default=4), keys.count("attention_chunk_size")
     no_rope = keys.whole_numbers("no_rope_layers")
@@ -215,7 +217,7 @@ def glm4_moe(keys: Keys) -> Decoder:
     block = _deepseek_like_block(keys, bias_name="mlp.gate.e_score_correction_bias", shared=shared, inner=inner)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first = keys.count("first_k_dense_replace")
-    family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm", windows=no_window)
+    family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm")
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first, block, dense),
@@ -233,7 +235,7 @@ def _dots1(keys: Keys) -> Decoder:
     )
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
-    family = Dense(qkv_bias="attention_bias", qk_norm=True, windows=no_window)
+    family = Dense(qkv_bias="attention_bias", qk_norm=True)
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
@@ -247,7 +249,7 @@ def _deepseek_v1(keys: Keys) -> Decoder:
     block = _deepseek_like_block(keys, bias_name=None, shared=shared, inner=inner)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
-    return Dense(qkv_bias="attention_bias", windows=no_window).decoder(
+    return Dense(qkv_bias="attention_bias").decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
         mixture=_mixture(keys, inner, shared),
@@ -265,7 +267,7 @@ def _minimax_m2(keys: Keys) -> Decoder:
         *experts("block_sparse_moe.experts", count, hidden, inner, names=("w1", "w3", "w2")),
     )
 
-    def qk_norms(keys: Keys, sizes: Heads) -> Parts:
+    def qk_norms(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
         return (
             small("self_attn.q_norm.weight", sizes.heads * sizes.head_size, sharding="column"),
             small(
@@ -276,8 +278,10 @@ def _minimax_m2(keys: Keys) -> Decoder:
             ),
         )
 
-    family = Dense(qkv_bias="attention_bias", windows=no_window, extra=qk_norms)
-    return family.decoder(keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules"))
+    family = Dense(qkv_bias="attention_bias", extra=qk_norms)
+    return family.decoder(
+        keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules")
+    )
 
 
 def _olmoe(keys: Keys) -> Decoder:
@@ -288,7 +292,9 @@ def _olmoe(keys: Keys) -> Decoder:
         *router("mlp.gate", mixture.num_experts, hidden),
         *experts("mlp.experts", mixture.num_experts, hidden, inner),
     )
-    return Dense(qk_norm=True, qk_norm_whole=True, windows=no_window).decoder(keys, lambda _: block, mixture=mixture)
+    return Dense(qk_norm=True, qk_norm_whole=True).decoder(
+        keys, lambda _: block, mixture=mixture
+    )
 
 
 def granite_block(keys: Keys) -> tuple[Parts, Experts]:
@@ -339,7 +345,9 @@ def _dbrx(keys: Keys) -> Decoder:
     inner, count = ffn.size("ffn_hidden_size", default=3584), ffn.size("moe_num_experts", default=4)
     layers, vocab = keys.layers("n_layers"), keys.size("vocab_size")
     block = (
-        *fused_qkv("norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
+        *fused_qkv(
+            "norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size
+        ),
         *matrix("norm_attn_norm.attn.out_proj", hidden, hidden, "row"),
         *norm("norm_attn_norm.norm_1", hidden),
         *norm("norm_attn_norm.norm_2", hidden),
@@ -388,7 +396,7 @@ def _ernie(keys: Keys) -> Decoder:
     last = keys.raw("moe_layer_end_index")[1]
     last = layers - 1 if last in {None, -1} else keys.count("moe_layer_end_index")
     interval = keys.size("moe_layer_interval", default=1)
-    return Dense(qkv_bias=bias, output_bias=bias, tied=True, windows=no_window).decoder(
+    return Dense(qkv_bias=bias, output_bias=bias, tied=True).decoder(
         keys,
         _by_sparsity(lambda layer: first <= layer <= last and (layer + 1) % interval == 0, block, dense),
         mixture=mixture,
@@ -421,7 +429,6 @@ def _hunyuan_moe(keys: Keys) -> Decoder:
         output_bias="attention_bias",
         qk_norm=keys.flag("use_qk_norm", default=True),
         qk_norm_names=("query_layernorm", "key_layernorm"),
-        windows=no_window,
     )
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
@@ -552,7 +559,9 @@ def _mimo_v2(keys: Keys) -> Decoder:
         head_size=sizes.head_size,
         vocab_size=vocab,
         layers=tuple(kinds[each == 1] for each in pattern),
-        layer_parts=tuple(made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)),
+        layer_parts=tuple(
+            made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)
+        ),
         before=(embedding("model.embed_tokens", vocab, hidden),),
         after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
         tied=tied,
