@@ -42,7 +42,7 @@ def rope_tables(config: Mapping[str, Any]) -> tuple[RopeTable, ...]:
         config: The text model's config, with ``architectures``; what is missing or odd yields no table, for the table
             is at most a percent and the model's own parser says what is wrong with a config.
     """
-    if _WITHOUT.intersection(config.get("architectures") or ()) or config.get("alibi"):
+    if _architecture(config) in _WITHOUT or config.get("alibi"):
         return ()
     positions = next((config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), None)
     if positions is None:
@@ -63,6 +63,11 @@ def rope_tables(config: Mapping[str, Any]) -> tuple[RopeTable, ...]:
     return tuple(tables.values())
 
 
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
 def _table(
     config: Mapping[str, Any], scaling: Mapping[str, Any], positions: int, *, full_attention: bool
 ) -> RopeTable | None:
@@ -73,6 +78,7 @@ def _table(
     factor = scaling.get("factor")
     factor = factor if isinstance(factor, int | float) and factor > 0 else 1
     original = scaling.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+    original = original if isinstance(original, int) else None
     if kind in {"yarn", "deepseek_yarn"}:
         rows = int((original or positions) * factor)
     elif kind in {"linear", "dynamic"}:
@@ -84,7 +90,7 @@ def _table(
     if "mrope_section" in scaling:
         rows *= _MROPE_FACTOR
     since = None
-    if "GptOssForCausalLM" in (config.get("architectures") or ()):
+    if _architecture(config) == "GptOssForCausalLM":
         since = _ALWAYS  # models/gpt_oss.py asks for it
     elif config.get("kv_lora_rank") is not None and kind in {"yarn", "deepseek_yarn"}:
         since = _FLASHINFER_ROPE

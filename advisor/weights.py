@@ -468,7 +468,7 @@ def _estimate(
     expected = counted.held + counted.rounding + beside_bytes
     if tensors is not None and whole_bytes is None:
         return Estimate(
-            lower=counted.held - counted.missing - counted.spread,
+            lower=counted.held - counted.missing - counted.spread + beside_bytes,
             expected=expected,
             upper=max(expected, 1.004 * counted.held + beside_bytes) + counted.spread + unknown_bytes,
             origin=Origin.DERIVED,
