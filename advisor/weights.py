@@ -530,12 +530,28 @@ class _Stored:
     """With scales and all."""
 
 
-_SUFFIX = re.compile(
-    r"\.(?:qweight|qzeros|scales|g_idx|weight_packed|weight_scale(?:_inv|_2)?|weight_zero_point|weight_g_idx"
-    r"|weight_shape|weight_global_scale|input_scale|input_global_scale|input_zero_point|weight_format|SCB"
-    r"|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|scale|k_scale|v_scale|q_scale"
-    r"|output_scale|prob_output_scale|pre_quant_scale)$|(?<=_proj)_(?:blocks|scales|packed|scale|scale_inv)$"
+_PARTS_OF_A_WEIGHT = frozenset(
+    {
+        *(
+            "qweight",
+            "qzeros",
+            "scales",
+            "g_idx",
+            "weight_packed",
+            "weight_scale",
+            "weight_scale_inv",
+            "weight_scale_2",
+        ),
+        *("weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale", "weight_format", "SCB", "scale"),
+        *("input_scale", "input_global_scale", "input_zero_point", "output_scale", "pre_quant_scale"),
+        *("k_scale", "v_scale", "q_scale", "prob_output_scale"),
+    }
 )
+"""Last components of a quantised weight's tensors."""
+
+_ENDS_OF_A_STACK = ("_blocks", "_scales", "_packed", "_scale", "_scale_inv")
+"""Ends of the names of stacked experts' tensors (gpt-oss), which have no ``.weight``."""
+
 _EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 _VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
 
@@ -545,37 +561,40 @@ def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
     """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
     found: dict[str, _Stored] = {}
     for name, info in tensors.tensors.items():
-        base = _parameter_name(name)
+        base, is_part = _parameter_name(name)
         entry = found.get(base)
         if entry is None:
             entry = found[base] = _Stored()
         entry.size_bytes += info.size_bytes
-        if base == name or (base.count("*") and not _SUFFIX.search(name)):
-            if info.dtype in _PLAIN_DTYPES:
-                entry.plain_elements += info.elements
-            else:
-                entry.packed = True
-        elif name.endswith(_VALUES):
+        if is_part:
+            entry.packed = entry.packed or name.endswith(_VALUES)
+        elif info.dtype in _PLAIN_DTYPES:
+            entry.plain_elements += info.elements
+        else:
             entry.packed = True
     return found
 
 
-def _parameter_name(tensor_name: str) -> str:
-    """Return the parameter that a file's tensor belongs to: its own name, or that of the weight it is a part of."""
+def _parameter_name(tensor_name: str) -> tuple[str, bool]:
+    """Return (the parameter that a file's tensor belongs to, whether it is a part of it and not the whole)."""
     name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
-    match = _SUFFIX.search(name)
-    if match is None:
-        return name
-    base = name[: match.start()]
-    return base if match.group().startswith("_") else f"{base}.weight"
+    module, _, leaf = name.rpartition(".")
+    if leaf in ("weight", "bias"):
+        return name, False
+    if leaf in _PARTS_OF_A_WEIGHT:
+        return f"{module}.weight", True
+    module, of_weight, _ = name.partition(
+        ".weight."
+    )  # bitsandbytes: .weight.absmax, .weight.quant_state.bitsandbytes__nf4
+    if of_weight:
+        return f"{module}.weight", True
+    for end in _ENDS_OF_A_STACK:
+        if leaf.endswith(f"_proj{end}"):
+            return name.removesuffix(end), True
+    return name, False
 
 
 _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
-
-
-@lru_cache(maxsize=16)
-def _bare_names(names: tuple[str, ...]) -> Mapping[str, str]:
-    return {_WRAPPERS.sub("", name): name for name in names}
 
 
 def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
