@@ -168,7 +168,9 @@ def stage_weights(
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
     beside = [
-        tables + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        tables
+        + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        + counter.latent_bytes(parameters, version)
         for parameters in stages
     ]
     unknown = _unmatched_bytes(spec, tensors, load_draft_layers=load_draft_layers)
@@ -240,7 +242,6 @@ class _Counter:
         held = spread = missing = quantised = 0.0
         fused: dict[str, int] = {}
         known, choice, stored = self._known, self._choice, self._stored
-        latent_layers = self._latent_layers() if choice is not None else frozenset()
         for each in parameters:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
@@ -260,8 +261,6 @@ class _Counter:
             if scheme is not None:
                 quantised += size
                 spread += size * scheme.spread_ratio
-                if each.layer in latent_layers and ".kv_b_proj." in each.name:
-                    held += self._sizes(each, None)[0]
             held += size
             if values >= _MOSTLY_SMALL:
                 module, _, leaf = each.name.removesuffix(".weight").rpartition(".")
@@ -270,10 +269,32 @@ class _Counter:
         rounding = _rounding_bytes(fused.values())
         return _Sum(held, rounding, spread, missing, quantised)
 
-    def _latent_layers(self) -> frozenset[int]:
-        """MLA keeps a 16-bit copy of what it expands keys and values by, where that is quantised."""
-        layers = self._spec.layers
-        return frozenset(index for index, kept in enumerate(layers) if any(isinstance(each, Latent) for each in kept))
+    def latent_bytes(self, parameters: Iterable[Parameter], version: Version) -> int:
+        """Return what MLA keeps of these parameters beside themselves (``layers/attention/mla_attention.py``).
+
+        What expands keys and values stands in 16 bits, too, where it is quantised. 0.7 kept its products with the
+        query's and the output's projection on top (``attention/backends/mla/utils.py``, matrix absorption).
+        """
+        latent = next((kept for layer in self._spec.layers for kept in layer if isinstance(kept, Latent)), None)
+        if latent is None:
+            return 0
+        total = _FLASHINFER_MLA_WORKSPACE if (0, 12, 0) <= version < (0, 25, 0) else 0
+        ranks = self._layout.tensor_parallel_size
+        absorbs = (0, 7, 0) <= version < (0, 8, 0)
+        heads = -(-self._spec.num_attention_heads // ranks)
+        for each in parameters:
+            if each.layer is None or len(each.shape) != 2:
+                continue
+            module = each.name.removesuffix(".weight").rpartition(".")[2]
+            quantised = self._choice is not None and self._scheme(each, self._choice) is not None
+            if module == "kv_b_proj" and quantised:
+                total += self._sizes(each, None)[0]
+            elif absorbs and module in {"q_proj", "q_b_proj", "o_proj"}:
+                other = each.shape[0] if module == "o_proj" else each.shape[1]
+                total += other * heads * latent.kv_lora_rank * (1 if quantised else self._layout.width)
+                if module != "o_proj":
+                    total += other * heads * latent.qk_rope_head_dim * self._layout.width
+        return total
 
     def _scheme(self, each: Parameter, choice: Choice) -> Scheme | None:
         if each.role not in ("linear", "expert", "lm_head"):
@@ -304,6 +325,10 @@ class _Counter:
             values, scales = scheme.value_bytes(rows, columns), scheme.scales_bytes(rows, columns, whole_columns)
         return count * (values + scales), count * values
 
+
+_FLASHINFER_MLA_WORKSPACE = 128 * MIB
+"""Taken when its module is imported, which choosing among MLA's backends does, whichever is chosen
+(``flashinfer_mla.py``, 0.12 to 0.24); seen as the same 0.125 GiB more of DeepSeek-V2-Lite on one, two and four H100."""
 
 _MOSTLY_SMALL = 64 * 1024
 """Tensors below this share the allocator's pool of small ones, which adds next to nothing."""
@@ -505,12 +530,28 @@ class _Stored:
     """With scales and all."""
 
 
-_SUFFIX = re.compile(
-    r"\.(?:qweight|qzeros|scales|g_idx|weight_packed|weight_scale(?:_inv|_2)?|weight_zero_point|weight_g_idx"
-    r"|weight_shape|weight_global_scale|input_scale|input_global_scale|input_zero_point|weight_format|SCB"
-    r"|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|scale|k_scale|v_scale|q_scale"
-    r"|output_scale|prob_output_scale|pre_quant_scale)$|(?<=_proj)_(?:blocks|scales|packed|scale|scale_inv)$"
+_PARTS_OF_A_WEIGHT = frozenset(
+    {
+        *(
+            "qweight",
+            "qzeros",
+            "scales",
+            "g_idx",
+            "weight_packed",
+            "weight_scale",
+            "weight_scale_inv",
+            "weight_scale_2",
+        ),
+        *("weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale", "weight_format", "SCB", "scale"),
+        *("input_scale", "input_global_scale", "input_zero_point", "output_scale", "pre_quant_scale"),
+        *("k_scale", "v_scale", "q_scale", "prob_output_scale"),
+    }
 )
+"""Last components of a quantised weight's tensors."""
+
+_ENDS_OF_A_STACK = ("_blocks", "_scales", "_packed", "_scale", "_scale_inv")
+"""Ends of the names of stacked experts' tensors (gpt-oss), which have no ``.weight``."""
+
 _EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 _VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
 
@@ -520,37 +561,40 @@ def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
     """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
     found: dict[str, _Stored] = {}
     for name, info in tensors.tensors.items():
-        base = _parameter_name(name)
+        base, is_part = _parameter_name(name)
         entry = found.get(base)
         if entry is None:
             entry = found[base] = _Stored()
         entry.size_bytes += info.size_bytes
-        if base == name or (base.count("*") and not _SUFFIX.search(name)):
-            if info.dtype in _PLAIN_DTYPES:
-                entry.plain_elements += info.elements
-            else:
-                entry.packed = True
-        elif name.endswith(_VALUES):
+        if is_part:
+            entry.packed = entry.packed or name.endswith(_VALUES)
+        elif info.dtype in _PLAIN_DTYPES:
+            entry.plain_elements += info.elements
+        else:
             entry.packed = True
     return found
 
 
-def _parameter_name(tensor_name: str) -> str:
-    """Return the parameter that a file's tensor belongs to: its own name, or that of the weight it is a part of."""
+def _parameter_name(tensor_name: str) -> tuple[str, bool]:
+    """Return (the parameter that a file's tensor belongs to, whether it is a part of it and not the whole)."""
     name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
-    match = _SUFFIX.search(name)
-    if match is None:
-        return name
-    base = name[: match.start()]
-    return base if match.group().startswith("_") else f"{base}.weight"
+    module, _, leaf = name.rpartition(".")
+    if leaf in ("weight", "bias"):
+        return name, False
+    if leaf in _PARTS_OF_A_WEIGHT:
+        return f"{module}.weight", True
+    module, of_weight, _ = name.partition(
+        ".weight."
+    )  # bitsandbytes: .weight.absmax, .weight.quant_state.bitsandbytes__nf4
+    if of_weight:
+        return f"{module}.weight", True
+    for end in _ENDS_OF_A_STACK:
+        if leaf.endswith(f"_proj{end}"):
+            return name.removesuffix(end), True
+    return name, False
 
 
 _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
-
-
-@lru_cache(maxsize=16)
-def _bare_names(names: tuple[str, ...]) -> Mapping[str, str]:
-    return {_WRAPPERS.sub("", name): name for name in names}
 
 
 def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
