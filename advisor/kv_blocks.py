@@ -38,6 +38,10 @@ _BACKEND_BLOCK = {
     "TOKENSPEED_MLA": 32,
 }
 
+_FLASHINFER_BLOCKS = (16, 32, 64)
+_FLASHINFER_LARGE_BLOCKS = (128, 256, 512, 1024)
+"""On Blackwell, where several query heads share a KV head, as in all but the oldest models."""
+
 _STATES = get_args(State)
 
 
@@ -78,13 +82,24 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
     return _align_with_skipped(sizes, layers, settings, has_state=bool(states))
 
 
-def window_block_size(token_bytes: int, sizes: BlockSizes) -> int:
+def window_block_size(token_bytes: int, dtype: str, sizes: BlockSizes, settings: KvSettings) -> int:
     """Return the block size of a sliding-window layer: the largest kernel block in the page (0.26 and later).
 
     ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
     """
-    budget = sizes.skip_page_bytes or token_bytes * sizes.block_size
-    return max(_DEFAULT_BLOCK_SIZE, budget // token_bytes // _DEFAULT_BLOCK_SIZE * _DEFAULT_BLOCK_SIZE)
+    most = (sizes.skip_page_bytes or token_bytes * sizes.block_size) // token_bytes
+    if settings.is_cpu:
+        return max(32, most // 32 * 32)
+    kernels: tuple[int, ...] = ()
+    if is_turboquant(dtype):
+        kernels = (16, 32, 64, 128)
+    elif dtype.startswith("nvfp4") or (settings.compute_capability[0] == 10 and not dtype.endswith("per_token_head")):
+        kernels = _FLASHINFER_BLOCKS
+        if settings.compute_capability[0] == 10:
+            kernels += _FLASHINFER_LARGE_BLOCKS
+    if kernels:
+        return max((each for each in kernels if each <= most), default=kernels[0])
+    return max(_DEFAULT_BLOCK_SIZE, most // _DEFAULT_BLOCK_SIZE * _DEFAULT_BLOCK_SIZE)
 
 
 def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) -> int:
@@ -222,7 +237,10 @@ def _token_bytes(layers: Sequence[DecoderLayer], settings: KvSettings) -> tuple[
                 bytes_ = latent_token_bytes(settings.kv_cache_dtype, size, sparse=cache.sparse, settings=settings)
                 return bytes_, cache
             if isinstance(cache, FullAttention | SlidingWindow | ChunkedLocal | CrossAttention):
-                return _heads_token_bytes(cache, settings.kv_cache_dtype, settings), None
+                token = _heads_token_bytes(cache, settings.kv_cache_dtype, settings)
+                if is_turboquant(settings.kv_cache_dtype) and settings.kv_cache_dtype_skip_layers:
+                    token = lcm(token, _heads_token_bytes(cache, "auto", settings))
+                return token, None
     raise ValueError("no attention layer among those given")
 
 
@@ -241,15 +259,19 @@ def _align_with_skipped(
         return sizes
     if not settings.kv_cache_dtype_skip_layers and (not is_turboquant(settings.kv_cache_dtype) or has_state):
         return sizes
-    first = next(
-        (cache for layer in layers for cache in layer if isinstance(cache, FullAttention | SlidingWindow)), None
+    attention = (
+        (index, cache)
+        for index, layer in enumerate(layers)
+        for cache in layer
+        if isinstance(cache, FullAttention | SlidingWindow)
     )
+    index, first = next(attention, (0, None))
     if first is None:
         return sizes
     primary_dtype = settings.kv_cache_dtype
     if is_turboquant(primary_dtype):
-        # The first layer is left out, and its backend takes the quantised cache for one byte an element.
-        skipped = stored_dtype(first, 0, len(layers), settings, has_state=has_state) == "auto"
+        # Where the first layer is left out, its backend takes the quantised cache for one byte an element.
+        skipped = stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto"
         primary_dtype = "fp8" if skipped else primary_dtype
     primary = _heads_token_bytes(first, primary_dtype, settings)
     largest = _heads_token_bytes(first, "auto", settings)

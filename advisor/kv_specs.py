@@ -170,7 +170,7 @@ def _heads_spec(
         case SlidingWindow() if version >= (0, 8, 3):
             kind, window, padded = "SlidingWindowSpec", cache.window, sizes.skip_page_bytes
             if version >= (0, 26, 0):
-                block_size = window_block_size(token, sizes)
+                block_size = window_block_size(token, dtype, sizes, settings)
         case ChunkedLocal() if version >= (0, 10, 0):
             kind, window = "ChunkedLocalAttentionSpec", cache.chunk
         case CrossAttention():
