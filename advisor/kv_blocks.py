@@ -83,23 +83,32 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
 
 
 def window_block_size(token_bytes: int, dtype: str, sizes: BlockSizes, settings: KvSettings) -> int:
-    """Return the block size of a sliding-window layer: the largest kernel block in the page (0.26 and later).
+    """Return the block size of a sliding-window layer, which chooses its own from 0.26.
 
-    ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
+    At first the smallest (it is scaled up beside others), from 0.30 the largest of the kernel's that fits the page of
+    other layers: ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
     """
+    kernels, multiple_of = _kernel_blocks(dtype, settings)
+    if settings.version < (0, 30, 0):
+        most = (sizes.skip_page_bytes or 0) // token_bytes
+        sizes_known = kernels or (multiple_of,)
+        return max((each for each in sizes_known if each <= most), default=sizes_known[0])
     most = (sizes.skip_page_bytes or token_bytes * sizes.block_size) // token_bytes
-    if settings.is_cpu:
-        return max(32, most // 32 * 32)
-    kernels: tuple[int, ...] = ()
-    if is_turboquant(dtype):
-        kernels = (16, 32, 64, 128)
-    elif dtype.startswith("nvfp4") or (settings.compute_capability[0] == 10 and not dtype.endswith("per_token_head")):
-        kernels = _FLASHINFER_BLOCKS
-        if settings.compute_capability[0] == 10:
-            kernels += _FLASHINFER_LARGE_BLOCKS
     if kernels:
         return max((each for each in kernels if each <= most), default=kernels[0])
-    return max(_DEFAULT_BLOCK_SIZE, most // _DEFAULT_BLOCK_SIZE * _DEFAULT_BLOCK_SIZE)
+    return max(multiple_of, most // multiple_of * multiple_of)
+
+
+def _kernel_blocks(dtype: str, settings: KvSettings) -> tuple[tuple[int, ...], int]:
+    """Return the block sizes of an attention backend that has only some, else what they are multiples of."""
+    major = settings.compute_capability[0]
+    if settings.is_cpu:
+        return (), 32 if settings.version >= (0, 29, 0) else _DEFAULT_BLOCK_SIZE
+    if is_turboquant(dtype):
+        return (16, 32, 64, 128), _DEFAULT_BLOCK_SIZE
+    if dtype.startswith("nvfp4") or (major == 10 and not dtype.endswith("per_token_head")):
+        return _FLASHINFER_BLOCKS + (_FLASHINFER_LARGE_BLOCKS if major == 10 else ()), _DEFAULT_BLOCK_SIZE
+    return (), _DEFAULT_BLOCK_SIZE
 
 
 def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) -> int:
@@ -204,7 +213,7 @@ def _kernel_alignment(block_size: int, latent: Latent | None, settings: KvSettin
         if latent is not None and version >= (0, 11, 1):
             return 128 if settings.attention_backend == "CUTLASS_MLA" else 64
         return _DEFAULT_BLOCK_SIZE
-    smallest = 32 if settings.is_cpu else _DEFAULT_BLOCK_SIZE
+    smallest = _kernel_blocks("auto", settings)[1]
     alignment = max(smallest, block_size)
     return max(alignment, 128) if latent is not None and version >= (0, 27, 0) else alignment
 
@@ -230,14 +239,18 @@ def _chunk_size(states: Sequence[State], settings: KvSettings) -> int:
 
 def _token_bytes(layers: Sequence[DecoderLayer], settings: KvSettings) -> tuple[int, Latent | None]:
     """Return the bytes of one token in the model's typical attention layer, and that layer if it is latent."""
-    for layer in layers:
+    for index, layer in enumerate(layers):
         for cache in layer:
             if isinstance(cache, Latent):
                 size = cache.kv_lora_rank + cache.qk_rope_head_dim
                 bytes_ = latent_token_bytes(settings.kv_cache_dtype, size, sparse=cache.sparse, settings=settings)
                 return bytes_, cache
             if isinstance(cache, FullAttention | SlidingWindow | ChunkedLocal | CrossAttention):
-                token = _heads_token_bytes(cache, settings.kv_cache_dtype, settings)
+                dtype = settings.kv_cache_dtype
+                stored = stored_dtype(cache, index, len(layers), settings, has_state=True)
+                if stored != dtype and settings.version >= (0, 29, 0) and not is_turboquant(dtype):
+                    dtype = _as_unquantized_backend_reads(dtype, settings)
+                token = _heads_token_bytes(cache, dtype, settings)
                 if is_turboquant(settings.kv_cache_dtype) and settings.kv_cache_dtype_skip_layers:
                     token = lcm(token, _heads_token_bytes(cache, "auto", settings))
                 return token, None
@@ -269,10 +282,8 @@ def _align_with_skipped(
     if first is None:
         return sizes
     primary_dtype = settings.kv_cache_dtype
-    if is_turboquant(primary_dtype):
-        # Where the first layer is left out, its backend takes the quantised cache for one byte an element.
-        skipped = stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto"
-        primary_dtype = "fp8" if skipped else primary_dtype
+    if stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto":
+        primary_dtype = _as_unquantized_backend_reads(primary_dtype, settings)
     primary = _heads_token_bytes(first, primary_dtype, settings)
     largest = _heads_token_bytes(first, "auto", settings)
     if largest == primary:
@@ -287,6 +298,17 @@ def _align_with_skipped(
         skip_page_bytes=page,
         mamba_page_bytes=None if sizes.mamba_page_bytes is None else page,
     )
+
+
+def _as_unquantized_backend_reads(dtype: str, settings: KvSettings) -> str:
+    """Return what the backend of a layer left out of quantisation takes the quantised cache for.
+
+    vLLM asks the first layer's backend; one that does not know the packing sees one byte an element.
+    """
+    knows = dtype.startswith("nvfp4") and settings.compute_capability[0] == 10
+    if settings.version < (0, 29, 0):
+        knows = not is_turboquant(dtype)
+    return dtype if knows else "fp8"
 
 
 def _cdiv(total: int, by: int) -> int:

@@ -212,8 +212,10 @@ def layer_of(cache: Cache, index: int, config: VllmConfig, settings: dict[str, A
 def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     """Return vLLM's configuration for one case, the model's part a stand-in."""
     caches = [cache for layer in layers for cache in layer]
-    attention = next((cache for cache in caches if cache["kind"] not in (*STATES, "SparseIndex")), None)
-    is_latent = attention is not None and attention["kind"] == "Latent"
+    attention = next((cache for cache in caches if cache["kind"] == "Latent"), None)
+    is_latent = attention is not None
+    if not is_latent:
+        attention = next((cache for cache in caches if cache["kind"] not in STATES), None)
     ranks = settings["tensor_parallel_size"]
     heads, size = 1, 0
     if is_latent:
@@ -305,7 +307,7 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
             get_mamba_state_dtype_from_config=lambda _: state_of(states[0], config)[1],
         )
         registry = mock.patch(
-            "vllm.model_executor.models.ModelRegistry.resolve_model_cls", lambda *_, **__: (model_class, "Case")
+            "vllm.model_executor.models.ModelRegistry.resolve_model_cls", return_value=(model_class, "Case")
         )
         with registry, mock.patch.object(kv_cache_utils, "_check_enough_kv_cache_memory", watch):
             (type(current_platform) if settings["is_cpu"] else Platform).update_block_size_for_backend(config)
@@ -529,6 +531,10 @@ def draw_settings(layers: Layers, rng: random.Random) -> dict[str, Any]:
     skip = []
     if quantized and not is_cpu and not kinds & {"Latent", "ChunkedLocal"} and rng.random() < 0.3:
         skip = rng.choice((["0"], ["1", "2"], ["sliding_window"]))
+    stages = rng.choice((1, 1, 1, 2, 3, 4))
+    split = stage_of(len(layers), stages)
+    if {stage for layer, stage in zip(layers, split, strict=True) if layer} != set(range(stages)):
+        stages = 1  # vLLM divides by zero where a stage keeps nothing
     return {
         "max_model_len": rng.choice((448, 1000, 4096, 8192, 32768, 40960, 131072, 262144, 1_000_000)),
         "model_dtype": rng.choice(("bfloat16", "bfloat16", "float16", "float32")),
@@ -537,7 +543,7 @@ def draw_settings(layers: Layers, rng: random.Random) -> dict[str, Any]:
         "block_size": rng.choice((None, None, None, 16, 32, 64, 128)),
         "num_gpu_blocks_override": rng.choice((100, 5000)) if rng.random() < 0.05 else None,
         "tensor_parallel_size": ranks,
-        "pipeline_parallel_size": rng.choice((1, 1, 1, 2, 3, 4)),
+        "pipeline_parallel_size": stages,
         "decode_context_parallel_size": shards,
         "max_num_batched_tokens": rng.choice((512, 2048, 8192, 16384)),
         "async_scheduling": rng.random() < 0.6,
