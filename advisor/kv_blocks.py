@@ -24,6 +24,7 @@ from advisor.layers import (
     Mamba1,
     Mamba2,
     SlidingWindow,
+    SparseIndex,
     State,
 )
 from advisor.spec import DeclinedError
@@ -127,12 +128,20 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
     backend = settings.attention_backend or _latent_backend(latent, settings)
     wanted = 64 if latent.sparse else _BACKEND_BLOCK.get(backend, _DEFAULT_BLOCK_SIZE)
     if version >= (0, 18, 0):
-        return asked or max(wanted, _DEFAULT_BLOCK_SIZE)
+        if version < (0, 30, 0) and not _starts_latent(layers):
+            wanted = _DEFAULT_BLOCK_SIZE
+        return asked or wanted
     if backend == "FLASHINFER_MLA":
         wanted = 64
     current = asked or _DEFAULT_BLOCK_SIZE
     is_taken = current == wanted if version < (0, 12, 0) or latent.sparse else current % wanted == 0
     return current if is_taken or (backend == "FLASHINFER_MLA" and current == 32) else wanted
+
+
+def _starts_latent(layers: Sequence[DecoderLayer]) -> bool:
+    """Tell whether the first attention layer is latent: up to 0.29 its backend alone is asked."""
+    attention = (cache for layer in layers for cache in layer if not isinstance(cache, _STATES))
+    return isinstance(next(attention, None), Latent | SparseIndex)
 
 
 def _latent_backend(latent: Latent, settings: KvSettings) -> str:

@@ -126,7 +126,15 @@ def _with_local_layers_full(specs: Sequence[StagedSpec], version: Version) -> li
         padded = spec.padded_page_bytes
         if padded is not None:
             padded = max(padded, spec.token_bytes * block_size)
-        changed = replace(spec, kind="FullAttentionSpec", window=0, block_size=block_size, padded_page_bytes=padded)
+        changed = replace(
+            spec,
+            kind="FullAttentionSpec",
+            window=0,
+            block_size=block_size,
+            padded_page_bytes=padded,
+            # Up to 0.28 the promoted spec forgets it, and so is not equal to the others.
+            is_paddable=spec.is_paddable and version >= (0, 29, 0),
+        )
         promoted.append((stage, changed))
     return promoted
 
@@ -153,13 +161,10 @@ def _unify_pages(specs: Sequence[StagedSpec], version: Version) -> Sequence[Stag
 def _with_page(spec: LayerSpec, page: int, version: Version) -> LayerSpec:
     if spec.page_bytes == page:
         return spec
-    can_pad = version >= (0, 26, 0)
-    if spec.kind == "MambaSpec" and can_pad:
-        return replace(spec, padded_page_bytes=page)
-    grown = spec.padded_page_bytes is None and spec.kind != "MambaSpec" and page % spec.page_bytes == 0
-    if grown and version >= (0, 12, 0):
+    is_state = spec.kind == "MambaSpec"
+    if not is_state and version >= (0, 12, 0) and page % spec.page_bytes == 0 and spec.padded_page_bytes is None:
         return replace(spec, block_size=spec.block_size * (page // spec.page_bytes))
-    if can_pad and spec.kind not in ("MambaSpec", "MLAAttentionSpec") and page % spec.page_bytes:
+    if spec.is_paddable and (is_state or page % spec.page_bytes):
         return replace(spec, padded_page_bytes=page)
     raise _CannotUnifyError(
         f"vLLM {_text(version)} cannot give all layers blocks of one size: {spec.kind} has pages of "

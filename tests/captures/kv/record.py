@@ -61,6 +61,7 @@ def _stand_in(name: str, sizes: list[Any]) -> type[AttentionBackend]:
     """Return a backend of which only the block sizes count; the real one needs a GPU to be imported."""
     members = {"get_supported_kernel_block_sizes": staticmethod(lambda kv_cache_spec=None: sizes)}
     members["get_name"] = staticmethod(lambda: name)
+    members["indexes_kv_by_block_stride"] = staticmethod(lambda: "SPARSE" not in name and "CPU" not in name)
     return type(name, (AttentionBackend,), members)
 
 
@@ -230,7 +231,8 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
         max_model_len=settings["max_model_len"],
         original_max_model_len=settings["max_model_len"],
         is_hybrid=has_state and attention is not None,
-        supports_mamba_prefix_caching=False,
+        supports_mamba_prefix_caching={cache["kind"] for cache in caches} & {*STATES} <= {"Mamba1", "Mamba2"},
+        get_mamba_chunk_size=lambda: settings["mamba_chunk_size"] or 2048,
         use_mla=is_latent,
         get_num_kv_heads=lambda parallel: heads,
         get_num_attention_heads=lambda parallel: heads,
@@ -553,6 +555,7 @@ def draw_settings(layers: Layers, rng: random.Random) -> dict[str, Any]:
         "disable_hybrid_kv_cache_manager": rng.random() < 0.2,
         "mamba_cache_dtype": rng.choice(("auto", "auto", "float32")),
         "mamba_ssm_cache_dtype": rng.choice(("auto", "auto", "float32", "bfloat16")),
+        "mamba_chunk_size": rng.choice((128, 256)) if "Mamba2" in kinds else None,
         "is_cpu": is_cpu,
         "compute_capability": rng.choice(([9, 0], [9, 0], [8, 0], [10, 0])),
         "attention_backend": None,
