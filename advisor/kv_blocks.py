@@ -291,7 +291,8 @@ def _align_with_skipped(
     if first is None:
         return sizes
     primary_dtype = settings.kv_cache_dtype
-    if stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto":
+    is_skipped = stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto"
+    if is_skipped or settings.version < (0, 29, 0):
         primary_dtype = _as_unquantized_backend_reads(primary_dtype, settings)
     primary = _heads_token_bytes(first, primary_dtype, settings)
     largest = _heads_token_bytes(first, "auto", settings)
@@ -310,9 +311,9 @@ def _align_with_skipped(
 
 
 def _as_unquantized_backend_reads(dtype: str, settings: KvSettings) -> str:
-    """Return what the backend of a layer left out of quantisation takes the quantised cache for.
+    """Return what the quantised cache is measured as where not the backend that packs it is asked.
 
-    vLLM asks the first layer's backend; one that does not know the packing sees one byte an element.
+    From 0.29 vLLM asks the first layer's, which may be one left out of quantisation; before, none knew TurboQuant's.
     """
     knows = dtype.startswith("nvfp4") and settings.compute_capability[0] == 10
     if settings.version < (0, 29, 0):

@@ -47,6 +47,11 @@ from vllm.v1.attention.backends.registry import MambaAttentionBackendEnum
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.turboquant_attn import TurboQuantAttentionBackend
 from vllm.v1.core import kv_cache_utils
+
+try:
+    from vllm.v1.core import kv_cache_planning as planning  # 0.33
+except ImportError:
+    planning = kv_cache_utils
 from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
@@ -170,6 +175,14 @@ def layer_of(cache: Cache, index: int, config: VllmConfig, settings: dict[str, A
             "get_state_dtype": lambda self: dtypes,
             "get_attn_backend": lambda self: Mamba2AttentionBackend,
         }
+        if kind == "GatedDeltaNet" and VERSION >= (0, 33, 0):
+            # Its prefill is FlashInfer's on these GPUs, which stores states midway.
+            from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+
+            base = QwenGatedDeltaNetAttention
+            exports = settings["compute_capability"][0] in (9, 10) and not settings["is_cpu"]
+            is_aligned = exports and config.cache_config.mamba_cache_mode == "align"
+            members |= {"_checkpoint_alignment": 64 if is_aligned else None, "vllm_config": config}
         return object.__new__(type(kind, (base,), members))
     dtype = cache_config.cache_dtype
     skipped = getattr(cache_config, "kv_cache_dtype_skip_layers", [])
@@ -233,6 +246,7 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
         is_hybrid=has_state and attention is not None,
         supports_mamba_prefix_caching={cache["kind"] for cache in caches} & {*STATES} <= {"Mamba1", "Mamba2"},
         get_mamba_chunk_size=lambda: settings["mamba_chunk_size"] or 2048,
+        supports_kv_cache_grouping=False,
         use_mla=is_latent,
         get_num_kv_heads=lambda parallel: heads,
         get_num_attention_heads=lambda parallel: heads,
@@ -287,7 +301,7 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
     config = config_of(layers, settings)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1" if settings["use_v2_model_runner"] else "0"
     check: dict[str, Any] = {}
-    original = kv_cache_utils._check_enough_kv_cache_memory
+    original = planning._check_enough_kv_cache_memory
 
     def watch(available, get_needed, max_model_len, estimate):
         longest = estimate(available) if 0 < available < get_needed() else 0
@@ -311,14 +325,15 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
         registry = mock.patch(
             "vllm.model_executor.models.ModelRegistry.resolve_model_cls", return_value=(model_class, "Case")
         )
-        with registry, mock.patch.object(kv_cache_utils, "_check_enough_kv_cache_memory", watch):
+        with registry, mock.patch.object(planning, "_check_enough_kv_cache_memory", watch):
             (type(current_platform) if settings["is_cpu"] else Platform).update_block_size_for_backend(config)
             specs = get_kv_cache_spec(config)
             by_stage = [
                 {name: spec for name, spec in specs.items() if where[name] == stage}
                 for stage in range(settings["pipeline_parallel_size"])
             ]
-            configs = kv_cache_utils.get_kv_cache_configs(config, by_stage, [kv_cache_bytes] * len(by_stage))
+            groups = [planning.get_global_kv_cache_groups(config, by_stage)] if VERSION >= (0, 33, 0) else []
+            configs = planning.get_kv_cache_configs(config, by_stage, [kv_cache_bytes] * len(by_stage), *groups)
     except (ValueError, AssertionError, NotImplementedError, ZeroDivisionError) as error:
         text = str(error)
         if text.startswith("No available memory"):
@@ -330,12 +345,17 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
     return {
         "block_size": config.cache_config.block_size,
         "groups": [_shown(group, config) for group in configs[0].kv_cache_groups],
-        "stage_bytes": [kv_cache_utils._pool_bytes_per_block(config, each.kv_cache_groups) for each in configs],
+        "stage_bytes": [_pool_bytes_per_block(config, each.kv_cache_groups) for each in configs],
         "num_blocks": configs[0].num_blocks,
         "size_tokens": tokens,
         "max_concurrency": concurrency,
         "max_in_flight_tokens": config.max_in_flight_tokens,
     }
+
+
+def _pool_bytes_per_block(config: VllmConfig, groups: Any) -> int:
+    takes_config = planning._pool_bytes_per_block.__code__.co_argcount == 2
+    return planning._pool_bytes_per_block(*([config] if takes_config else []), groups)
 
 
 def _shown(group: Any, config: VllmConfig) -> list[Any]:
