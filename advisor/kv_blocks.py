@@ -77,6 +77,7 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
         block_size=block_size,
         mamba_block_size=_mamba_block_size(block_size, settings, has_state=bool(states)),
         mamba_cache_mode=mode,
+        exports_checkpoints=_exports_checkpoints(states, mode, settings),
     )
     if states and settings.is_v1 and any(not isinstance(cache, _STATES) for layer in layers for cache in layer):
         sizes = _align_with_states(sizes, layers, states, settings)
@@ -191,13 +192,12 @@ def _align_with_states(
     if state == 0:
         return sizes
     token, latent = _token_bytes(layers, settings)
-    checkpoints = _exports_checkpoints(states, sizes.mamba_cache_mode, settings)
     kernel = _kernel_alignment(sizes.block_size, latent, settings)
     if sizes.mamba_cache_mode == "all":
         chunk = lcm(settings.mamba_block_size or _chunk_size(states, settings), kernel)
         attention = chunk * -(-_cdiv(state, token) // chunk)
     else:
-        if checkpoints:
+        if sizes.exports_checkpoints:
             kernel = lcm(kernel, 64)
         attention = kernel * _cdiv(state, kernel * token)
     block_size = max(sizes.block_size, attention)
@@ -212,7 +212,6 @@ def _align_with_states(
         block_size=block_size,
         mamba_block_size=mamba_block_size,
         mamba_page_bytes=None if page == state else page,
-        exports_checkpoints=checkpoints,
     )
 
 
@@ -229,7 +228,7 @@ def _kernel_alignment(block_size: int, latent: Latent | None, settings: KvSettin
 
 def _exports_checkpoints(states: Sequence[State], mode: str, settings: KvSettings) -> bool:
     """Tell whether FlashInfer's prefill of gated delta nets is used, which stores states midway (0.33)."""
-    if mode != "align" or settings.is_cpu or settings.version < (0, 33, 0):
+    if not states or mode != "align" or settings.is_cpu or settings.version < (0, 33, 0):
         return False
     major = settings.compute_capability[0]
     return all(

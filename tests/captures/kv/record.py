@@ -9,6 +9,7 @@ write the same bytes. See README.md for the format.
 
 import argparse
 import dataclasses
+import gzip
 import json
 import os
 import random
@@ -204,7 +205,12 @@ def layer_of(cache: Cache, index: int, config: VllmConfig, settings: dict[str, A
             common["kv_cache_dtype"] = cache_config.cache_dtype = "fp8_ds_mla"
         size = cache["kv_lora_rank"] + cache["qk_rope_head_dim"]
         layer.__dict__.update(
-            common, head_size=size, sliding_window=None, indexer=None, non_causal_multi_token_decode=False
+            common,
+            head_size=size,
+            sliding_window=None,
+            indexer=None,
+            non_causal_multi_token_decode=False,
+            topk_buffer_width=None,
         )
     elif kind == "SparseIndex":
         size = cache["head_dim"] + cache["head_dim"] // 128 * 4
@@ -621,7 +627,7 @@ def main() -> None:
             "result": result,
         }
         lines.append(json.dumps(record, separators=(",", ":")))
-    arguments.output.write_text("\n".join(lines) + "\n")
+    arguments.output.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
 
 
 if __name__ == "__main__":
