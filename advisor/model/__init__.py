@@ -7,7 +7,7 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import classic, dense, hybrid, latent, moe
+from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.tensors import Decoder, parameters
@@ -19,6 +19,8 @@ TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **moe.FAMILIES,
     **latent.FAMILIES,
     **hybrid.FAMILIES,
+    **linear.FAMILIES,
+    **gemma.FAMILIES,
 }
 
 __all__ = ["parse_model"]
