@@ -182,7 +182,8 @@ def result_of(
     result: dict[str, Any] = {
         "verdict": plan.verdict,
         "vllm_error": plan.error,
-        "margin_bytes": plan.start_up.margin_bytes,
+        "margin_bytes": _bounds(plan.margin) if plan.margin is not None else None,
+        "binding": plan.binding,
         "model": {"architecture": found.spec.architecture, "parameters": found.spec.num_parameters},
         "vllm_version": ".".join(map(str, found.version)),
         "gpu": {"name": found.device.name, "count": plan.gpus_needed},

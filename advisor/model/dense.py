@@ -6,7 +6,7 @@ backend since 0.24, before with the same tensors), key names and defaults of tra
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import Decoder, Parts, attention, embedding, fused_qkv, lm_head, matrix, mlp, norm, small
@@ -239,7 +239,7 @@ def _llama(keys: Keys) -> Decoder:
     return family(keys)
 
 
-def _xielu(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
+def _xielu(keys: Keys, sizes: Heads) -> Parts:
     return (small("mlp.act_fn.alpha_p", 1), small("mlp.act_fn.alpha_n", 1))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from advisor.layers import DecoderLayer, Mamba1, Mamba2, ShortConv
 from advisor.model.dense import read_heads
-from advisor.model.keys import Keys, divided
+from advisor.model.keys import Keys
 from advisor.model.moe import granite_block, granite_shared
 from advisor.model.tensors import (
     Decoder,

@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping
 
 from advisor.layers import Cache, DecoderLayer, Latent, SparseIndex
 from advisor.model.keys import Keys
-from advisor.model.tensors import Decoder, Parts, embedding, experts, lm_head, matrix, mlp, norm, prefixed, router, small
+from advisor.model.tensors import (
+    Decoder,
+    Parts,
+    embedding,
+    experts,
+    lm_head,
+    matrix,
+    mlp,
+    norm,
+    prefixed,
+    router,
+    small,
+)
 from advisor.model.windows import attention_layer
 from advisor.spec import Experts
 

@@ -7,7 +7,7 @@ transformers backend since 0.24).
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from advisor.layers import ChunkedLocal, DecoderLayer, FullAttention
+from advisor.layers import ChunkedLocal, DecoderLayer
 from advisor.model.dense import Dense, Heads, read_heads
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
@@ -22,7 +22,6 @@ from advisor.model.tensors import (
     matrix,
     mlp,
     norm,
-    prefixed,
     router,
     small,
     stacked_experts,
@@ -148,7 +147,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
         window = keys.count("sliding_window") or None
         return tuple(None if layer % 2 else window for layer in range(layers))
 
-    def sinks(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
+    def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
     family = Dense(qkv_bias=True, output_bias=True, windows=windows, extra=sinks)
@@ -267,7 +266,7 @@ def _minimax_m2(keys: Keys) -> Decoder:
         *experts("block_sparse_moe.experts", count, hidden, inner, names=("w1", "w3", "w2")),
     )
 
-    def qk_norms(keys: Keys, sizes: Heads) -> Parts:  # noqa: ARG001 - one signature for all
+    def qk_norms(keys: Keys, sizes: Heads) -> Parts:
         return (
             small("self_attn.q_norm.weight", sizes.heads * sizes.head_size, sharding="column"),
             small(
