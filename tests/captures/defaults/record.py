@@ -157,7 +157,6 @@ CASES: list[tuple[str, str, str]] = [
     ("dense", "H100", "--tensor-parallel-size 3"),
     ("dense", "T4", "--dtype bfloat16"),
     ("dense", "H100", "--tensor-parallel-size 4 --decode-context-parallel-size 2"),
-    ("dense", "H100", "--cudagraph-capture-sizes 1 2 --max-cudagraph-capture-size 8"),
 ]
 
 
