@@ -12,8 +12,10 @@ from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
+from advisor.residuals import Residuals, flags_key, place_key
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
+from advisor.spec import ModelSpec
 from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
@@ -27,6 +29,7 @@ class Placed:
     gpus: tuple[Gpu, ...]
     theory: EnginePlan | None
     no_theory: str | None
+    spec: ModelSpec | None = None
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -65,8 +68,30 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         engines=engines + down,
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
+        residuals=_learned(history.residuals, placed),
     )
     return replace(report, findings=findings(snapshot, report, policy))
+
+
+def _learned(residuals: Residuals, placed: list[Placed]) -> Residuals:
+    """Fold in by how much theory missed for each engine whose pool vLLM sized by its budget."""
+    for each in placed:
+        memory = each.theory.memory if each.theory else None
+        blocks = each.reading.cache.num_gpu_blocks
+        if each.theory is None or memory is None or blocks is None or each.server is None or each.spec is None:
+            continue
+        flags = each.theory.flags
+        if flags.kv_cache_memory_bytes is not None or flags.num_gpu_blocks_override is not None:
+            continue
+        missed = blocks * each.theory.layout.bytes_per_block - memory.available_for_kv.expected
+        place = place_key(
+            each.spec,
+            version=parse_version(each.reading.vllm_version),
+            gpu=each.theory.device_name,
+            flags=each.server.flags,
+        )
+        residuals = residuals.learned(place, flags_key(each.server.flags), missed)
+    return residuals
 
 
 def placements(snapshot: Snapshot) -> list[Placed]:
@@ -97,7 +122,15 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
-    return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason)
+    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    return Placed(
+        reading=reading,
+        server=server,
+        gpus=gpus,
+        theory=theory,
+        no_theory=reason,
+        spec=files.spec if files else None,
+    )
 
 
 def _theory(

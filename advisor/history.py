@@ -7,6 +7,7 @@ from statistics import median
 
 from advisor.readings import EngineReading
 from advisor.report import Report
+from advisor.residuals import NO_RESIDUALS, Residuals
 from advisor.snapshot import Snapshot
 from advisor.starts import NONE_YET, Starts, remember_starts
 
@@ -66,7 +67,8 @@ class History:
     gpus: Mapping[str, GpuHistory] = field(default_factory=dict)
     engines: Mapping[tuple[str, str], EngineHistory] = field(default_factory=dict)
     starts: Starts = NONE_YET
-    """What survives a restart of the daemon."""
+    residuals: Residuals = NO_RESIDUALS
+    """With the starts, what survives a restart of the daemon."""
 
 
 def remember(history: History, snapshot: Snapshot, report: Report) -> History:
@@ -83,7 +85,9 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
         key = (reading.engine, reading.dp_rank)
         before_engine = engines.get(key, EngineHistory())
         engines[key] = _remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
-    return History(gpus=gpus, engines=engines, starts=remember_starts(history.starts, snapshot, report))
+    return History(
+        gpus=gpus, engines=engines, starts=remember_starts(history.starts, snapshot, report), residuals=report.residuals
+    )
 
 
 def _remember_gpu(

@@ -69,6 +69,7 @@ def plan_engine(
     tensors: TensorIndex | None = None,
     total: Estimate | None = None,
     kv_cache_bytes: int | None = None,
+    residual: Estimate | None = None,
 ) -> EnginePlan:
     """Return what this engine should hold.
 
@@ -81,6 +82,7 @@ def plan_engine(
         tensors: What the weights' files say, where they can be read.
         total: CUDA-visible bytes of one GPU with their bounds; None: exactly the device's.
         kv_cache_bytes: KV bytes of one rank where the engine says them; they replace the memory plan's.
+        residual: What engines like this one had beyond the estimate before (`advisor.residuals`).
 
     Raises:
         ValueError: The flags contradict the model, or a part is of a kind these rules do not describe
@@ -120,6 +122,7 @@ def plan_engine(
             runner=runner,
             tensors=tensors,
             kv_cache_bytes=given,
+            residual=residual,
         )
         kv_bytes = memory.kv_cache
     blocks = kv_bytes.mapped(layout.num_blocks)
@@ -198,6 +201,7 @@ def _fullest_rank(
     runner: Runner,
     tensors: TensorIndex | None,
     kv_cache_bytes: int | None,
+    residual: Estimate | None,
 ) -> MemoryPlan:
     """Divide the memory of each pipeline stage; the one with the least left decides for all."""
     capability = device.capability or _USUAL_CAPABILITY
@@ -254,6 +258,7 @@ def _fullest_rank(
                 weights=_resident(weights, resolved.cpu_offload_gb),
                 captures=counts,
                 kv_cache_memory_bytes=kv_cache_bytes,
+                residual=residual,
             )
         )
     return min(plans, key=lambda plan: plan.available_for_kv.expected)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from advisor.facts import Fact, described, identity, level, total
+from advisor.residuals import NO_RESIDUALS, Residuals
 
 COMPONENTS = (
     "weights",
@@ -152,3 +153,5 @@ class Report:
     """For people: why a risk factor is what it is, by (GPU uuid, factor)."""
     previous_starts: Mapping[tuple[str, str], Start] = field(default_factory=dict)
     """The start before the present one with the same flags, by (engine, rank)."""
+    residuals: Residuals = NO_RESIDUALS
+    """By how much theory missed so far, this moment included; kept in the state directory."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from advisor import starts
+from advisor import residuals, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
@@ -30,7 +30,7 @@ from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
 from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
-from exporter.state import State
+from exporter.state import RESIDUALS_FILE, State
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,12 @@ class Service:
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
-        self._state = State(config.state_dir, "starts")
-        self._history = History(starts=self._state.load(starts.from_json, starts.NONE_YET))
+        self._starts_file = State(config.state_dir, "starts")
+        self._residuals_file = State(config.state_dir, RESIDUALS_FILE)
+        self._history = History(
+            starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
+            residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),
+        )
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
@@ -272,7 +276,8 @@ class Service:
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
-        self._state.save(starts.to_json(self._history.starts))
+        self._starts_file.save(starts.to_json(self._history.starts))
+        self._residuals_file.save(residuals.to_json(self._history.residuals))
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 FORMAT = 1
+RESIDUALS_FILE = "residuals"
+"""Written by the daemon, read by ``plan --state-dir`` too."""
 MOST_BYTES = 16 * 1024**2
 
 
