@@ -77,7 +77,7 @@ def engine_theory(
     resolved = resolve_flags(
         flags, version=version, device=device, max_position_embeddings=spec.max_position_embeddings
     )
-    dtype = model_dtype(spec, flags.dtype, version)
+    dtype = model_dtype(spec, flags.dtype, version, files)
     element_bytes = kv_element_bytes(resolved.kv_cache_dtype, dtype)
     layout = kv_layout(
         spec.layers,

@@ -75,11 +75,11 @@ def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors h
     return TensorIndex(total_bytes=sum(each.size_bytes for each in tensors.values()), source=source, tensors=tensors)
 
 
-def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> str:
+def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version, tensors: TensorIndex | None = None) -> str:
     """Return the dtype that vLLM computes in: the flag's, else the config's with float32 lowered to 16 bits.
 
     Source: ``config/model.py:_get_and_verify_dtype``: ``auto`` serves a float32 model in float16, from 0.9 in the
-    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by its tensors.
+    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by the files' headers.
     """
     flag = (dtype_flag or "auto").lower()
     if flag != "auto":
@@ -87,7 +87,12 @@ def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> st
     stored = spec.dtype or "float32"
     if stored != "float32":
         return stored
-    return "bfloat16" if version >= (0, 9, 0) else "float16"
+    if version < (0, 9, 0):
+        return "float16"
+    if spec.dtype is None and tensors is not None:
+        plain = {each.dtype for each in tensors.tensors.values()} & _PLAIN_DTYPES
+        return "float16" if plain == {"F16"} else "bfloat16"
+    return "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -227,6 +227,13 @@ def test_the_dtype_is_the_flags_else_the_models_in_sixteen_bits(stored, flag, ve
     assert model_dtype(decoder(**SMALL, dtype=stored), flag, version) == used
 
 
+@pytest.mark.parametrize(("stored", "used"), [("F16", "float16"), ("BF16", "bfloat16"), ("F32", "bfloat16")])
+def test_a_config_without_a_dtype_is_read_by_the_headers_since_0_9(stored, used):
+    spec = decoder(**SMALL, dtype=None)
+    assert model_dtype(spec, None, (0, 9, 0), index_of(spec, stored)) == used
+    assert model_dtype(spec, None, (0, 8, 5), index_of(spec, stored)) == "float16"
+
+
 def test_headers_of_the_same_tensors_change_the_origin_and_not_the_figure():
     for shape in (SMALL, SMALL | {"tied": True}, SMALL | {"experts": (8, 128)}):
         spec = decoder(**shape)
