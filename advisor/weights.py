@@ -247,6 +247,7 @@ class _Counter:
         held = spread = missing = quantised = 0.0
         fused: dict[str, int] = {}
         known, choice, stored = self._known, self._choice, self._stored
+        wide_routers = self._spec.architecture in _FLOAT32_ROUTERS
         for each in parameters:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
@@ -257,6 +258,8 @@ class _Counter:
                 sizes = self._sizes(each, scheme)
                 known[key] = sizes
             size, values = sizes
+            if wide_routers and each.sharding == "copied" and each.name.removesuffix(".weight").endswith(".gate"):
+                size = values = size // self._layout.width * 4
             if stored is not None:
                 found = _find(stored, each.name)
                 if found is None:
@@ -340,6 +343,20 @@ _MOSTLY_SMALL = 64 * 1024
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_FLOAT32_ROUTERS = frozenset(
+    {
+        *(
+            "AfmoeForCausalLM",
+            "Ernie4_5_MoeForCausalLM",
+            "Ernie4_5_VLMoeForConditionalGeneration",
+            "Glm4MoeForCausalLM",
+        ),
+        *("HYV3ForCausalLM", "MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxText01ForCausalLM"),
+        "Step3p5ForCausalLM",
+    }
+)
+"""Architectures whose routers are in float32 whatever the model's dtype (``models/*.py``, params_dtype, 0.19 and 0.33)."""
 
 _DOWN = frozenset({"down_proj", "w2", "c_proj", "output_linear", "wo", "fc2", "dense_4h_to_h", "linear_2"})
 

@@ -140,6 +140,12 @@ def test_experts_are_split_or_dealt_out_whole():
     assert held(spec, tp=4) == held(spec, tp=4, enable_expert_parallel=True) - experts * (2 / 6 - 1 / 4)
 
 
+def test_some_families_keep_their_routers_in_float32():
+    spec = decoder(**SMALL, experts=(6, 128))
+    wide = replace(spec, architecture="Glm4MoeForCausalLM")
+    assert held(wide) - held(spec) == 3 * 6 * 256 * 2
+
+
 def test_replicas_share_the_experts_and_nothing_else():
     mixture = decoder(**SMALL, experts=(8, 128))
     assert held(mixture) - held(mixture, data_parallel_size=4) == 3 * 8 * 3 * 128 * 256 * 2 * 3 / 4
@@ -432,7 +438,8 @@ BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_hea
          [(4096, 512), (4096, 128)]),
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
         ({"architectures": ["OPTForCausalLM"]}, []),
-        ({"max_position_embeddings": None}, []),
+        ({"max_position_embeddings": None}, [(2048, 128)]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
