@@ -356,7 +356,7 @@ _FLOAT32_ROUTERS = frozenset(
         "Step3p5ForCausalLM",
     }
 )
-"""Architectures whose routers are in float32 whatever the model's dtype (``models/*.py``, params_dtype, 0.19 and 0.33)."""
+"""Whose routers are in float32 whatever the model's dtype (``models/*.py``, params_dtype, 0.19 and 0.33)."""
 
 _DOWN = frozenset({"down_proj", "w2", "c_proj", "output_linear", "wo", "fc2", "dense_4h_to_h", "linear_2"})
 
