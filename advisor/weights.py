@@ -252,7 +252,7 @@ class _Counter:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
-            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, scheme)
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, id(scheme))
             sizes = known.get(key)
             if sizes is None or each.layer is None:
                 sizes = self._sizes(each, scheme)
