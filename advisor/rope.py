@@ -31,6 +31,9 @@ _ALWAYS: Version = (0, 0, 0)
 _FLASHINFER_ROPE: Version = (0, 14, 0)
 """From here on DeepSeek's yarn is left to FlashInfer's kernel (``deepseek_scaling_rope.py``)."""
 
+_USUAL_POSITIONS = 2048
+"""Of the model classes whose configs say nothing (Falcon)."""
+
 _MROPE_FACTOR = 4
 """Multimodal rope is prepared for so many times the positions."""
 
@@ -44,9 +47,7 @@ def rope_tables(config: Mapping[str, Any]) -> tuple[RopeTable, ...]:
     """
     if _architecture(config) in _WITHOUT or config.get("alibi"):
         return ()
-    positions = next((config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), None)
-    if positions is None:
-        return ()
+    positions = next((config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), _USUAL_POSITIONS)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(scaling, Mapping):
         return ()
@@ -81,7 +82,7 @@ def _table(
     original = original if isinstance(original, int) else None
     if kind in {"yarn", "deepseek_yarn"}:
         rows = int((original or positions) * factor)
-    elif kind in {"linear", "dynamic"}:
+    elif kind == "linear":  # dynamic NTK multiplied, too, until 0.19
         rows = int(positions * factor)
     elif kind in {"longrope", "su"}:
         rows = positions + (original or 0)

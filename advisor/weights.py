@@ -75,11 +75,11 @@ def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors h
     return TensorIndex(total_bytes=sum(each.size_bytes for each in tensors.values()), source=source, tensors=tensors)
 
 
-def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> str:
+def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version, tensors: TensorIndex | None = None) -> str:
     """Return the dtype that vLLM computes in: the flag's, else the config's with float32 lowered to 16 bits.
 
     Source: ``config/model.py:_get_and_verify_dtype``: ``auto`` serves a float32 model in float16, from 0.9 in the
-    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by its tensors.
+    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by the files' headers.
     """
     flag = (dtype_flag or "auto").lower()
     if flag != "auto":
@@ -87,7 +87,12 @@ def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> st
     stored = spec.dtype or "float32"
     if stored != "float32":
         return stored
-    return "bfloat16" if version >= (0, 9, 0) else "float16"
+    if version < (0, 9, 0):
+        return "float16"
+    if spec.dtype is None and tensors is not None:
+        plain = {each.dtype for each in tensors.tensors.values()} & _PLAIN_DTYPES
+        return "float16" if plain == {"F16"} else "bfloat16"
+    return "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,16 +247,19 @@ class _Counter:
         held = spread = missing = quantised = 0.0
         fused: dict[str, int] = {}
         known, choice, stored = self._known, self._choice, self._stored
+        wide_routers = self._spec.architecture in _FLOAT32_ROUTERS
         for each in parameters:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
-            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, scheme)
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, id(scheme))
             sizes = known.get(key)
             if sizes is None or each.layer is None:
                 sizes = self._sizes(each, scheme)
                 known[key] = sizes
             size, values = sizes
+            if wide_routers and each.sharding == "copied" and each.name.removesuffix(".weight").endswith(".gate"):
+                size = values = size // self._layout.width * 4
             if stored is not None:
                 found = _find(stored, each.name)
                 if found is None:
@@ -335,6 +343,20 @@ _MOSTLY_SMALL = 64 * 1024
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_FLOAT32_ROUTERS = frozenset(
+    {
+        *(
+            "AfmoeForCausalLM",
+            "Ernie4_5_MoeForCausalLM",
+            "Ernie4_5_VLMoeForConditionalGeneration",
+            "Glm4MoeForCausalLM",
+        ),
+        *("HYV3ForCausalLM", "MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxText01ForCausalLM"),
+        "Step3p5ForCausalLM",
+    }
+)
+"""Whose routers are in float32 whatever the model's dtype (``models/*.py``, params_dtype, 0.19 and 0.33)."""
 
 _DOWN = frozenset({"down_proj", "w2", "c_proj", "output_linear", "wo", "fc2", "dense_4h_to_h", "linear_2"})
 

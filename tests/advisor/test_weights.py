@@ -140,6 +140,12 @@ def test_experts_are_split_or_dealt_out_whole():
     assert held(spec, tp=4) == held(spec, tp=4, enable_expert_parallel=True) - experts * (2 / 6 - 1 / 4)
 
 
+def test_some_families_keep_their_routers_in_float32():
+    spec = decoder(**SMALL, experts=(6, 128))
+    wide = replace(spec, architecture="Glm4MoeForCausalLM")
+    assert held(wide) - held(spec) == 3 * 6 * 256 * 2
+
+
 def test_replicas_share_the_experts_and_nothing_else():
     mixture = decoder(**SMALL, experts=(8, 128))
     assert held(mixture) - held(mixture, data_parallel_size=4) == 3 * 8 * 3 * 128 * 256 * 2 * 3 / 4
@@ -225,6 +231,13 @@ def test_the_allocator_rounds_large_tensors_up():
 )
 def test_the_dtype_is_the_flags_else_the_models_in_sixteen_bits(stored, flag, version, used):
     assert model_dtype(decoder(**SMALL, dtype=stored), flag, version) == used
+
+
+@pytest.mark.parametrize(("stored", "used"), [("F16", "float16"), ("BF16", "bfloat16"), ("F32", "bfloat16")])
+def test_a_config_without_a_dtype_is_read_by_the_headers_since_0_9(stored, used):
+    spec = decoder(**SMALL, dtype=None)
+    assert model_dtype(spec, None, (0, 9, 0), index_of(spec, stored)) == used
+    assert model_dtype(spec, None, (0, 8, 5), index_of(spec, stored)) == "float16"
 
 
 def test_headers_of_the_same_tensors_change_the_origin_and_not_the_figure():
@@ -425,7 +438,8 @@ BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_hea
          [(4096, 512), (4096, 128)]),
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
         ({"architectures": ["OPTForCausalLM"]}, []),
-        ({"max_position_embeddings": None}, []),
+        ({"max_position_embeddings": None}, [(2048, 128)]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
