@@ -50,7 +50,7 @@ def group_layers(specs: Sequence[StagedSpec], settings: KvSettings) -> tuple[Gro
     version = settings.version
     if settings.disable_hybrid_kv_cache_manager or version < (0, 9, 1) or _chunks_are_promoted(specs, version):
         specs = _promote(specs, version)
-    if version < (0, 29, 0):
+    if (0, 14, 0) <= version < (0, 29, 0):
         specs = _with_one_value_size(specs)
     if _are_equal(specs):
         return (Group(members=tuple(specs)),)
@@ -82,7 +82,7 @@ def _are_equal(specs: Sequence[StagedSpec]) -> bool:
 
 
 def _with_one_value_size(specs: Sequence[StagedSpec]) -> Sequence[StagedSpec]:
-    """Give full-attention layers that differ in the values' size alone the first's, as ``merge`` does up to 0.28."""
+    """Give layers that differ in their values' size alone the first's, as ``FullAttentionSpec.merge`` does to 0.28."""
     first = specs[0][1]
     alike = {replace(spec, token_bytes=0, identity=(*spec.identity[:2], *spec.identity[3:])) for _, spec in specs}
     if first.kind != "FullAttentionSpec" or len(alike) > 1:
