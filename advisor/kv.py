@@ -276,13 +276,13 @@ def kv_layout(
     stages += [counts.index(counts[-1], len(counts) - 1)] * len(draft_layers)
     staged = [(stage, spec) for stage, each in zip(stages, specs, strict=True) for spec in each]
     if settings.version < (0, 12, 0):  # the runner lists attention first
-        staged.sort(key=lambda each: each[1].kind == "MambaSpec")
+        staged.sort(key=lambda each: (each[0], each[1].kind == "MambaSpec"))
     if not settings.is_v1:
         staged = _v0_layers(staged)
     if not staged:
         raise DeclinedError("no layer of this model keeps a KV cache")
     plan = _plan(staged, settings, len(counts))
-    stage_bytes = tuple(max(group.bytes_per_block(stage) for group in plan) for stage in range(len(counts)))
+    stage_bytes = tuple(max(_bytes_on(group, stage, settings) for group in plan) for stage in range(len(counts)))
     if min(stage_bytes) == 0:
         raise ValueError(
             f"--pipeline-parallel-size {settings.pipeline_parallel_size}: a stage has no layer with a KV cache"
@@ -300,14 +300,26 @@ def kv_layout(
 def _plan(staged: Sequence[StagedSpec], settings: KvSettings, num_stages: int) -> tuple[Group, ...]:
     if settings.version >= (0, 11, 0) or num_stages == 1:
         return group_layers(staged, settings)
-    # Up to 0.10 every stage grouped its own layers.
+    # Up to 0.10 every stage grouped its own layers; vLLM compares as many groups as the shorter list has.
     by_stage = [group_layers([each for each in staged if each[0] == stage], settings) for stage in range(num_stages)]
-    if len({tuple(group.spec.kind for group in groups) for groups in by_stage}) > 1:
-        raise ValueError(
-            f"--pipeline-parallel-size {num_stages}: the stages' layers do not form the same groups, "
-            "which vLLM refuses up to 0.10"
-        )
+    for groups in by_stage[1:]:
+        if any(one.spec != other.spec for one, other in zip(by_stage[0], groups, strict=False)):
+            raise ValueError(
+                f"--pipeline-parallel-size {num_stages}: the stages' layers do not form the same groups, "
+                "which vLLM refuses up to 0.10"
+            )
+        if len(groups) != len(by_stage[0]):
+            raise DeclinedError(
+                f"--pipeline-parallel-size {num_stages}: the stages have different numbers of cache groups, "
+                "which is not described for vLLM up to 0.10"
+            )
     return tuple(Group(members=sum((each.members for each in same), ())) for same in zip(*by_stage, strict=True))
+
+
+def _bytes_on(group: Group, stage: int, settings: KvSettings) -> int:
+    """Return the bytes by which a stage's memory is divided; up to 0.16 a mixed group's of all stages (a defect)."""
+    counts_all = group.is_mixed and settings.version < (0, 17, 0)
+    return group.bytes_per_block(None if counts_all else stage)
 
 
 def _shown(group: Group, stage: int, settings: KvSettings) -> KvGroup:

@@ -75,7 +75,8 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
     mode = _mamba_cache_mode(states, settings)
     sizes = BlockSizes(
         block_size=block_size,
-        mamba_block_size=_mamba_block_size(block_size, settings, has_state=bool(states)),
+        # Without prefix caching one block holds the state whatever the length.
+        mamba_block_size=settings.max_model_len if mode == "none" else settings.mamba_block_size or block_size,
         mamba_cache_mode=mode,
         exports_checkpoints=_exports_checkpoints(states, mode, settings),
     )
@@ -132,6 +133,8 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
         if version < (0, 30, 0) and not _starts_latent(layers):
             wanted = _DEFAULT_BLOCK_SIZE
         return asked or wanted
+    if not latent.sparse and backend not in _BACKEND_BLOCK:
+        return asked or _DEFAULT_BLOCK_SIZE
     if backend == "FLASHINFER_MLA":
         wanted = 64
     current = asked or _DEFAULT_BLOCK_SIZE
@@ -176,12 +179,6 @@ def _mamba_cache_mode(states: Sequence[State], settings: KvSettings) -> str:
     if asked == "all":
         return "all"
     raise ValueError(f"--mamba-cache-mode {asked}: it is none, align or all")
-
-
-def _mamba_block_size(block_size: int, settings: KvSettings, *, has_state: bool) -> int:
-    if settings.caches_prefixes(has_state=has_state) and settings.version >= (0, 12, 0):
-        return settings.mamba_block_size or block_size
-    return settings.max_model_len
 
 
 def _align_with_states(

@@ -50,7 +50,7 @@ def group_layers(specs: Sequence[StagedSpec], settings: KvSettings) -> tuple[Gro
     version = settings.version
     if settings.disable_hybrid_kv_cache_manager or version < (0, 9, 1) or _chunks_are_promoted(specs, version):
         specs = _promote(specs, version)
-    if version < (0, 29, 0):
+    if (0, 14, 0) <= version < (0, 29, 0):
         specs = _with_one_value_size(specs)
     if _are_equal(specs):
         return (Group(members=tuple(specs)),)
@@ -82,7 +82,7 @@ def _are_equal(specs: Sequence[StagedSpec]) -> bool:
 
 
 def _with_one_value_size(specs: Sequence[StagedSpec]) -> Sequence[StagedSpec]:
-    """Give full-attention layers that differ in the values' size alone the first's, as ``merge`` does up to 0.28."""
+    """Give layers that differ in their values' size alone the first's, as ``FullAttentionSpec.merge`` does to 0.28."""
     first = specs[0][1]
     alike = {replace(spec, token_bytes=0, identity=(*spec.identity[:2], *spec.identity[3:])) for _, spec in specs}
     if first.kind != "FullAttentionSpec" or len(alike) > 1:
@@ -124,7 +124,7 @@ def _promote(specs: Sequence[StagedSpec], version: Version) -> Sequence[StagedSp
 def _with_local_layers_full(specs: Sequence[StagedSpec], version: Version) -> list[StagedSpec]:
     local = ("SlidingWindowSpec", "ChunkedLocalAttentionSpec")
     for kind in local:
-        if len({spec.window for _, spec in specs if spec.kind == kind}) > 1:
+        if version >= (0, 9, 1) and len({spec.window for _, spec in specs if spec.kind == kind}) > 1:
             raise ValueError("vLLM cannot promote layers with windows of different lengths to full attention")
     sizes = {spec.block_size for _, spec in specs if spec.kind in FULL_KINDS}
     full_block = sizes.pop() if len(sizes) == 1 and version >= (0, 27, 0) else None
@@ -197,7 +197,10 @@ def _split_evenly(specs: Sequence[StagedSpec], version: Version) -> tuple[Group,
     slack = 1.5 if version >= (0, 18, 0) else 1.25 if version >= (0, 12, 0) else 0
     size = most if most < fewest * slack else fewest
     groups: list[Group] = []
-    for layers in kinds.values():
+    in_order = list(kinds.values())
+    if version < (0, 11, 0):  # unify_kv_cache_configs sorts them
+        in_order = [kinds[spec] for spec in sorted(kinds, key=lambda each: (each.kind, each.block_size, each.identity))]
+    for layers in in_order:
         groups += (Group(members=tuple(each)) for each in _parts(layers, size, version))
     return tuple(groups)
 

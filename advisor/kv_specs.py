@@ -173,7 +173,8 @@ def _heads_spec(
     content = head_token_bytes(
         _page_dtype(cache, dtype, version), head_size, head_size_v, model_dtype=settings.model_dtype
     )
-    identity = (heads, head_size, head_size_v, dtype)
+    # The first releases with groups compared windows and pages alone (type_id).
+    identity = () if (0, 9, 1) <= version < (0, 10, 1) else (heads, head_size, head_size_v, dtype)
     token = heads * content
     kind: Kind = "FullAttentionSpec"
     window = 0
