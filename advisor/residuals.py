@@ -15,7 +15,7 @@ from advisor.estimate import Estimate
 from advisor.flags import EngineFlags
 from advisor.gpus import UnknownGpuError, find_gpu
 from advisor.spec import ModelSpec
-from advisor.units import MIB
+from advisor.units import GIB, MIB
 from advisor.versions import Version
 
 MOST_PLACES = 256
@@ -71,11 +71,13 @@ def place_key(spec: ModelSpec, *, version: Version | None, gpu: str, flags: Engi
 
 @cache
 def _board(name: str) -> str:
-    """Return the catalogue's name of a GPU, so that however it is spelled it is one place."""
+    """Return what a GPU is, however its name is spelled; its name where the catalogue does not know it."""
     try:
-        return find_gpu(name).name
+        gpu = find_gpu(name)
     except UnknownGpuError:
         return name
+    size = gpu.nvml_total_bytes or gpu.cuda_total.expected
+    return f"sm_{gpu.compute_capability[0]}{gpu.compute_capability[1]} x {gpu.num_sms}, {size / GIB:.0f} GiB"
 
 
 _NOT_ABOUT_SIZES = frozenset({"host", "port", "uds", "root_path", "ssl_certfile", "served_model_name", "model"})
