@@ -13,7 +13,7 @@ from advisor.defaults import Device, ResolvedFlags, resolve_flags
 from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
-from advisor.kv import KvLayout, KvSettings, kv_layout
+from advisor.kv import KvLayout, KvSettings, checkpoint_kv_cache_dtype, kv_layout
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
@@ -160,11 +160,14 @@ def _kv_settings(
     resolved: ResolvedFlags, spec: ModelSpec, version: Version, device: Device, dtype: str, runner: Runner
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
+    kv_cache_dtype = resolved.kv_cache_dtype
+    if kv_cache_dtype == "auto":
+        kv_cache_dtype = checkpoint_kv_cache_dtype(spec.quantization, version)
     return KvSettings(
         max_model_len=resolved.max_model_len,
         version=version,
         model_dtype=dtype,
-        kv_cache_dtype=resolved.kv_cache_dtype,
+        kv_cache_dtype=kv_cache_dtype,
         kv_cache_dtype_skip_layers=resolved.kv_cache_dtype_skip_layers,
         block_size=None if own_choice else resolved.block_size,
         num_gpu_blocks_override=resolved.num_gpu_blocks_override,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from advisor.kv_blocks import BlockSizes, window_block_size
-from advisor.kv_dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_states import state_bytes
+from advisor.kv.blocks import BlockSizes, window_block_size
+from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
+from advisor.kv.heads import kv_heads_per_rank
+from advisor.kv.settings import KvSettings
+from advisor.kv.states import state_bytes
 from advisor.layers import (
     Cache,
     ChunkedLocal,

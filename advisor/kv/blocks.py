@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import get_args
 
-from advisor.kv_dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_states import state_bytes
+from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
+from advisor.kv.heads import kv_heads_per_rank
+from advisor.kv.settings import KvSettings
+from advisor.kv.states import state_bytes
 from advisor.layers import (
     ChunkedLocal,
     CrossAttention,

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
-from advisor.kv_blocks import block_sizes
-from advisor.kv_dtypes import check_kv_cache_dtype
-from advisor.kv_groups import Group, StagedSpec, group_layers
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_specs import FULL_KINDS, Kind, LayerSpec, layer_specs
+from advisor.kv.blocks import block_sizes
+from advisor.kv.dtypes import check_kv_cache_dtype
+from advisor.kv.groups import Group, StagedSpec, group_layers
+from advisor.kv.settings import KvSettings
+from advisor.kv.specs import FULL_KINDS, Kind, LayerSpec, layer_specs
 from advisor.layers import (
     Cache,
     ChunkedLocal,
@@ -27,16 +26,6 @@ from advisor.layers import (
 )
 from advisor.spec import DeclinedError
 from advisor.versions import NEWEST_STUDIED, Version
-
-__all__ = [
-    "KvGroup",
-    "KvLayout",
-    "KvSettings",
-    "StartUpError",
-    "kv_heads_per_rank",
-    "kv_layout",
-    "stage_layer_counts",
-]
 
 _STATES = get_args(State)
 
@@ -83,7 +72,7 @@ class KvGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StartUpError:
+class KvShortage:
     """Why vLLM stops at start-up; the numbers of its message."""
 
     kind: Literal["no_memory", "too_long"]
@@ -189,7 +178,7 @@ class KvLayout:
             for stage in range(len(self.stage_bytes))
         )
 
-    def start_up_error(self, kv_cache_bytes: float) -> StartUpError | None:
+    def start_up_error(self, kv_cache_bytes: float) -> KvShortage | None:
         """Return why vLLM would stop with so many bytes on every GPU, None where it starts.
 
         ``check_enough_kv_cache_memory``; V0: ``raise_if_cache_size_invalid``.
@@ -201,12 +190,12 @@ class KvLayout:
             available = int(self._check_bytes(stage, kv_cache_bytes))
             needed = self._needed(stage, length)
             if available <= 0:
-                return StartUpError(
+                return KvShortage(
                     kind="no_memory", needed_bytes=needed, available_bytes=available, largest_max_model_len=0
                 )
             if needed > available:
                 longest = _longest(length, available, partial(self._needed, stage))
-                return StartUpError(
+                return KvShortage(
                     kind="too_long", needed_bytes=needed, available_bytes=available, largest_max_model_len=longest
                 )
         return None
@@ -241,11 +230,11 @@ class KvLayout:
     def _v0_tokens(self, kv_cache_bytes: float) -> int:
         return self.block_size * (self.num_blocks(kv_cache_bytes) // self._v0_shares)
 
-    def _v0_error(self, kv_cache_bytes: float) -> StartUpError | None:
+    def _v0_error(self, kv_cache_bytes: float) -> KvShortage | None:
         length, tokens = self.settings.max_model_len, self._v0_tokens(kv_cache_bytes)
         if self.num_blocks(kv_cache_bytes) > 0 and length <= tokens:
             return None
-        return StartUpError(
+        return KvShortage(
             kind="too_long" if self.num_blocks(kv_cache_bytes) > 0 else "no_memory",
             needed_bytes=self._v0_blocks(length) * self.bytes_per_block,
             available_bytes=int(kv_cache_bytes),

@@ -7,8 +7,8 @@ Sources: vLLM ``v1/core/kv_cache_utils.py`` (0.33: ``kv_cache_planning.py``), ``
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from advisor.kv_settings import KvSettings
-from advisor.kv_specs import FULL_KINDS, LayerSpec
+from advisor.kv.settings import KvSettings
+from advisor.kv.specs import FULL_KINDS, LayerSpec
 from advisor.versions import Version
 
 StagedSpec = tuple[int, LayerSpec]
