@@ -244,9 +244,7 @@ def _mpt(keys: Keys) -> Decoder:
         kv_heads=kv_heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv(
-                "attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size, bias=bias
-            ),
+            *fused_qkv("attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size, bias=bias),
             *matrix("attn.out_proj", hidden, hidden, "row", bias=bias),
             *qk_norms,
             *mlp("ffn", hidden, inner, bias=bias, names=("up_proj", "down_proj")),
@@ -315,9 +313,7 @@ def _opt(keys: Keys) -> Decoder:
     bias = keys.flag("enable_bias", default=True)
     affine = keys.flag("layer_norm_elementwise_affine", default=True)
     head_size = divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
-    before: list[Part] = [
-        _positions("model.decoder.embed_positions", keys.size("max_position_embeddings") + 2, hidden)
-    ]
+    before: list[Part] = [_positions("model.decoder.embed_positions", keys.size("max_position_embeddings") + 2, hidden)]
     after: list[Part] = []
     if width != hidden:
         before += matrix("model.decoder.project_in", hidden, width, "copied")
@@ -361,12 +357,8 @@ def chatglm(keys: Keys) -> Decoder:
     """ChatGLM 2 and 3 and the first GLM-4."""
     hidden, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     inner = keys.size("ffn_hidden_size")
-    kv_heads = (
-        keys.size("multi_query_group_num", default=1) if keys.flag("multi_query_attention") else heads
-    )
-    head_size = keys.optional_size("kv_channels") or divided(
-        keys, hidden, "hidden_size", heads, "num_attention_heads"
-    )
+    kv_heads = keys.size("multi_query_group_num", default=1) if keys.flag("multi_query_attention") else heads
+    head_size = keys.optional_size("kv_channels") or divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
     bias = keys.flag("add_bias_linear")
     vocab = keys.size("padded_vocab_size", "vocab_size")
     norm_bias = not keys.flag("rmsnorm", default=True)
@@ -452,9 +444,7 @@ def _jais(keys: Keys) -> Decoder:
         parts=(
             *fused_qkv("attn.c_attn", hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size, bias=True),
             *matrix("attn.c_proj", hidden, hidden, "row", bias=True),
-            *mlp(
-                "mlp", hidden, inner, bias=True, names=("c_fc", "c_fc2", "c_proj") if gated else ("c_fc", "c_proj")
-            ),
+            *mlp("mlp", hidden, inner, bias=True, names=("c_fc", "c_fc2", "c_proj") if gated else ("c_fc", "c_proj")),
             *norm("ln_1", hidden, bias=True),
             *norm("ln_2", hidden, bias=True),
         ),

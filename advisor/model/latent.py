@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping
 
 from advisor.layers import Cache, DecoderLayer, Latent, SparseIndex
 from advisor.model.keys import Keys
-from advisor.model.tensors import Decoder, Parts, embedding, experts, lm_head, matrix, mlp, norm, prefixed, router, small
+from advisor.model.tensors import (
+    Decoder,
+    Parts,
+    embedding,
+    experts,
+    lm_head,
+    matrix,
+    mlp,
+    norm,
+    prefixed,
+    router,
+    small,
+)
 from advisor.model.windows import attention_layer
 from advisor.spec import Experts
 
@@ -72,13 +84,9 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
     made: dict[tuple[bool, bool], Parts] = {}
     parts = []
     caches: list[DecoderLayer] = []
-    attention_cache = Latent(
-        kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse
-    )
+    attention_cache = Latent(kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse)
     plain: tuple[Cache, ...] = (attention_cache,)
-    with_index = (
-        (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
-    )
+    with_index = (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
     for mixed, has_index in zip(is_sparse, indexed, strict=True):
         key = (mixed, has_index)
         if key not in made:

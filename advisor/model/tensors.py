@@ -15,7 +15,7 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     role: Role
     sharding: Sharding
-    count: int = 1
+    alike: int = 1
     kv_heads: int | None = None
 
 
@@ -79,9 +79,7 @@ def attention(
     )
 
 
-def fused_qkv(
-    name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False
-) -> Parts:
+def fused_qkv(name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False) -> Parts:
     """Return a fused query-key-value projection: one part where all heads are alike, else its two kinds of rows."""
     if heads == kv_heads:
         return matrix(name, 3 * heads * head_size, hidden_size, "column", bias=bias)
@@ -118,10 +116,7 @@ def experts(
     """Return the routed experts' matrices, one part a name; ``names`` end with the way down."""
     *ups, down = names
     return (
-        *(
-            Part(f"{module}.*.{up}.weight", (intermediate_size, hidden_size), "expert", "experts", count)
-            for up in ups
-        ),
+        *(Part(f"{module}.*.{up}.weight", (intermediate_size, hidden_size), "expert", "experts", count) for up in ups),
         Part(f"{module}.*.{down}.weight", (hidden_size, intermediate_size), "expert", "experts", count),
     )
 
@@ -207,14 +202,14 @@ def parameters(decoder: Decoder, towers: Parts = (), renaming: Renaming | None =
     made: list[Parameter] = []
 
     def add(prefix: str, parts: Iterable[Part], layer: int | None, *, last: bool = False) -> None:
-        for name, shape, role, sharding, count, kv_heads in parts:
+        for name, shape, role, sharding, alike, kv_heads in parts:
             made.append(
                 Parameter(
                     name=prefix + name,
                     shape=shape,
                     role=role,
                     sharding=sharding,
-                    count=count,
+                    count=alike,
                     layer=layer,
                     last_stage=last,
                     kv_heads=kv_heads,

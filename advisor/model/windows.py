@@ -64,7 +64,7 @@ def window_from_layer(keys: Keys, layers: int) -> Sequence[int | None]:
     return one_window_for_all(keys, layers)
 
 
-def no_window(keys: Keys, layers: int) -> Sequence[int | None]:  # noqa: ARG001 - one signature for all rules
+def no_window(keys: Keys, layers: int) -> Sequence[int | None]:
     """Return no window for any layer."""
     return (None,) * layers
 
