@@ -20,6 +20,7 @@ from advisor.model.tensors import (
     Parts,
     Renaming,
     Tower,
+    embedding,
     lm_head,
     matrix,
     norm,
@@ -514,6 +515,7 @@ def _phi3_v(keys: Keys) -> Whole:
             *matrix("img_projection.2", hidden, hidden, "copied", bias=True),
         ),
     )
+    joint = (*joint, embedding("model.vision_embed_tokens.wte", decoder.vocab_size, hidden))
     assert tower.encoder is not None
     tower = replace(tower, encoder=replace(tower.encoder, max_item_tokens=None, tokens_per_output=4))
     return _with_tower(text, decoder, tower, joint, None)
@@ -575,6 +577,15 @@ def _qwen2_5_omni(keys: Keys) -> Whole:
         (*sound.parts, *joint),
         Renaming(root="thinker.model.", head="thinker."),
     )
+
+
+def _qwen3_omni(keys: Keys) -> Whole:
+    thinker = keys.nested("thinker_config")
+    text, decoder = _text(thinker, fallback="qwen3_moe", family=moe.qwen3_moe)
+    audio = thinker.nested("audio_config", defaults={})
+    seen = towers.qwen3_vl(_vision(thinker), "thinker.visual.", omni=True)
+    sound = towers.qwen3_omni_audio(audio, "thinker.audio_tower.")
+    return _with_tower(text, decoder, seen, sound.parts, Renaming(root="thinker.model.", head="thinker."))
 
 
 def _whisper(keys: Keys) -> Whole:
@@ -656,6 +667,7 @@ WRAPPERS: Mapping[str, Callable[[Keys], Whole]] = {
     "UltravoxModel": _ultravox,
     "Qwen2_5OmniModel": _qwen2_5_omni,
     "Qwen2_5OmniForConditionalGeneration": _qwen2_5_omni,
+    "Qwen3OmniMoeForConditionalGeneration": _qwen3_omni,
     "WhisperForConditionalGeneration": _whisper,
 }
 """Every wrapper, by the name in the config's ``architectures``."""

@@ -697,3 +697,50 @@ def whisper(
             extra={"positions": source},
         ),
     )
+
+
+def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
+    """Qwen3-Omni's audio tower: three convolutions before Whisper's layers."""
+    keys = keys.with_defaults(
+        {
+            "d_model": 1280,
+            "encoder_layers": 32,
+            "encoder_attention_heads": 20,
+            "encoder_ffn_dim": 5120,
+            "num_mel_bins": 128,
+            "downsample_hidden_size": 480,
+            "output_dim": 3584,
+        }
+    )
+    width, inner, down = keys.size("d_model"), keys.size("encoder_ffn_dim"), keys.size("downsample_hidden_size")
+    layers, out, bins = keys.layers("encoder_layers"), keys.size("output_dim"), keys.size("num_mel_bins")
+    for _ in range(3):
+        bins = (bins + 1) // 2
+    layer = (
+        *whisper_layer(width, inner, split=True),
+        small("self_attn.k_proj.bias", width, sharding="column"),
+    )
+    parts = (
+        small("conv2d1.weight", down, 1, 3, 3),
+        small("conv2d1.bias", down),
+        small("conv2d2.weight", down, down, 3, 3),
+        small("conv2d2.bias", down),
+        small("conv2d3.weight", down, down, 3, 3),
+        small("conv2d3.bias", down),
+        *matrix("conv_out", width, down * bins, "copied"),
+        *_layers("layers.", layers, layer),
+        *norm("ln_post", width, bias=True),
+        *matrix("proj1", width, width, "copied", bias=True),
+        *matrix("proj2", out, width, "copied", bias=True),
+    )
+    return Tower(
+        parts=prefixed(prefix, parts),
+        encoder=Encoder(
+            hidden_size=width,
+            intermediate_size=inner,
+            num_layers=layers,
+            num_heads=keys.size("encoder_attention_heads"),
+            max_item_tokens=None,
+            tokens_per_output=8,
+        ),
+    )
