@@ -221,7 +221,9 @@ _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
 _QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
 _QWEN3 = Dense(
     defaults={"head_dim": 128, "use_sliding_window": False},
-    qkv_bias="attention_bias", qk_norm=True, windows=window_from_layer,
+    qkv_bias="attention_bias",
+    qk_norm=True,
+    windows=window_from_layer,
 )
 _PHI3 = Dense(fused_qkv="qkv_proj", fused_mlp=True)
 _GPT_MLP = ("c_fc", "c_proj")
@@ -248,9 +250,7 @@ def _cohere_qk_norms(keys: Keys, sizes: Heads) -> Parts:
         return ()
     return (
         small("self_attn.q_norm.weight", sizes.heads, sizes.head_size, sharding="column"),
-        small(
-            "self_attn.k_norm.weight", sizes.kv_heads, sizes.head_size, sharding="kv_heads", kv_heads=sizes.kv_heads
-        ),
+        small("self_attn.k_norm.weight", sizes.kv_heads, sizes.head_size, sharding="kv_heads", kv_heads=sizes.kv_heads),
     )
 
 
@@ -307,18 +307,14 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "InternLMForCausalLM": _llama,
     "CwmForCausalLM": Dense(windows=window_by_layer_type),
     "MistralForCausalLM": _MISTRAL,
-    "Ministral3ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 8, "head_dim": 128}, windows=window_by_layer_type
-    ),
+    "Ministral3ForCausalLM": Dense(defaults={"num_key_value_heads": 8, "head_dim": 128}, windows=window_by_layer_type),
     "SolarForCausalLM": Dense(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     "Qwen2ForCausalLM": _QWEN2,
     "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": _QWEN3,
     "GraniteForCausalLM": _LLAMA,
     "Phi3ForCausalLM": _PHI3,
-    "GemmaForCausalLM": Dense(
-        defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window
-    ),
+    "GemmaForCausalLM": Dense(defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window),
     "StableLmForCausalLM": _STABLELM,
     "StableLMEpochForCausalLM": _STABLELM,
     "Starcoder2ForCausalLM": Dense(
@@ -404,10 +400,17 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     ),
     "SeedOssForCausalLM": Dense(
         defaults={"num_key_value_heads": 8, "head_dim": 128},
-        qkv_bias="!attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias", windows=no_window
+        qkv_bias="!attention_bias",
+        output_bias="attention_out_bias",
+        mlp_bias="mlp_bias",
+        windows=no_window,
     ),
     "GlmForCausalLM": Dense(
-        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="!attention_bias", fused_mlp=True, windows=no_window),
+        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        qkv_bias="!attention_bias",
+        fused_mlp=True,
+        windows=no_window,
+    ),
     "Glm4ForCausalLM": Dense(
         defaults={"num_key_value_heads": 2, "head_dim": 128},
         qkv_bias="!attention_bias",
@@ -415,7 +418,12 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
     ),
     "Ernie4_5ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", tied=True),
+        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        qkv_bias="use_bias",
+        output_bias="use_bias",
+        mlp_bias="use_bias",
+        tied=True,
+    ),
     "OrionForCausalLM": _orion_defaults,
     "HyperCLOVAXForCausalLM": Dense(
         qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", extra=_peri_norms

@@ -85,7 +85,11 @@ def _every_sixth(keys: Keys, layers: int) -> Sequence[int | None]:
 
 
 _SANDWICH = Dense(
-    defaults=_GEMMA2, qkv_bias="attention_bias", output_bias="attention_bias", norms=_NORMS, tied=True,
+    defaults=_GEMMA2,
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    norms=_NORMS,
+    tied=True,
     windows=_alternating,
 )
 gemma3 = Dense(
@@ -161,9 +165,7 @@ def gemma3n(keys: Keys) -> Decoder:
         num_kv_heads=sizes.kv_heads,
         head_size=sizes.head_size,
         vocab_size=vocab,
-        layers=tuple(
-            () if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)
-        ),
+        layers=tuple(() if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)),
         layer_parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
         before=(
             embedding("model.embed_tokens", vocab, hidden),

@@ -82,11 +82,7 @@ def mamba1_parts(
         Part("A_log", (inner, size), "norm", "column"),
         small("D", inner, sharding="column"),
         *matrix("out_proj", hidden_size, inner, "row", bias=projection_bias),
-        *(
-            (*norm("dt_layernorm", rank), *norm("b_layernorm", size), *norm("c_layernorm", size))
-            if inner_norms
-            else ()
-        ),
+        *((*norm("dt_layernorm", rank), *norm("b_layernorm", size), *norm("c_layernorm", size)) if inner_norms else ()),
     )
 
 
@@ -181,11 +177,13 @@ def _jamba(keys: Keys) -> Decoder:
     count = keys.count("num_experts", default=16)
     dense = mlp("feed_forward", hidden, inner)
     mixture = (*router("feed_forward.router", count, hidden), *experts("feed_forward.experts", count, hidden, inner))
-    attention_period, attention_offset = keys.size("attn_layer_period", default=8), keys.count(
-        "attn_layer_offset", default=4
+    attention_period, attention_offset = (
+        keys.size("attn_layer_period", default=8),
+        keys.count("attn_layer_offset", default=4),
     )
-    expert_period, expert_offset = keys.size("expert_layer_period", default=2), keys.count(
-        "expert_layer_offset", default=1
+    expert_period, expert_offset = (
+        keys.size("expert_layer_period", default=2),
+        keys.count("expert_layer_offset", default=1),
     )
     attends = [layer % attention_period == attention_offset for layer in range(layers)]
     mixes = [count > 1 and layer % expert_period == expert_offset for layer in range(layers)]

@@ -53,6 +53,10 @@ class Keys:
         """Return the same mapping with further defaults behind it; those already there win."""
         return Keys(self._values, {**defaults, **self._defaults}, self.path)
 
+    def overridden(self, values: Mapping[str, Any]) -> "Keys":
+        """Return the same mapping with some values put in."""
+        return Keys({**self._values, **values}, self._defaults, self.path)
+
     def error(self, name: str, value: object, right: str) -> ModelConfigError:
         """Return the one line that says which key is wrong and what would be right."""
         shown = repr(value)

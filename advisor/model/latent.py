@@ -84,13 +84,9 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
     made: dict[tuple[bool, bool], Parts] = {}
     parts = []
     caches: list[DecoderLayer] = []
-    attention_cache = Latent(
-        kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse
-    )
+    attention_cache = Latent(kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse)
     plain: tuple[Cache, ...] = (attention_cache,)
-    with_index = (
-        (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
-    )
+    with_index = (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
     for mixed, has_index in zip(is_sparse, indexed, strict=True):
         key = (mixed, has_index)
         if key not in made:

@@ -181,9 +181,7 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
 
 def _qwen3_next(keys: Keys) -> Decoder:
     # every published Qwen3-Next checkpoint has one predictor layer, which its config does not mention
-    return qwen_delta(
-        keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True
-    )
+    return qwen_delta(keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True)
 
 
 def qwen3_5(keys: Keys) -> Decoder:
@@ -207,10 +205,7 @@ def _kimi_delta(keys: Keys, hidden: int) -> tuple[KimiDelta, Parts]:
     width = heads * head
     parts = (
         *(part for name in ("q_proj", "k_proj", "v_proj") for part in matrix(name, width, hidden, "column")),
-        *(
-            Part(f"{name}_conv1d.weight", (width, 1, state.conv_kernel), "norm", "column")
-            for name in ("q", "k", "v")
-        ),
+        *(Part(f"{name}_conv1d.weight", (width, 1, state.conv_kernel), "norm", "column") for name in ("q", "k", "v")),
         small("A_log", heads, sharding="column"),
         *matrix("f_a_proj", head, hidden, "copied"),
         *matrix("f_b_proj", width, head, "column"),
