@@ -406,17 +406,17 @@ ODD = st.sampled_from(
     config=st.fixed_dictionaries(
         {},
         optional=dict.fromkeys(
-            ["architectures", "max_position_embeddings", "head_dim", "rope_scaling", "rope_parameters", "hidden_size"],
+            ["alibi", "max_position_embeddings", "head_dim", "rope_scaling", "rope_parameters", "hidden_size"],
             ODD,
         ),
     )
 )
 def test_no_config_makes_the_rope_tables_fall_over(config):
-    for table in rope_tables(config):
+    for table in rope_tables(config, architecture="LlamaForCausalLM", head_size=64, max_position_embeddings=2048):
         assert isinstance(table, RopeTable)
 
 
-BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_heads": 8}
+BASE = {"max_position_embeddings": 4096}
 
 
 @pytest.mark.parametrize(
@@ -437,13 +437,19 @@ BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_hea
                               "sliding_attention": {"rope_type": "default"}}, "global_head_dim": 512},
          [(4096, 512), (4096, 128)]),
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
-        ({"architectures": ["OPTForCausalLM"]}, []),
         ({"max_position_embeddings": None}, [(2048, 128)]),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
-    assert [(each.positions, each.dims) for each in rope_tables(BASE | more)] == tables
+    found = rope_tables(BASE | more, architecture="LlamaForCausalLM", head_size=128, max_position_embeddings=2048)
+    assert [(each.positions, each.dims) for each in found] == tables
+
+
+def test_learned_positions_have_no_table_and_gemma_3_always_has_two():
+    usual = {"head_size": 128, "max_position_embeddings": 2048}
+    assert rope_tables(BASE, architecture="OPTForCausalLM", **usual) == ()
+    assert len(rope_tables(BASE, architecture="Gemma3ForConditionalGeneration", **usual)) == 2
 
 
 def test_float32_tables_take_four_bytes_from_their_release_on():
