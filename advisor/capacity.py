@@ -1,5 +1,6 @@
 """What one engine's KV cache holds: as it reports, and as theory says it should."""
 
+import re
 from dataclasses import dataclass
 
 from advisor.defaults import Device, ResolvedFlags, resolve_flags
@@ -49,6 +50,12 @@ def cuda_total_bytes(gpu: Gpu) -> int | None:
     if gpu.memory_total_bytes is None:
         return None
     return gpu.memory_total_bytes - (gpu.memory_reserved_bytes or 0)
+
+
+def _allows_no_items(limit_mm_per_prompt: str | None) -> bool:
+    """Whether ``{"image": 0, "video": 0}`` or ``image=0,video=0`` forbids all, so that no encoder is loaded (0.11)."""
+    counts = re.findall(r"[:=]\s*(\d+)", limit_mm_per_prompt or "")
+    return bool(counts) and all(count == "0" for count in counts)
 
 
 def engine_theory(
@@ -103,11 +110,13 @@ def engine_theory(
             quantization=flags.quantization,
             tensors=files,
             load_draft_layers=str((flags.speculative_config or {}).get("method", "")).endswith("mtp"),
-            language_model_only=bool(flags.language_model_only),
+            language_model_only=bool(flags.language_model_only)
+            or (version >= (0, 11, 0) and _allows_no_items(flags.limit_mm_per_prompt)),
             replicate_encoder=flags.mm_encoder_tp_mode == "data",
             pooling=flags.runner == "pooling" or flags.task in _POOLING_TASKS,
             max_loras=(flags.max_loras or 1) if flags.enable_lora else 0,
             max_lora_rank=flags.max_lora_rank or 16,
+            max_num_batched_tokens=resolved.max_num_batched_tokens,
         )
         plan = memory_plan(
             spec,

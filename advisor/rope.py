@@ -34,6 +34,12 @@ _FLASHINFER_ROPE: Version = (0, 14, 0)
 _MROPE_FACTOR = 4
 """Multimodal rope is prepared for so many times the positions."""
 
+_MROPE_FAMILIES = ("Qwen2VL", "Qwen2_5_VL", "Qwen2_5Omni", "Qwen3VL", "Qwen3Omni", "Qwen3_5")
+"""Every published model of these has it, also where an abridged config leaves ``mrope_section`` out."""
+
+_GEMMA3_SCALING = {"rope_type": "linear", "factor": 8.0}
+"""Of the global layers of every published Gemma 3 that sees, where an abridged config leaves it out."""
+
 
 def rope_tables(
     config: Mapping[str, Any], *, architecture: str, head_size: int, max_position_embeddings: int
@@ -54,7 +60,8 @@ def rope_tables(
     positions = next(
         (config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), max_position_embeddings
     )
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    assumed = _GEMMA3_SCALING if architecture == "Gemma3ForConditionalGeneration" else {}
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or assumed
     if not isinstance(scaling, Mapping):
         return ()
     by_layer_type = {kind: each for kind, each in scaling.items() if isinstance(each, Mapping)}
@@ -90,7 +97,7 @@ def _table(
         rows = positions + (original or 0)
     else:
         rows = positions
-    if "mrope_section" in scaling:
+    if "mrope_section" in scaling or architecture.startswith(_MROPE_FAMILIES):
         rows *= _MROPE_FACTOR
     since = None
     if architecture == "GptOssForCausalLM":
