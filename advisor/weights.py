@@ -68,6 +68,9 @@ class TensorIndex:
     """``safetensors headers``, ``safetensors index`` or ``file sizes``, for people."""
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     """By name; empty where only the total could be read."""
+    mistral_format: bool = False
+    """Whether Mistral's own params.json stands beside: from 0.12 vLLM reads the model by that, and its image encoder is
+    then not split."""
 
 
 def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors headers") -> TensorIndex:
@@ -124,6 +127,7 @@ def stage_weights(
     pooling: bool = False,
     max_loras: int = 0,
     max_lora_rank: int = 16,
+    max_num_batched_tokens: int = 0,
 ) -> tuple[Estimate, ...]:
     """Return the weight bytes of the fullest rank of each pipeline stage.
 
@@ -144,6 +148,7 @@ def stage_weights(
         pooling: Whether it is served for embeddings or scores, which leaves the output head out.
         max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
         max_lora_rank: ``--max-lora-rank``.
+        max_num_batched_tokens: What Qwen3-VL's buffers for the encoder's inner layers are made for.
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -164,6 +169,8 @@ def stage_weights(
         width=_DTYPE_BYTES[dtype],
     )
     stored = _stored(tensors) if tensors is not None and tensors.tensors else None
+    if tensors is not None and tensors.mistral_format and version >= (0, 12, 0):
+        replicate_encoder = True
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
     stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
@@ -172,6 +179,8 @@ def stage_weights(
         draft = counter.sum_of(last)
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    if spec.architecture.startswith(_DEEPSTACK_FAMILIES) and not language_model_only:
+        tables += _DEEPSTACK_LEVELS * max_num_batched_tokens * spec.hidden_size * layout.width
     beside = [
         tables
         + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
@@ -343,6 +352,10 @@ _MOSTLY_SMALL = 64 * 1024
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_DEEPSTACK_FAMILIES = ("Qwen3VL", "Qwen3Omni")
+_DEEPSTACK_LEVELS = 3
+"""Layers of the encoder whose outputs go into the decoder, each by a buffer of its own (``models/qwen3_vl.py``)."""
 
 _FLOAT32_ROUTERS = frozenset(
     {
