@@ -198,7 +198,7 @@ def stage_weights(
 def unmatched_tensors(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool = False) -> tuple[str, ...]:
     """Return the names in the files that no parameter of the model claims, those that vLLM skips left out.
 
-    Experts' numbers read ``*``. Their bytes are in the upper bound of `stage_weights`.
+    All routed experts of a layer have one name. Their bytes are in the upper bound of `stage_weights`.
     """
     return tuple(sorted(_unmatched(spec, tensors, load_draft_layers=load_draft_layers)))
 
@@ -249,7 +249,8 @@ class _Counter:
         self._expected: dict[str, int] = {}
         if stored is not None:
             for each in spec.parameters:
-                self._expected[each.name] = self._expected.get(each.name, 0) + each.elements
+                name = _together(each.name)
+                self._expected[name] = self._expected.get(name, 0) + each.elements
 
     def sum_of(self, parameters: Iterable[Parameter]) -> _Sum:
         """Return the bytes of these parameters on the fullest rank that holds them."""
@@ -274,7 +275,7 @@ class _Counter:
                 if found is None:
                     missing += size
                 elif scheme is None and found.plain_elements:
-                    size = values = round(size * found.plain_elements / self._expected[each.name])
+                    size = values = round(size * found.plain_elements / self._expected[_together(each.name)])
             if scheme is not None:
                 quantised += size
                 spread += size * scheme.spread_ratio
@@ -584,16 +585,15 @@ _PARTS_OF_A_WEIGHT = frozenset(
 )
 """Last components of a quantised weight's tensors."""
 
-_ENDS_OF_A_STACK = ("_blocks", "_scales", "_packed", "_scale", "_scale_inv")
+_ENDS_OF_A_STACK = tuple(f"_proj{end}" for end in ("_blocks", "_scales", "_packed", "_scale", "_scale_inv"))
 """Ends of the names of stacked experts' tensors (gpt-oss), which have no ``.weight``."""
 
-_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 _VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
 
 
 @lru_cache(maxsize=16)
 def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
-    """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
+    """Return what the files hold by parameter; a layer's experts and a quantised weight's parts are put together."""
     found: dict[str, _Stored] = {}
     for name, info in tensors.tensors.items():
         base, is_part = _parameter_name(name)
@@ -612,21 +612,22 @@ def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
 
 def _parameter_name(tensor_name: str) -> tuple[str, bool]:
     """Return (the parameter that a file's tensor belongs to, whether it is a part of it and not the whole)."""
-    name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
-    module, _, leaf = name.rpartition(".")
+    module, _, leaf = tensor_name.rpartition(".")
     if leaf in ("weight", "bias"):
-        return name, False
+        return _together(tensor_name), False
     if leaf in _PARTS_OF_A_WEIGHT:
-        return f"{module}.weight", True
-    module, of_weight, _ = name.partition(
-        ".weight."
-    )  # bitsandbytes: .weight.absmax, .weight.quant_state.bitsandbytes__nf4
+        return _together(f"{module}.weight"), True
+    module, of_weight, _ = tensor_name.partition(".weight.")
     if of_weight:
-        return f"{module}.weight", True
-    for end in _ENDS_OF_A_STACK:
-        if leaf.endswith(f"_proj{end}"):
-            return name.removesuffix(end), True
-    return name, False
+        return _together(f"{module}.weight"), True
+    is_part = leaf.endswith(_ENDS_OF_A_STACK)
+    return _together(tensor_name), is_part
+
+
+def _together(name: str) -> str:
+    """Return the name that all routed experts of a layer share: one file has a tensor each, another all in one."""
+    head, is_expert, _ = name.partition(".experts.")
+    return f"{head}.experts" if is_expert and not name.endswith("bias") else name
 
 
 _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
@@ -634,6 +635,7 @@ _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|lan
 
 def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
     """Return what the files hold of a parameter, whichever wrapper's prefix stands before it."""
+    name = _together(name)
     found = stored.get(name)
     if found is not None:
         return found
@@ -655,7 +657,7 @@ _LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 def _unmatched(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool) -> dict[str, int]:
     if not tensors.tensors:
         return {}
-    claimed = {_WRAPPERS.sub("", each.name) for each in spec.parameters}
+    claimed = {_WRAPPERS.sub("", _together(each.name)) for each in spec.parameters}
     unmatched = {}
     for name, entry in _stored(tensors).items():
         bare = _WRAPPERS.sub("", name)

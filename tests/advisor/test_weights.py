@@ -295,6 +295,26 @@ def test_tensors_that_vllm_skips_are_not_counted():
     assert stages(spec, tensors=index_of(spec, **skipped)) == stages(spec, tensors=index_of(spec))
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_experts_stacked_in_one_tensor_are_those_of_many(dtype):
+    spec = decoder(**SMALL, experts=(4, 128), quantization=Quantization(method="modelopt", config={}))
+    plain = {name: info for name, info in index_of(spec).tensors.items() if ".experts." not in name}
+    apart, stacked = dict(plain), dict(plain)
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        for number in range(4):
+            for name, shape in (("gate", (128, 256)), ("up", (128, 256)), ("down", (256, 128))):
+                apart[f"{prefix}.{number}.{name}_proj.weight"] = TensorInfo(dtype, shape)
+        stacked[f"{prefix}.gate_up_proj"] = TensorInfo(dtype, (4, 256, 256))
+        stacked[f"{prefix}.down_proj"] = TensorInfo(dtype, (4, 256, 128))
+    one, other = tensor_index(apart), tensor_index(stacked)
+    assert unmatched_tensors(spec, one) == unmatched_tensors(spec, other) == ()
+    assert stages(spec, tensors=one) == stages(spec, tensors=other)
+    all_plain = held(replace(spec, quantization=None))
+    experts = 3 * 4 * 3 * 128 * 256
+    assert held(spec, tensors=one) == (all_plain if dtype == "BF16" else all_plain - experts + 3 * 4 * 3 * 8)
+
+
 def test_unknown_tensors_are_named_and_widen_the_upper_bound():
     spec = decoder(**SMALL)
     index = index_of(spec, **{"model.layers.0.mlp.surprise.weight": TensorInfo("BF16", (1000, 1000))})
