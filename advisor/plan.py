@@ -103,7 +103,7 @@ def plan_engine(
             f"{needed} GPUs are needed (tensor x pipeline x data parallel size), there are {gpu_count}: "
             "lower --tensor-parallel-size, --pipeline-parallel-size or --data-parallel-size"
         )
-    dtype = model_dtype(spec, flags.dtype, version)
+    dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner))
     memory = None
@@ -225,6 +225,7 @@ def _fullest_rank(
         pooling=traits.is_pooling,
         max_loras=resolved.max_loras if resolved.enable_lora else 0,
         max_lora_rank=resolved.max_lora_rank,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
     )
     counts = graph_count(
         version,

@@ -12,6 +12,7 @@ from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.multimodal import WRAPPERS, Whole
 from advisor.model.tensors import Decoder, parameters
+from advisor.rope import rope_tables
 from advisor.spec import DeclinedError, ModelConfigError, ModelSpec, Quantization
 
 TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
@@ -61,6 +62,12 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         encoder_positions=decoder.encoder_positions,
         draft_layers=decoder.draft_layers,
         gated_mlp=decoder.gated_mlp,
+        rope_tables=rope_tables(
+            text.merged(),
+            architecture=architecture,
+            head_size=decoder.head_size,
+            max_position_embeddings=length,
+        ),
     )
 
 

@@ -49,6 +49,10 @@ class Keys:
         """Tell whether the config itself has ``name``, be it null."""
         return name in self._values
 
+    def merged(self) -> dict[str, Any]:
+        """Return the values with the defaults behind them."""
+        return {**self._defaults, **self._values}
+
     def with_defaults(self, defaults: Mapping[str, Any]) -> "Keys":
         """Return the same mapping with further defaults behind it; those already there win."""
         return Keys(self._values, {**defaults, **self._defaults}, self.path)
