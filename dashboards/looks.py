@@ -4,21 +4,22 @@ from collections.abc import Callable
 
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
-from dashboards.grafana.panels import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, YELLOW, Steps
+from dashboards.grafana.panels import BLUE, GREEN, GREY, ORANGE, PLAIN, PURPLE, RED, YELLOW, Steps
 
 POLICY = Policy()
 
 COMPONENT_COLORS = {
-    "weights": "semi-dark-blue",
-    "kv_used": "semi-dark-green",
-    "kv_idle": "super-light-green",
-    "cuda_graphs": "semi-dark-purple",
-    "activation_reserve": "light-purple",
-    "engine_other": "light-blue",
-    "foreign": "semi-dark-orange",
-    "driver_reserved": GREY,
-    "free": "rgba(142, 142, 142, 0.25)",
+    "weights": ("semi-dark-blue", 80),
+    "kv_used": ("semi-dark-green", 80),
+    "kv_idle": ("light-green", 55),
+    "cuda_graphs": ("semi-dark-purple", 80),
+    "activation_reserve": ("light-purple", 80),
+    "engine_other": ("light-blue", 80),
+    "foreign": ("semi-dark-orange", 80),
+    "driver_reserved": (GREY, 80),
+    "free": (GREY, 12),
 }
+"""Colour and opacity in percent: what is taken and unused is paler, what is free nearly blank."""
 assert tuple(COMPONENT_COLORS) == COMPONENTS
 
 LIMITER_LOOKS = {
@@ -37,13 +38,18 @@ LIMITER_STATES = dict(enumerate(LIMITER_LOOKS.values()))
 UP = {1: ("up", GREEN), 0: ("down", RED)}
 FITS = {1: ("fits", GREEN), 0: ("would fail", RED)}
 WORKS = {1: ("works", GREEN), 0: ("failing", RED)}
-HELD_DOWN = {0: ("full speed", GREEN), 1: ("held down", ORANGE)}
+CLOCKS = {0: ("full speed", GREEN), 1: ("power limit", YELLOW), 2: ("heat", ORANGE), 3: ("hardware brake", RED)}
+SEVERITIES = {1: ("info", BLUE), 2: ("warning", ORANGE), 3: ("critical", RED)}
 
 RISK = Steps(above=((POLICY.oom_risk_warning_ratio, ORANGE), (POLICY.oom_risk_critical_ratio, RED)))
 PREEMPTION_RISK = Steps(above=((POLICY.preemption_risk_warning_ratio, ORANGE),))
 SLACK = Steps(base=RED, above=((0.0, GREEN),))
-TIME_TO_OOM = Steps(base=RED, above=((POLICY.oom_horizon_seconds, ORANGE), (POLICY.time_to_oom_warning_seconds, GREEN)))
-TIME_TO_KV_FULL = Steps(base=ORANGE, above=((POLICY.kv_exhaustion_warning_seconds, GREEN),))
+# Nothing to show (not in sight) takes the base colour, so alarm starts at zero.
+TIME_TO_OOM = Steps(
+    base=PLAIN,
+    above=((0.0, RED), (POLICY.oom_horizon_seconds, ORANGE), (POLICY.time_to_oom_warning_seconds, GREEN)),
+)
+TIME_TO_KV_FULL = Steps(base=PLAIN, above=((0.0, ORANGE), (POLICY.kv_exhaustion_warning_seconds, GREEN)))
 KV_USAGE = Steps(above=((POLICY.kv_full_ratio, ORANGE),))
 CAPACITY_GAP = Steps(base=ORANGE, above=((POLICY.capacity_gap_warning_ratio, GREEN),))
 REQUESTS_LEFT = Steps(base=ORANGE, above=((1.0, GREEN),))

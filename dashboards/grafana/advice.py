@@ -45,8 +45,8 @@ def build() -> Dashboard:
     layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("engine", "Engine", 'label_values(headroom_engine_up{instance=~"$instance"}, engine)')
     figures = (
-        ("Configured max-num-seqs", "", engine("max_num_seqs"), "short", Steps(base=BLUE)),
-        ("Recommended max-num-seqs", "", engine("recommended_max_num_seqs"), "short", Steps()),
+        ("max-num-seqs", "", engine("max_num_seqs"), "short", Steps(base=BLUE)),
+        ("Recommended", "", engine("recommended_max_num_seqs"), "short", Steps()),
         ("Confidence", "", engine("advice_confidence_ratio"), "percentunit", CONFIDENCE),
         (
             "Most that ran at once",

@@ -222,7 +222,7 @@ def _load(layout: Layout) -> None:
             low=0,
             fill=25,
         ),
-        width=8,
+        width=6,
         height=8,
     )
     layout.add(
@@ -235,19 +235,19 @@ def _load(layout: Layout) -> None:
             low=0,
             high=1,
         ),
-        width=4,
+        width=5,
         height=8,
     )
     layout.add(
         lines(
-            "Time until the KV cache is full",
+            "KV full in",
             "At the present trend; no line while that is not in sight.",
             [Query(expr=f"{engine('time_to_kv_exhaustion_seconds')} < Inf", legend=ENGINE_LEGEND)],
             unit="s",
             steps=TIME_TO_KV_FULL,
             low=0,
         ),
-        width=4,
+        width=5,
         height=8,
     )
 
@@ -330,7 +330,7 @@ def _latency(layout: Layout) -> None:
             )
             queries.append(
                 Query(
-                    expr=f"histogram_quantile({quantile:g}, {either})",
+                    expr=f"histogram_quantile({quantile:g}, {either}) >= 0",
                     legend=f"{{{{model_name}}}} {'median' if quantile == 0.5 else '95 %'}",
                 )
             )

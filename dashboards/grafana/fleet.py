@@ -26,6 +26,7 @@ from dashboards.looks import (
     PREEMPTION_RISK,
     REQUESTS_LEFT,
     RISK,
+    SEVERITIES,
     SLACK,
     TIME_TO_KV_FULL,
     TIME_TO_OOM,
@@ -47,6 +48,7 @@ def build() -> Dashboard:
     layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     _figures(layout)
     layout.row("Worst first")
+    layout.add(_alerts(), width=24, height=6)
     layout.add(_gpus(), width=24, height=8)
     layout.add(_engines(), width=24, height=8)
     layout.row("Over time")
@@ -142,6 +144,33 @@ def _figures(layout: Layout) -> None:
     )
     for title, note, expr, unit, steps in counts:
         layout.add(figure(title, note, Query(expr=expr), unit=unit, steps=steps), width=3, height=4)
+
+
+def _alerts() -> object:
+    firing = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
+    ranks = " or ".join(
+        f'{firing.replace("}", "")}, severity="{severity}"}} * {rank}' for rank, (severity, _) in SEVERITIES.items()
+    )
+    return sheet(
+        "Firing now",
+        "Our alerts, as Prometheus evaluates them; each has a runbook. Empty where nothing fires, and where the rules "
+        "are not loaded.",
+        [
+            Column(
+                title="Severity",
+                expr=f"max by (alertname, instance, gpu, engine, collector) ({ranks})",
+                states=SEVERITIES,
+                background=True,
+                width=110,
+            ),
+            Column(title="Alert", label="alertname"),
+            Column(title="Server", label="instance"),
+            Column(title="GPU", label="gpu"),
+            Column(title="Engine", label="engine"),
+            Column(title="Collector", label="collector"),
+        ],
+        sort=(("Severity", True),),
+    ).no_value("nothing fires")
 
 
 def _gpus() -> object:

@@ -34,8 +34,17 @@ OF_SERVER = ('instance=~"$instance"',)
 GPU_LEGEND = "{{instance}} GPU {{gpu}}"
 ENGINE_LEGEND = "{{engine}}"
 
-GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = "green", "yellow", "orange", "red", "blue", "purple", "#8e8e8e"
-"""Grafana's palette names follow the theme; grey has none."""
+GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, PLAIN = (
+    "green",
+    "yellow",
+    "orange",
+    "red",
+    "blue",
+    "purple",
+    "#8e8e8e",
+    "text",
+)
+"""Grafana's palette names follow the theme; grey has none. Plain is the colour of text."""
 
 NOT_REPORTED = "not reported"
 
@@ -148,13 +157,19 @@ def lines(
     return panel
 
 
-def stacked(title: str, note: str, queries: Sequence[Query], *, unit: str, colors: dict[str, str]) -> timeseries.Panel:
-    """Return areas on top of each other, each legend in its fixed colour."""
+def stacked(
+    title: str, note: str, queries: Sequence[Query], *, unit: str, colors: dict[str, tuple[str, int]]
+) -> timeseries.Panel:
+    """Return areas on top of each other, each legend in its fixed (colour, opacity in percent)."""
     panel = lines(title, note, queries, unit=unit, low=0, fill=70)
     panel.line_width(0).stacking(common.StackingConfig().mode(cm.StackingMode.NORMAL).group("A"))
-    for name, color in colors.items():
-        panel.override_by_name(name, [_fixed(color)])
+    for name, (color, opacity) in colors.items():
+        panel.override_by_name(name, [_fixed(color), _opacity(opacity)])
     return panel
+
+
+def _opacity(percent: int) -> dm.DynamicConfigValue:
+    return dm.DynamicConfigValue(id_val="custom.fillOpacity", value=percent)
 
 
 def _fixed(color: str) -> dm.DynamicConfigValue:
@@ -167,14 +182,14 @@ def colored(panel: timeseries.Panel, pattern: str, color: str, *, dashed: bool =
     if dashed:
         properties.append(dm.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]}))
     if not fill:
-        properties.append(dm.DynamicConfigValue(id_val="custom.fillOpacity", value=0))
+        properties.append(_opacity(0))
     panel.override_by_regexp(pattern, properties)
 
 
 def band(panel: timeseries.Panel, upper: str, lower: str, color: str) -> None:
     """Shade between two series; both keep thin lines."""
     thin = dm.DynamicConfigValue(id_val="custom.lineWidth", value=1)
-    none = dm.DynamicConfigValue(id_val="custom.fillOpacity", value=0)
+    none = _opacity(0)
     panel.override_by_name(lower, [_fixed(color), thin, none])
     panel.override_by_name(
         upper,
@@ -182,7 +197,7 @@ def band(panel: timeseries.Panel, upper: str, lower: str, color: str) -> None:
             _fixed(color),
             thin,
             dm.DynamicConfigValue(id_val="custom.fillBelowTo", value=lower),
-            dm.DynamicConfigValue(id_val="custom.fillOpacity", value=15),
+            _opacity(15),
         ],
     )
 
@@ -197,17 +212,17 @@ def figure(
     states: dict[int, tuple[str, str]] | None = None,
     no_value: str = NOT_REPORTED,
     decimals: int | None = None,
-    names: bool = False,
+    named: bool = False,
     spark: bool = True,
 ) -> stat.Panel:
-    """Return one number (one for each series), coloured by its steps; with ``names`` the series' name instead."""
+    """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to."""
     panel: stat.Panel = _targets(stat.Panel(), [query], instant=not spark)
     panel.title(title).description(described(note, [query.expr])).unit(unit).no_value(no_value)
     panel.thresholds((steps or Steps(base=BLUE)).built())
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
     panel.graph_mode(cm.BigValueGraphMode.AREA if spark else cm.BigValueGraphMode.NONE)
-    panel.text_mode(cm.BigValueTextMode.NAME if names else cm.BigValueTextMode.AUTO)
+    panel.text_mode(cm.BigValueTextMode.VALUE_AND_NAME if named else cm.BigValueTextMode.AUTO)
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     if states is not None:
@@ -272,7 +287,7 @@ def sheet(
         table.Panel(), [Query(expr=column.expr, legend="") for column in asked], instant=True, as_table=True
     )
     panel.title(title).description(described(note, [column.expr for column in asked])).unit("short")
-    panel.show_header(True).cell_height(cm.TableCellHeight.SM).filterable(False).no_value("")
+    panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value("")
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
         **{column.label: column.title for column in columns if column.label},
@@ -327,7 +342,7 @@ def _cell(column: Column) -> list[dm.DynamicConfigValue]:
 
 
 def bars(
-    title: str, note: str, parts: dict[str, Query], *, unit: str, by: str, colors: dict[str, str]
+    title: str, note: str, parts: dict[str, Query], *, unit: str, by: str, colors: dict[str, tuple[str, int]]
 ) -> barchart.Panel:
     """Return one horizontal stacked bar for each value of the label ``by``; the parts are its pieces, in order."""
     queries = list(parts.values())
@@ -350,8 +365,8 @@ def bars(
             ),
         ]
     )
-    for name, color in colors.items():
-        panel.override_by_name(name, [_fixed(color)])
+    for name, (color, opacity) in colors.items():
+        panel.override_by_name(name, [_fixed(color), _opacity(opacity)])
     return panel
 
 
@@ -380,6 +395,7 @@ class Layout:
             .refresh("30s")
             .tooltip(dm.DashboardCursorSync.CROSSHAIR)
             .with_variable(_source_variable())
+            .annotation(_alerts())
             .link(
                 dashboard.DashboardLink("vLLM headroom")
                 .type(dm.DashboardLinkType.DASHBOARDS)
@@ -450,6 +466,12 @@ class Layout:
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id - 1
+
+
+def _alerts() -> dashboard.AnnotationQuery:
+    """Marks the times at which our alerts fire, where Prometheus evaluates them."""
+    expr = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
+    return dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color(RED).expr(expr)
 
 
 def _source_variable() -> dashboard.DatasourceVariable:

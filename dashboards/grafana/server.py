@@ -24,7 +24,7 @@ from dashboards.grafana.panels import (
     words,
 )
 from dashboards.links import Board
-from dashboards.looks import COMPONENT_COLORS, HELD_DOWN, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
+from dashboards.looks import CLOCKS, COMPONENT_COLORS, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
 
 _GPU = "instance, gpu"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
@@ -237,8 +237,8 @@ def _risk(layout: Layout) -> None:
             ],
             sort=(("Slack", False),),
         ),
-        width=16,
-        height=7,
+        width=24,
+        height=6,
     )
     layout.add(
         lines(
@@ -259,7 +259,7 @@ def _risk(layout: Layout) -> None:
             [Query(expr=gpu("memory_growth_bytes_per_second"), legend=GPU_LEGEND)],
             unit="binBps",
         ),
-        width=12,
+        width=8,
         height=7,
     )
     layout.add(
@@ -271,7 +271,7 @@ def _risk(layout: Layout) -> None:
             steps=TIME_TO_OOM,
             low=0,
         ),
-        width=12,
+        width=8,
         height=7,
     )
 
@@ -315,16 +315,18 @@ def _hardware(layout: Layout) -> None:
         decimals=0,
     )
     layout.add(errors, width=6, height=7)
+    reasons = ("~sw_power_cap|sync_boost", "~.*thermal.*", "~hw_slowdown|hw_power_brake")
+    clocks = " or ".join(f"{gpu('throttled', reason=each)} * {rank}" for rank, each in enumerate(reasons, start=1))
     layout.add(
         timeline(
             "Clocks held down",
-            "Reasons for which the board lowers its clocks. sw_power_cap is the power limit doing its work; heat and "
-            "brakes are not.",
-            [Query(expr=gpu("throttled"), legend="GPU {{gpu}} {{reason}}")],
-            states=HELD_DOWN,
+            "The worst reason for which each board lowers its clocks. The power limit is normal under load; heat and "
+            "the hardware's own brake are not.",
+            [Query(expr=f"max by (instance, gpu) ({clocks})", legend=GPU_LEGEND)],
+            states=CLOCKS,
         ),
-        width=14,
-        height=9,
+        width=10,
+        height=8,
     )
     pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
     failed = {0: ("no", "green"), 1: ("yes", RED)}
@@ -363,6 +365,6 @@ def _hardware(layout: Layout) -> None:
             ],
             sort=(("GPU", False),),
         ),
-        width=10,
-        height=9,
+        width=14,
+        height=8,
     )
