@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana import advice, engine, fleet, server
 from dashboards.links import Board
@@ -21,12 +23,22 @@ BOARDS = {
 def dashboard_files() -> dict[str, str]:
     """Return the text of each dashboard by its path below ``generated``."""
     return {
-        f"grafana/{board.file_name}": json.dumps(
-            json.loads(JSONEncoder().encode(build())), indent=2, sort_keys=True, ensure_ascii=False
-        )
-        + "\n"
+        f"grafana/{board.file_name}": json.dumps(_as_grafana_saves(build()), indent=2, sort_keys=True) + "\n"
         for board, build in BOARDS.items()
     }
+
+
+def _as_grafana_saves(built: Dashboard) -> dict[str, Any]:
+    """Drop the defaults that the SDK writes where Grafana's own schema has no such key."""
+    content: dict[str, Any] = json.loads(JSONEncoder().encode(built))
+    for variable in content["templating"]["list"]:
+        for key in ("auto", "auto_min", "auto_count"):
+            variable.pop(key, None)
+    for panel in content["panels"]:
+        for each in (panel, *panel.get("panels", ())):
+            if each["type"] == "table":
+                each["options"].pop("footer", None)
+    return content
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
-from dashboards.grafana.panels import BLUE, GREEN, GREY, ORANGE, PLAIN, PURPLE, RED, YELLOW, Steps
+from dashboards.grafana.panels import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, YELLOW, Steps
 
 POLICY = Policy()
 
@@ -44,12 +44,11 @@ SEVERITIES = {1: ("info", BLUE), 2: ("warning", ORANGE), 3: ("critical", RED)}
 RISK = Steps(above=((POLICY.oom_risk_warning_ratio, ORANGE), (POLICY.oom_risk_critical_ratio, RED)))
 PREEMPTION_RISK = Steps(above=((POLICY.preemption_risk_warning_ratio, ORANGE),))
 SLACK = Steps(base=RED, above=((0.0, GREEN),))
-# Nothing to show (not in sight) takes the base colour, so alarm starts at zero.
 TIME_TO_OOM = Steps(
-    base=PLAIN,
-    above=((0.0, RED), (POLICY.oom_horizon_seconds, ORANGE), (POLICY.time_to_oom_warning_seconds, GREEN)),
+    base=RED,
+    above=((POLICY.oom_horizon_seconds, ORANGE), (POLICY.time_to_oom_warning_seconds, GREEN)),
 )
-TIME_TO_KV_FULL = Steps(base=PLAIN, above=((0.0, ORANGE), (POLICY.kv_exhaustion_warning_seconds, GREEN)))
+TIME_TO_KV_FULL = Steps(base=ORANGE, above=((POLICY.kv_exhaustion_warning_seconds, GREEN),))
 KV_USAGE = Steps(above=((POLICY.kv_full_ratio, ORANGE),))
 CAPACITY_GAP = Steps(base=ORANGE, above=((POLICY.capacity_gap_warning_ratio, GREEN),))
 REQUESTS_LEFT = Steps(base=ORANGE, above=((1.0, GREEN),))

@@ -143,7 +143,7 @@ def _figures(layout: Layout) -> None:
         ),
     )
     for title, note, expr, unit, steps in counts:
-        layout.add(figure(title, note, Query(expr=expr), unit=unit, steps=steps), width=3, height=4)
+        layout.add(figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=0 if unit != "bytes" else None), width=3, height=4)
 
 
 def _alerts() -> object:
@@ -170,7 +170,7 @@ def _alerts() -> object:
             Column(title="Collector", label="collector"),
         ],
         sort=(("Severity", True),),
-    ).no_value("nothing fires")
+    
 
 
 def _gpus() -> object:
@@ -242,13 +242,13 @@ def _engines() -> object:
         "Engines",
         "One row an engine: those that are down first, then those with the least room.",
         [
-            Column(title="Server", label="instance"),
-            Column(title="Engine", label="engine", link=("Show this engine", engine)),
+            Column(title="Server", label="instance", width=140),
+            Column(title="Engine", label="engine", width=140, link=("Show this engine", engine)),
             Column(title="Rank", label="dp_rank", width=60),
             Column(title="Model", label="model_name"),
             Column(title="State", expr=each("up"), states=UP, background=True, width=70),
-            Column(title="More requests", expr=each("request_headroom"), steps=REQUESTS_LEFT, decimals=0),
-            Column(title="KV in use", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0),
+            Column(title="Fit more", expr=each("request_headroom"), steps=REQUESTS_LEFT, decimals=0),
+            Column(title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0),
             Column(
                 title="KV full in",
                 expr=each("time_to_kv_exhaustion_seconds", " < Inf"),
@@ -257,7 +257,7 @@ def _engines() -> object:
                 no_value="not in sight",
             ),
             Column(
-                title="Preemption risk",
+                title="Preempts",
                 expr=each("preemption_risk_ratio"),
                 unit="percentunit",
                 steps=PREEMPTION_RISK,
@@ -266,8 +266,8 @@ def _engines() -> object:
             Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),))),
             Column(title="Limited by", expr=limiter, states=LIMITER_STATES),
             Column(title="Restart", expr=each("restart_fits"), states=FITS),
-            Column(title="max-num-seqs", expr=each("max_num_seqs"), link=("Show the advice", advice)),
-            Column(title="Recommended", expr=each("recommended_max_num_seqs")),
+            Column(title="Max seqs", expr=each("max_num_seqs"), link=("Show the advice", advice)),
+            Column(title="Advised", expr=each("recommended_max_num_seqs")),
             Column(
                 title="Confidence",
                 expr=each("advice_confidence_ratio"),
@@ -276,5 +276,5 @@ def _engines() -> object:
                 decimals=0,
             ),
         ],
-        sort=(("State", False), ("More requests", False)),
+        sort=(("State", False), ("Fit more", False)),
     )

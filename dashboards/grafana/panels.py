@@ -100,6 +100,15 @@ def values(states: dict[int, tuple[str, str]]) -> dm.ValueMap:
     )
 
 
+def _absent(shown: str) -> dm.SpecialValueMap:
+    """What is not reported is neither good nor bad: it has a word and no colour."""
+    return dm.SpecialValueMap(
+        options=dm.DashboardSpecialValueMapOptions(
+            match=dm.SpecialValueMatch.NULL, result=dm.ValueMappingResult(text=shown, color=PLAIN, index=99)
+        )
+    )
+
+
 def _targets(panel: Any, queries: Sequence[Query], *, instant: bool = False, as_table: bool = False) -> Any:
     panel.datasource(SOURCE)
     for position, query in enumerate(queries):
@@ -225,8 +234,7 @@ def figure(
     panel.text_mode(cm.BigValueTextMode.VALUE_AND_NAME if named else cm.BigValueTextMode.AUTO)
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-    if states is not None:
-        panel.mappings([values(states)])
+    panel.mappings([*([values(states)] if states is not None else []), _absent(no_value)])
     if decimals is not None:
         panel.decimals(decimals)
     return panel
@@ -263,7 +271,8 @@ class Column:
     decimals: int | None = None
     steps: Steps | None = None
     states: dict[int, tuple[str, str]] | None = None
-    no_value: str = ""
+    no_value: str = "-"
+    """What a row without this value shows."""
     width: int | None = None
     background: bool = False
     link: tuple[str, str] | None = None
@@ -271,7 +280,7 @@ class Column:
 
 
 def sheet(
-    title: str, note: str, columns: Sequence[Column], *, sort: Sequence[tuple[str, bool]], hidden: Sequence[str] = ()
+    title: str, note: str, columns: Sequence[Column], *, sort: Sequence[tuple[str, bool]], empty: str = "No data"
 ) -> table.Panel:
     """Return a table: instant queries joined by the labels they share.
 
@@ -280,14 +289,14 @@ def sheet(
         note: What it is for.
         columns: In order.
         sort: (Column, descending), the first one first.
-        hidden: Labels that the queries bring and nobody needs to see.
+        empty: What it says without rows.
     """
     asked = [column for column in columns if column.expr]
     panel: table.Panel = _targets(
         table.Panel(), [Query(expr=column.expr, legend="") for column in asked], instant=True, as_table=True
     )
     panel.title(title).description(described(note, [column.expr for column in asked])).unit("short")
-    panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value("")
+    panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value(empty)
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
         **{column.label: column.title for column in columns if column.label},
@@ -300,7 +309,7 @@ def sheet(
             dm.DataTransformerConfig(
                 id_val="organize",
                 options={
-                    "excludeByName": dict.fromkeys(("Time", *hidden, *_silent(asked)), True),
+                    "excludeByName": dict.fromkeys(("Time", *_silent(asked)), True),
                     "indexByName": {name: order[title] for name, title in from_name.items()},
                     "renameByName": {name: title for name, title in from_name.items() if name not in _silent(asked)},
                 },
@@ -325,10 +334,9 @@ def _cell(column: Column) -> list[dm.DynamicConfigValue]:
         properties.append(("unit", column.unit))
     if column.decimals is not None:
         properties.append(("decimals", column.decimals))
-    if column.no_value:
-        properties.append(("noValue", column.no_value))
-    if column.states is not None:
-        properties.append(("mappings", [values(column.states).to_json()]))
+    if column.expr and not column.label:
+        states = [values(column.states)] if column.states is not None else []
+        properties.append(("mappings", [each.to_json() for each in (*states, _absent(column.no_value))]))
     if column.steps is not None:
         properties.append(("thresholds", column.steps.as_json()))
     if column.steps is not None or column.states is not None:

@@ -120,6 +120,7 @@ def build() -> Dashboard:
                 ),
             ],
             sort=(("Server", False),),
+            empty="every source can be read",
         ),
         width=8,
         height=7,
