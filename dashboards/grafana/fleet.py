@@ -143,7 +143,9 @@ def _figures(layout: Layout) -> None:
         ),
     )
     for title, note, expr, unit, steps in counts:
-        layout.add(figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=0 if unit != "bytes" else None), width=3, height=4)
+        decimals = None if unit == "bytes" else 0
+        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals)
+        layout.add(panel, width=3, height=4)
 
 
 def _alerts() -> object:
@@ -170,7 +172,8 @@ def _alerts() -> object:
             Column(title="Collector", label="collector"),
         ],
         sort=(("Severity", True),),
-    
+        empty="nothing fires",
+    )
 
 
 def _gpus() -> object:
