@@ -1,16 +1,16 @@
 """Writes everything under ``dashboards/generated``: ``python -m dashboards.generate``."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from advisor.policy import Policy
+from dashboards.files import GENERATED, rule_files, write
 from dashboards.grafana import advice, engine, fleet, server
 from dashboards.links import Board
-
-GENERATED = Path(__file__).resolve().parent / "generated"
+from dashboards.rules.prometheus import Places
 
 BOARDS = {
     Board.FLEET: fleet.build,
@@ -23,7 +23,7 @@ BOARDS = {
 def dashboard_files() -> dict[str, str]:
     """Return the text of each dashboard by its path below ``generated``."""
     return {
-        f"grafana/{board.file_name}": json.dumps(_as_grafana_saves(build()), indent=2, sort_keys=True) + "\n"
+        f"grafana/dashboards/{board.file_name}": json.dumps(_as_grafana_saves(build()), indent=2, sort_keys=True) + "\n"
         for board, build in BOARDS.items()
     }
 
@@ -43,10 +43,7 @@ def _as_grafana_saves(built: Dashboard) -> dict[str, Any]:
 
 def main() -> None:
     """Write the files."""
-    for name, content in dashboard_files().items():
-        file = GENERATED / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
+    write({**dashboard_files(), **rule_files(Policy(), Places())}, GENERATED)
 
 
 if __name__ == "__main__":

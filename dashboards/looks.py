@@ -11,7 +11,7 @@ POLICY = Policy()
 COMPONENT_COLORS = {
     "weights": ("semi-dark-blue", 80),
     "kv_used": ("semi-dark-green", 80),
-    "kv_idle": ("light-green", 55),
+    "kv_idle": ("green", 40),
     "cuda_graphs": ("semi-dark-purple", 80),
     "activation_reserve": ("light-purple", 80),
     "engine_other": ("light-blue", 80),

@@ -335,8 +335,8 @@ def _cell(column: Column) -> list[dm.DynamicConfigValue]:
     if column.decimals is not None:
         properties.append(("decimals", column.decimals))
     if column.expr and not column.label:
-        states = [values(column.states)] if column.states is not None else []
-        properties.append(("mappings", [each.to_json() for each in (*states, _absent(column.no_value))]))
+        states = [] if column.states is None else [values(column.states).to_json()]
+        properties.append(("mappings", [*states, _absent(column.no_value).to_json()]))
     if column.steps is not None:
         properties.append(("thresholds", column.steps.as_json()))
     if column.steps is not None or column.states is not None:

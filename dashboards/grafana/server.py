@@ -158,14 +158,18 @@ def _figures(layout: Layout) -> None:
         ),
     )
     for (title, note, expr, unit, steps, none), width in zip(figures, (5, 5, 5, 4, 5), strict=True):
-        spark = title in {"OOM risk", "Slack"}
-        layout.add(
-            figure(
-                title, note, Query(expr=expr, legend="GPU {{gpu}}"), unit=unit, steps=steps, no_value=none, spark=spark
-            ),
-            width=width,
-            height=4,
+        panel = figure(
+            title,
+            note,
+            Query(expr=expr, legend="GPU {{gpu}}"),
+            unit=unit,
+            steps=steps,
+            no_value=none,
+            decimals=0 if unit == "percentunit" else None,
+            named=True,
+            spark=title in {"OOM risk", "Slack"},
         )
+        layout.add(panel, width=width, height=4)
 
 
 def _risk(layout: Layout) -> None:

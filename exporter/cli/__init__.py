@@ -10,7 +10,8 @@ from exporter.errors import HeadroomError
 COMMANDS = {
     "serve": "Watch this host's GPUs and vLLM servers and serve what follows.",
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
-    "check": "Check a configuration file.",
+    "check": "Check a configuration file, rules and dashboards.",
+    "dashboards": "Write out dashboards, rules and alerts for Grafana, Prometheus and Alertmanager.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }
 """Every command with its one-line help, so that --help imports none of them."""
