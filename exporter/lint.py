@@ -189,7 +189,8 @@ class Known:
                 continue
             for name in names:
                 remark = self._remark(query.where, name)
-                if remark is not None:
+                # "new or old" reads servers of both kinds: an old name beside its new one is meant.
+                if remark is not None and remark.replacement not in names:
                     found[query.where, name] = remark
         return tuple(sorted(found.values(), key=lambda remark: (not remark.wrong, remark.where, remark.metric)))
 

@@ -52,10 +52,10 @@ def _symptoms(policy: Policy) -> tuple[Alert, ...]:
         Alert(
             name="HeadroomEnginePreempting",
             severity=Severity.WARNING,
-            expr=f"rate(headroom_engine_preemptions_total[10m]) > {policy.preemptions_warning_per_second:g}",
+            expr=f"60 * rate(headroom_engine_preemptions_total[10m]) > {60 * policy.preemptions_warning_per_second:g}",
             hold="10m",
             summary="A vLLM engine keeps preempting requests.",
-            description=f"{_HERE} preempts {{{{ $value | humanize }}}} requests a second: their work is done "
+            description=f"{_HERE} preempts {{{{ $value | humanize }}}} requests a minute: their work is done "
             "again. Lower max-num-seqs or give the KV cache more memory.",
             board=Board.ENGINE,
             panel="Preemptions a minute",

@@ -97,7 +97,9 @@ def test_our_figures_are_vllms_own_at_every_sample(server):
 def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server, prom, tmp_path):
     with daemon("--poll-interval", "1") as running:
         engine = f"127.0.0.1:{server.port}"
-        running.wait_for(lambda: running.value("headroom_engine_kv_theory_tokens", engine=engine) is not None, PATIENCE_SECONDS)
+        running.wait_for(
+            lambda: running.value("headroom_engine_kv_theory_tokens", engine=engine) is not None, PATIENCE_SECONDS
+        )
         assert running.value("headroom_engine_kv_theory_tokens", engine=engine) == CAPACITY
         assert running.value("headroom_engine_kv_theory_lower_tokens", engine=engine) == CAPACITY
         assert running.value("headroom_engine_kv_theory_upper_tokens", engine=engine) == CAPACITY
@@ -151,7 +153,9 @@ def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, t
         assert sum(value == 1.0 for value in seen) >= 8, seen
 
         first.stop(signal.SIGKILL)
-        running.wait_for(lambda: running.value("headroom_engine_up", engine=engine, model_name="tiny") == 0.0, PATIENCE_SECONDS)
+        running.wait_for(
+            lambda: running.value("headroom_engine_up", engine=engine, model_name="tiny") == 0.0, PATIENCE_SECONDS
+        )
         assert running.value("headroom_engine_kv_capacity_tokens", engine=engine) is None
 
         again = RealVllm(vllm, model, *SCARCE, "--max-num-seqs", "7", port=first.port, log=tmp_path / "again.log")
