@@ -355,7 +355,7 @@ def _latency(layout: Layout) -> None:
     layout.add(
         lines(
             "Tokens a second",
-            "",
+            "Prompt tokens read and tokens generated.",
             [
                 Query(
                     expr=f"sum by (model_name) (rate(vllm:{what}_tokens_total{{{of_model}}}[$__rate_interval]))",
