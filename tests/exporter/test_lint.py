@@ -169,9 +169,7 @@ def test_the_command_finds_a_renamed_metric_on_a_live_server(tmp_path, server):
     assert result.exit_code == 1
     assert result.output == (
         "r.yaml: job:kv:max: vllm:gpu_cache_usage_perc: this server has it by another name; use "
-        "vllm:kv_cache_usage_perc
-2 expressions: 1 wrong, 0 not to be told
-"
+        "vllm:kv_cache_usage_perc\n2 expressions: 1 wrong, 0 not to be told\n"
     )
 
 
