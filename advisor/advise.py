@@ -1,6 +1,6 @@
 """``advise(snapshot, history, policy) -> Report``: the one judgement that every renderer shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.capacity import Theory, cuda_total_bytes, engine_theory
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
@@ -13,6 +13,7 @@ from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
+from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
 
@@ -63,13 +64,13 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         )
         judgements.append(judgement)
         sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
-    report = Report(gpus=tuple(judgements), engines=engines + down, factor_sentences=sentences)
-    return Report(
-        gpus=report.gpus,
-        engines=report.engines,
+    report = Report(
+        gpus=tuple(judgements),
+        engines=engines + down,
         factor_sentences=sentences,
-        findings=findings(snapshot, report, policy),
+        previous_starts=previous_starts(history.starts, snapshot),
     )
+    return replace(report, findings=findings(snapshot, report, policy))
 
 
 def _absent(target: EngineTarget) -> tuple[Engine, ...]:

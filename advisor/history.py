@@ -8,6 +8,7 @@ from statistics import median
 from advisor.readings import EngineReading
 from advisor.report import Report
 from advisor.snapshot import Snapshot
+from advisor.starts import NONE_YET, Starts, remember_starts
 
 _SPACING_SECONDS = 10.0
 _MOST_POINTS = 180
@@ -64,6 +65,8 @@ class History:
 
     gpus: Mapping[str, GpuHistory] = field(default_factory=dict)
     engines: Mapping[tuple[str, str], EngineHistory] = field(default_factory=dict)
+    starts: Starts = NONE_YET
+    """What survives a restart of the daemon."""
 
 
 def remember(history: History, snapshot: Snapshot, report: Report) -> History:
@@ -80,7 +83,7 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
         key = (reading.engine, reading.dp_rank)
         before_engine = engines.get(key, EngineHistory())
         engines[key] = _remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
-    return History(gpus=gpus, engines=engines)
+    return History(gpus=gpus, engines=engines, starts=remember_starts(history.starts, snapshot, report))
 
 
 def _remember_gpu(

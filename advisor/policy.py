@@ -21,8 +21,8 @@ class Policy:
     """A queue with room in KV waits for max_num_seqs if that many ran this recently."""
     capacity_gap_warning_ratio: float = -0.05
     """Reported capacity this far below theory is worth a finding."""
-    capacity_drop_warning_ratio: float = -0.05
-    """Capacity this far below the most of the last day, with the same model, is worth a finding."""
+    capacity_drop_warning_ratio: float = -0.02
+    """Capacity this far below that of the last start with the same flags is worth a finding."""
     time_to_oom_warning_seconds: float = 4 * 3600.0
     """Growth that ends free memory within this time is worth a look; within the horizon it is critical."""
     kv_exhaustion_warning_seconds: float = 120.0

@@ -133,6 +133,15 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What an engine held after one of its starts."""
+
+    vllm_version: str | None
+    capacity_tokens: float
+    began_wall_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """Everything the advisor says at one moment."""
 
@@ -141,3 +150,5 @@ class Report:
     findings: tuple[Finding, ...] = ()
     factor_sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """For people: why a risk factor is what it is, by (GPU uuid, factor)."""
+    previous_starts: Mapping[tuple[str, str], Start] = field(default_factory=dict)
+    """The start before the present one with the same flags, by (engine, rank)."""

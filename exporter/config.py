@@ -54,7 +54,9 @@ class Config(_Strict):
     )
     poll_interval: float = Field(default=5.0, ge=0.2, le=300, description="Seconds between two readings.")
     listen_address: str = Field(default=DEFAULT_LISTEN_ADDRESS, description="[host]:port to serve on.")
-    state_dir: Path | None = Field(default=None, description="Directory for what must survive a restart.")
+    state_dir: Path | None = Field(
+        default=None, description="Directory for what must survive a restart; nothing is kept without one."
+    )
     policy: dict[str, float] = Field(default_factory=dict, description="Thresholds; see docs/configuration.md.")
 
     def thresholds(self) -> Policy:

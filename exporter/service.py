@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 
+from advisor import starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
@@ -20,6 +21,7 @@ from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
 from exporter.engines import Engines, Watched, open_session
+from exporter.errors import SourceError
 from exporter.health import Build, Collector
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.schedule import Schedule
@@ -27,12 +29,14 @@ from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
 from exporter.sources.vllm import VllmSource
+from exporter.state import State
 
 log = logging.getLogger(__name__)
 
 FRESH_INTERVALS = 2.5
 """A reading older than this many intervals is not shown: one may be missed, two mean that it is no longer so."""
 _CLOSE_SECONDS = 0.5
+_STATE_SECONDS = 60.0
 _MODEL_SECONDS = 5.0
 """Model files hardly change, but a server that has just started waits for its theory."""
 
@@ -69,6 +73,22 @@ class _Advice:
         """Nothing is held open."""
 
 
+class _Keeping:
+    """Saving what is remembered, dressed as a source so that a full disk shows on /metrics like any other failure."""
+
+    name = "state"
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        self.read = save
+
+    def close(self) -> None:
+        """Save a last time."""
+        try:
+            self.read()
+        except SourceError as error:
+            log.warning("%s", error)
+
+
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
@@ -85,7 +105,8 @@ class Service:
         self._models = ModelSource()
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
-        self._history = History()
+        self._state = State(config.state_dir, "starts")
+        self._history = History(starts=self._state.load(starts.from_json, starts.NONE_YET))
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
@@ -101,6 +122,8 @@ class Service:
         self._read_every(interval, NvmlSource(self._world.nvml))
         self._read_every(interval, self._processes)
         self._read_every(max(interval, _MODEL_SECONDS), self._models)
+        if self._config.state_dir is not None:
+            self._read_every(_STATE_SECONDS, _Keeping(self._keep))
         self._schedule.every(
             interval,
             "advice",
@@ -210,6 +233,9 @@ class Service:
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
+
+    def _keep(self) -> None:
+        self._state.save(starts.to_json(self._history.starts))
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)

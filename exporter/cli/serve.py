@@ -26,6 +26,13 @@ log = logging.getLogger(__name__)
 @click.command(name="serve")
 @click.option("--engine", "engine_urls", multiple=True, metavar="URL", help="A vLLM server to watch; repeatable.")
 @click.option("--poll-interval", type=float, metavar="SECONDS", help="Time between two readings; default 5.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="STATE_DIRECTORY",
+    metavar="DIR",
+    help="Where to keep what must survive a restart; nothing is kept without one.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file; see docs.")
 @click.option(
     "--demo-if-alone",
@@ -36,6 +43,7 @@ log = logging.getLogger(__name__)
 def command(
     engine_urls: tuple[str, ...],
     poll_interval: float | None,
+    state_dir: Path | None,
     config_file: Path | None,
     demo_if_alone: bool,
     listen_address: str | None,
@@ -47,6 +55,7 @@ def command(
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,
         "poll_interval": poll_interval,
+        "state_dir": state_dir,
         "listen_address": listen_address,
     }
     config = load(config_file, {key: value for key, value in given.items() if value is not None})

@@ -126,8 +126,8 @@ def test_each_data_parallel_engine_stands_on_its_own_gpu():
 def test_a_request_that_can_never_fit_is_a_finding():
     small = reading(usage=0.0, tokens=None)
     small = replace(small, cache=CacheConfig(kv_cache_size_tokens=4_000))
-    (finding,) = advised(situation(engines=(small,))).findings
-    assert finding.rule == "request_never_fits"
+    finding, below = advised(situation(engines=(small,))).findings
+    assert (finding.rule, below.rule) == ("request_never_fits", "capacity_below_theory")
     assert "8,192" in finding.summary
     assert finding.advice.startswith("--max-model-len 4000")
 

@@ -154,7 +154,7 @@ class FakeServer:
         self._server.server_close()
 
 
-def vllm_page(*, running=3, waiting=0, usage=0.25, tokens=100_000, generated=1_000, preempted=0):
+def vllm_page(*, running=3, waiting=0, usage=0.25, tokens=100_000, generated=1_000, preempted=0, started=1.7e9):
     """Return a small page in vLLM 0.32's names."""
     same = 'engine="0",model_name="m"'
     return f"""# TYPE vllm:num_requests_running gauge
@@ -170,4 +170,6 @@ vllm:num_preemptions_total{{{same}}} {preempted}
 # TYPE vllm:cache_config_info gauge
 vllm:cache_config_info{{block_size="16",engine="0",kv_cache_max_concurrency="12.2",kv_cache_size_tokens="{tokens}",\
 num_gpu_blocks="{tokens // 16}"}} 1.0
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds {started}
 """

@@ -1,6 +1,7 @@
 """The daemon as an operator meets it: a process, its pages, its signals."""
 
 import gzip
+import json
 import re
 import shutil
 import signal
@@ -253,3 +254,26 @@ def test_nothing_on_the_pages_names_a_process_a_command_line_or_a_path(server):
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
         for path in ("/metrics", "/", "/api/v1/status"):
             assert not re.search(r"/models/|--engine|\bpid\b", running.get(path)), path
+
+
+def test_what_an_engine_held_at_its_start_survives_the_daemon(tmp_path, server):
+    server.page(vllm_page(tokens=100_000, started=1_000.0))
+    with daemon(*FAST, "--engine", server.url, "--state-dir", str(tmp_path)) as running:
+        running.wait_for(lambda: running.value("headroom_engine_kv_capacity_tokens") == 100_000)
+        running.stop()
+    server.page(vllm_page(tokens=70_000, started=2_000.0))
+    with daemon(*FAST, "--engine", server.url, "--state-dir", str(tmp_path)) as running:
+        running.wait_for(lambda: running.value("headroom_engine_kv_capacity_tokens") == 70_000)
+        findings = running.wait_for(lambda: json.loads(running.get("/api/v1/status"))["findings"])
+        assert [finding["rule"] for finding in findings] == ["capacity_dropped"]
+        assert "30% less than the 100,000" in findings[0]["summary"]
+
+
+def test_a_state_directory_that_cannot_be_written_shows_and_stops_nothing(tmp_path, server):
+    (tmp_path / "file").write_text("in the way")
+    with daemon(*FAST, "--engine", server.url, "--state-dir", str(tmp_path / "file" / "state")) as running:
+        running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
+        running.wait_for(
+            lambda: running.value("headroom_collector_failing", collector="state", reason="state_not_written") == 1.0
+        )
+        assert running.stop()[0] == 0
