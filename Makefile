@@ -34,7 +34,7 @@ dashboards: $(BIN)/vllm-headroom
 
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
-	git diff --exit-code -- METRICS.md dashboards/generated
+	git diff --exit-code -- METRICS.md dashboards/generated docs/runbooks/README.md
 
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

@@ -3,7 +3,8 @@
 import itertools
 import json
 import re
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
 from dashboards import generate
 from dashboards.files import GENERATED, generated_dashboards, panels_of, rule_files
+from dashboards.generate import RUNBOOKS
 from dashboards.links import TAG, Board
 from dashboards.rules import autoscaling
 from dashboards.rules.catalogue import all_alerts
@@ -30,7 +32,6 @@ PANELS = [
     for board, content in BOARDS.items()
     for panel in panels_of(content)
 ]
-RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 BY_PROMETHEUS = {"instance", "job", "le", "alertname", "alertstate", "severity"}
 VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS)}
 OF_VLLM = {"model_name", "engine"}
@@ -62,6 +63,7 @@ def test_the_committed_files_are_current():
         if file.is_file()
     }
     assert present == wanted, "run `make dashboards`"
+    assert (RUNBOOKS / "README.md").read_text(encoding="utf-8") == generate.runbook_index(), "run `make dashboards`"
 
 
 def test_every_metric_of_every_rule_and_panel_exists():
@@ -166,7 +168,7 @@ def test_an_alert_has_its_runbook_and_its_panel(alert):
 
 
 def test_every_runbook_has_its_alert():
-    assert {file.stem for file in RUNBOOKS.glob("*.md")} == {alert.name for alert in ALERTS}
+    assert {file.stem for file in RUNBOOKS.glob("*.md")} - {"README"} == {alert.name for alert in ALERTS}
 
 
 def test_what_runbooks_tell_to_grep_for_exists():
@@ -246,3 +248,14 @@ def test_a_managed_alert_says_the_value_of_its_query(managed):
     assert "$values.query.Value | humanizePercentage" in said
     assert not re.search(r"\$value\b", said)
     assert "$$" not in said, "provisioning keeps annotations as they are"
+
+
+def test_the_daemon_loads_neither_the_sdk_nor_the_parser():
+    """Resident memory counts; only commands about files need them."""
+    code = (
+        "import sys, exporter.cli, exporter.cli.serve, exporter.cli.check, exporter.cli.dashboards;"
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "{'grafana_foundation_sdk', 'promql_parser', 'dashboards'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
