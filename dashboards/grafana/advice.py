@@ -2,6 +2,7 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from dashboards.grafana.looks import CONFIDENCE, POLICY, REQUESTS_LEFT
 from dashboards.grafana.panels import (
     BLUE,
     ENGINE_LEGEND,
@@ -21,7 +22,6 @@ from dashboards.grafana.panels import (
     words,
 )
 from dashboards.links import Board
-from dashboards.looks import CONFIDENCE, POLICY, REQUESTS_LEFT
 
 _ENGINE = "engine, dp_rank, model_name"
 

@@ -2,6 +2,19 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from dashboards.grafana.looks import (
+    CAPACITY_GAP,
+    COUNT_OF_BAD,
+    FITS,
+    KV_USAGE,
+    LIMITER_STATES,
+    POLICY,
+    PREEMPTION_RISK,
+    REQUESTS_LEFT,
+    TIME_TO_KV_FULL,
+    UP,
+    limiter_number,
+)
 from dashboards.grafana.panels import (
     BLUE,
     ENGINE_LEGEND,
@@ -21,19 +34,6 @@ from dashboards.grafana.panels import (
     timeline,
 )
 from dashboards.links import Board
-from dashboards.looks import (
-    CAPACITY_GAP,
-    COUNT_OF_BAD,
-    FITS,
-    KV_USAGE,
-    LIMITER_STATES,
-    POLICY,
-    PREEMPTION_RISK,
-    REQUESTS_LEFT,
-    TIME_TO_KV_FULL,
-    UP,
-    limiter_number,
-)
 
 _LATENCIES = (
     ("Time to first token", ("time_to_first_token_seconds",)),

@@ -2,21 +2,7 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from dashboards.grafana.panels import (
-    ENGINE_LEGEND,
-    GPU_LEGEND,
-    Column,
-    Layout,
-    Query,
-    Steps,
-    at_server,
-    figure,
-    lines,
-    sheet,
-    to,
-)
-from dashboards.links import Board
-from dashboards.looks import (
+from dashboards.grafana.looks import (
     CONFIDENCE,
     COUNT_OF_BAD,
     FITS,
@@ -33,6 +19,20 @@ from dashboards.looks import (
     UP,
     limiter_number,
 )
+from dashboards.grafana.panels import (
+    ENGINE_LEGEND,
+    GPU_LEGEND,
+    Column,
+    Layout,
+    Query,
+    Steps,
+    at_server,
+    figure,
+    lines,
+    sheet,
+    to,
+)
+from dashboards.links import Board
 
 _GPU = "instance, gpu"
 _ENGINE = "instance, engine, dp_rank, model_name"

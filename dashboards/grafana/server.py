@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
+from dashboards.grafana.looks import CLOCKS, COMPONENT_COLORS, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
 from dashboards.grafana.panels import (
     BLUE,
     GPU_LEGEND,
@@ -24,7 +25,6 @@ from dashboards.grafana.panels import (
     words,
 )
 from dashboards.links import Board
-from dashboards.looks import CLOCKS, COMPONENT_COLORS, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
 
 _GPU = "instance, gpu"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
