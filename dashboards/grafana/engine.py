@@ -265,13 +265,13 @@ def _start(layout: Layout) -> None:
         stepped=True,
     )
     colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
-    layout.add(starts.time_from("7d"), width=10, height=8)
+    layout.add(starts.time_from("7d"), width=8, height=8)
     layout.add(
         sheet(
             "What it is and what it lacks",
             "The server, where its figures come from, and whether it would start again.",
             [
-                Column(title="Engine", label="engine"),
+                Column(title="Engine", label="engine", width=150),
                 Column(title="Rank", label="dp_rank", width=60),
                 Column(title="Model", label="model_name"),
                 Column(
@@ -281,7 +281,7 @@ def _start(layout: Layout) -> None:
                     width=80,
                 ),
                 Column(
-                    title="Capacity against theory",
+                    title="Against theory",
                     expr=f"max by (engine, dp_rank, model_name) ({engine('kv_capacity_gap_ratio')})",
                     unit="percentunit",
                     steps=CAPACITY_GAP,
@@ -289,7 +289,7 @@ def _start(layout: Layout) -> None:
                     no_value="no theory",
                 ),
                 Column(
-                    title="Bytes a token",
+                    title="A token takes",
                     expr=f"max by (engine, dp_rank, model_name) ({engine('kv_bytes_per_token')})",
                     unit="bytes",
                 ),
@@ -307,7 +307,7 @@ def _start(layout: Layout) -> None:
                     no_value="not reported",
                 ),
                 Column(
-                    title="Metrics missing",
+                    title="Lacks metrics",
                     expr=f"sum by (engine, dp_rank, model_name) ({engine('metric_missing')})",
                     steps=COUNT_OF_BAD,
                     no_value="none",
@@ -315,7 +315,7 @@ def _start(layout: Layout) -> None:
             ],
             sort=(("Engine", False),),
         ),
-        width=14,
+        width=16,
         height=8,
     )
 

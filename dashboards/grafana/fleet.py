@@ -4,7 +4,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import (
     CONFIDENCE,
+    COUNT_OF_ADVICE,
     COUNT_OF_BAD,
+    COUNT_OF_WARNINGS,
     FITS,
     KV_USAGE,
     LIMITER_STATES,
@@ -48,9 +50,9 @@ def build() -> Dashboard:
     layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     _figures(layout)
     layout.row("Worst first")
-    layout.add(_alerts(), width=24, height=6)
-    layout.add(_gpus(), width=24, height=8)
-    layout.add(_engines(), width=24, height=8)
+    layout.add(_alerts(), width=24, height=5)
+    layout.add(_gpus(), width=24, height=7)
+    layout.add(_engines(), width=24, height=7)
     layout.row("Over time")
     layout.add(
         lines(
@@ -118,14 +120,14 @@ def _figures(layout: Layout) -> None:
             "Engines that would not start again on the memory that is free now.",
             f"sum(1 - {at_server('engine_restart_fits')})",
             "short",
-            COUNT_OF_BAD,
+            COUNT_OF_WARNINGS,
         ),
         (
             "Mis-sized engines",
             "Engines whose max-num-seqs lies outside the bounds of the recommendation.",
             f"sum({seqs} < bool {lower}) + sum({seqs} > bool {upper})",
             "short",
-            COUNT_OF_BAD,
+            COUNT_OF_ADVICE,
         ),
         (
             "Room for requests",
@@ -139,7 +141,7 @@ def _figures(layout: Layout) -> None:
             "Sources that could not be read the last time, over all servers.",
             f"sum(1 - {at_server('collector_success')})",
             "short",
-            COUNT_OF_BAD,
+            COUNT_OF_WARNINGS,
         ),
     )
     for title, note, expr, unit, steps in counts:

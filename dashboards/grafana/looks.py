@@ -23,7 +23,7 @@ COMPONENT_COLORS = {
 assert tuple(COMPONENT_COLORS) == COMPONENTS
 
 LIMITER_LOOKS = {
-    "none": ("room for more", GREEN),
+    "none": ("has room", GREEN),
     "compute": ("compute", BLUE),
     "max_num_seqs": ("max_num_seqs", YELLOW),
     "kv": ("KV cache", ORANGE),
@@ -53,6 +53,8 @@ KV_USAGE = Steps(above=((POLICY.kv_full_ratio, ORANGE),))
 CAPACITY_GAP = Steps(base=ORANGE, above=((POLICY.capacity_gap_warning_ratio, GREEN),))
 REQUESTS_LEFT = Steps(base=ORANGE, above=((1.0, GREEN),))
 COUNT_OF_BAD = Steps(above=((1.0, RED),))
+COUNT_OF_WARNINGS = Steps(above=((1.0, ORANGE),))
+COUNT_OF_ADVICE = Steps(above=((1.0, BLUE),))
 CONFIDENCE = Steps(base=GREY, above=((POLICY.advice_confidence_ratio, GREEN),))
 TEMPERATURE = Steps(above=((POLICY.temperature_warning_celsius, ORANGE),))
 

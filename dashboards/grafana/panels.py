@@ -295,7 +295,7 @@ def sheet(
     panel: table.Panel = _targets(
         table.Panel(), [Query(expr=column.expr, legend="") for column in asked], instant=True, as_table=True
     )
-    panel.title(title).description(described(note, [column.expr for column in asked])).unit("short")
+    panel.title(title).description(described(note, [column.expr for column in asked])).unit("string")
     panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value(empty)
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
