@@ -8,6 +8,7 @@ from dashboards.grafana.looks import (
     FITS,
     KV_USAGE,
     LIMITER_STATES,
+    NOT_IN_SIGHT,
     POLICY,
     PREEMPTION_RISK,
     REQUESTS_LEFT,
@@ -32,6 +33,7 @@ from dashboards.grafana.panels import (
     lines,
     sheet,
     timeline,
+    until,
 )
 from dashboards.links import Board
 
@@ -113,10 +115,10 @@ def _figures(layout: Layout) -> None:
         figure(
             "KV full in",
             "At the present trend.",
-            Query(expr=f"{engine('time_to_kv_exhaustion_seconds')} < Inf", legend=ENGINE_LEGEND),
+            Query(expr=until(engine("time_to_kv_exhaustion_seconds")), legend=ENGINE_LEGEND),
             unit="dtdurations",
             steps=TIME_TO_KV_FULL,
-            no_value="not in sight",
+            states=NOT_IN_SIGHT,
             spark=False,
         ),
         width=3,

@@ -10,6 +10,7 @@ from dashboards.grafana.looks import (
     FITS,
     KV_USAGE,
     LIMITER_STATES,
+    NOT_IN_SIGHT,
     POLICY,
     PREEMPTION_RISK,
     REQUESTS_LEFT,
@@ -33,6 +34,7 @@ from dashboards.grafana.panels import (
     lines,
     sheet,
     to,
+    until,
 )
 from dashboards.links import Board
 
@@ -50,7 +52,7 @@ def build() -> Dashboard:
     layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     _figures(layout)
     layout.row("Worst first")
-    layout.add(_alerts(), width=24, height=5)
+    layout.add(_alerts(), width=24, height=6)
     layout.add(_gpus(), width=24, height=7)
     layout.add(_engines(), width=24, height=7)
     layout.row("Over time")
@@ -181,8 +183,8 @@ def _alerts() -> object:
 def _gpus() -> object:
     server = to(Board.SERVER, instance='${__data.fields["Server"]}', gpu='${__data.fields["GPU"]}')
 
-    def each(field: str, condition: str = "", **labels: str) -> str:
-        return f"max by ({_GPU}) ({at_server('gpu_' + field, **labels)}{condition})"
+    def each(field: str, **labels: str) -> str:
+        return f"max by ({_GPU}) ({at_server('gpu_' + field, **labels)})"
 
     return sheet(
         "GPUs",
@@ -200,10 +202,10 @@ def _gpus() -> object:
             ),
             Column(
                 title="Out of memory in",
-                expr=each("time_to_oom_seconds", " < Inf"),
+                expr=until(each("time_to_oom_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
-                no_value="not in sight",
+                states=NOT_IN_SIGHT,
             ),
             Column(
                 title="Slack",
@@ -240,8 +242,8 @@ def _engines() -> object:
     advice = to(Board.ADVICE, instance='${__data.fields["Server"]}', engine='${__data.fields["Engine"]}')
     limiter = limiter_number(lambda name: at_server("engine_limiter", limiter=name), by=_ENGINE)
 
-    def each(field: str, condition: str = "") -> str:
-        return f"max by ({_ENGINE}) ({at_server('engine_' + field)}{condition})"
+    def each(field: str) -> str:
+        return f"max by ({_ENGINE}) ({at_server('engine_' + field)})"
 
     return sheet(
         "Engines",
@@ -256,10 +258,10 @@ def _engines() -> object:
             Column(title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0),
             Column(
                 title="KV full in",
-                expr=each("time_to_kv_exhaustion_seconds", " < Inf"),
+                expr=until(each("time_to_kv_exhaustion_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_KV_FULL,
-                no_value="not in sight",
+                states=NOT_IN_SIGHT,
             ),
             Column(
                 title="Preempts",

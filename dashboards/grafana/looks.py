@@ -35,6 +35,7 @@ assert set(LIMITER_LOOKS) == set(LIMITERS)
 LIMITER_STATES = dict(enumerate(LIMITER_LOOKS.values()))
 """A state timeline shows numbers: the position of each limiter above."""
 
+NOT_IN_SIGHT = {-1: ("not in sight", GREEN)}
 UP = {1: ("up", GREEN), 0: ("down", RED)}
 FITS = {1: ("fits", GREEN), 0: ("would fail", RED)}
 WORKS = {1: ("works", GREEN), 0: ("failing", RED)}

@@ -300,7 +300,7 @@ def sheet(
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
         **{column.label: column.title for column in columns if column.label},
-        **{f"Value #{chr(ord('A') + position)}": column.title for position, column in enumerate(asked)},
+        **{_value_of(position, asked): column.title for position, column in enumerate(asked)},
     }
     order = {column.title: position for position, column in enumerate(columns)}
     panel.transformations(
@@ -325,11 +325,17 @@ def sheet(
 
 def _silent(asked: Sequence[Column]) -> tuple[str, ...]:
     """Value columns that are always 1: their query was made for its labels."""
-    return tuple(f"Value #{chr(ord('A') + position)}" for position, column in enumerate(asked) if column.label)
+    return tuple(_value_of(position, asked) for position, column in enumerate(asked) if column.label)
+
+
+def _value_of(position: int, asked: Sequence[Column]) -> str:
+    """What Grafana calls the value column of a query."""
+    return f"Value #{chr(ord('A') + position)}" if len(asked) > 1 else "Value"
 
 
 def _cell(column: Column) -> list[dm.DynamicConfigValue]:
-    properties: list[tuple[str, Any]] = []
+    # A label that a row lacks; without this the cell shows what an empty table says.
+    properties: list[tuple[str, Any]] = [("noValue", "-")] if column.label else []
     if column.expr and not column.label:
         properties.append(("unit", column.unit))
     if column.decimals is not None:
@@ -507,6 +513,14 @@ def _selector(name: str, chosen: tuple[str, ...], labels: Mapping[str, str]) -> 
         f'{label}=~"{value[1:]}"' if value.startswith("~") else f'{label}="{value}"' for label, value in labels.items()
     ]
     return f"{name}{{{', '.join((*chosen, *matchers))}}}"
+
+
+def until(seconds: str) -> str:
+    """Return a time to something as it is, and -1 where it is infinite: what is not reported stays absent.
+
+    Panels show -1 in words; Grafana would spell infinity as a number of years.
+    """
+    return f"({seconds} < Inf) or -({seconds} == bool Inf)"
 
 
 def to(board: Board, **variables: str) -> str:

@@ -3,7 +3,8 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
-from dashboards.grafana.looks import CLOCKS, COMPONENT_COLORS, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
+from dashboards.grafana.looks import CLOCKS, COMPONENT_COLORS,
+    NOT_IN_SIGHT, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
 from dashboards.grafana.panels import (
     BLUE,
     GPU_LEGEND,
@@ -22,6 +23,7 @@ from dashboards.grafana.panels import (
     sheet,
     stacked,
     timeline,
+    until,
     words,
 )
 from dashboards.links import Board
@@ -151,10 +153,10 @@ def _figures(layout: Layout) -> None:
         (
             "Out of memory in",
             "At the present growth.",
-            f"{gpu('time_to_oom_seconds')} < Inf",
+            until(gpu("time_to_oom_seconds")),
             "dtdurations",
             TIME_TO_OOM,
-            "not in sight",
+            "no trend yet",
         ),
     )
     for (title, note, expr, unit, steps, none), width in zip(figures, (5, 5, 5, 4, 5), strict=True):
@@ -167,6 +169,7 @@ def _figures(layout: Layout) -> None:
             no_value=none,
             decimals=0 if unit == "percentunit" else None,
             named=True,
+            states=NOT_IN_SIGHT if unit == "dtdurations" else None,
             spark=title in {"OOM risk", "Slack"},
         )
         layout.add(panel, width=width, height=4)
