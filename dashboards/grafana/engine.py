@@ -44,6 +44,7 @@ _LATENCIES = (
     ("Whole request", ("e2e_request_latency_seconds",)),
 )
 
+_FURTHEST_SECONDS = 5 * POLICY.kv_exhaustion_warning_seconds
 _LIMITER = limiter_number(lambda name: engine("limiter", limiter=name))
 
 
@@ -243,11 +244,17 @@ def _load(layout: Layout) -> None:
     layout.add(
         lines(
             "KV full in",
-            "At the present trend; no line while that is not in sight.",
-            [Query(expr=f"{engine('time_to_kv_exhaustion_seconds')} < Inf", legend=ENGINE_LEGEND)],
+            "At the present trend. What is further away than the top, or not in sight, is drawn at the top.",
+            [
+                Query(
+                    expr=f"clamp_max({engine('time_to_kv_exhaustion_seconds')}, {_FURTHEST_SECONDS:g})",
+                    legend=ENGINE_LEGEND,
+                )
+            ],
             unit="s",
             steps=TIME_TO_KV_FULL,
             low=0,
+            high=_FURTHEST_SECONDS,
         ),
         width=5,
         height=8,

@@ -3,8 +3,17 @@
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
-from dashboards.grafana.looks import CLOCKS, COMPONENT_COLORS,
-    NOT_IN_SIGHT, RISK, SLACK, TEMPERATURE, TIME_TO_OOM, WORKS
+from dashboards.grafana.looks import (
+    CLOCKS,
+    COMPONENT_COLORS,
+    NOT_IN_SIGHT,
+    POLICY,
+    RISK,
+    SLACK,
+    TEMPERATURE,
+    TIME_TO_OOM,
+    WORKS,
+)
 from dashboards.grafana.panels import (
     BLUE,
     GPU_LEGEND,
@@ -30,6 +39,8 @@ from dashboards.links import Board
 
 _GPU = "instance, gpu"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
+
+_FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -273,11 +284,12 @@ def _risk(layout: Layout) -> None:
     layout.add(
         lines(
             "Time until memory ends",
-            "At the present growth; no line while none is in sight.",
-            [Query(expr=f"{gpu('time_to_oom_seconds')} < Inf", legend=GPU_LEGEND)],
+            "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
+            [Query(expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g})", legend=GPU_LEGEND)],
             unit="s",
             steps=TIME_TO_OOM,
             low=0,
+            high=_FURTHEST_SECONDS,
         ),
         width=8,
         height=7,
