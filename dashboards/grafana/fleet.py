@@ -102,8 +102,8 @@ def _figures(layout: Layout) -> None:
     )
     counts = (
         (
-            "Highest OOM risk",
-            "Of all GPUs.",
+            "OOM risk",
+            "The highest of all GPUs.",
             f"max({at_server('gpu_oom_risk_ratio')})",
             "percentunit",
             RISK,
@@ -118,28 +118,28 @@ def _figures(layout: Layout) -> None:
         ("Lowest slack", "Of all GPUs.", f"min({at_server('gpu_memory_slack_bytes')})", "bytes", SLACK),
         ("Engines down", "Engines that do not answer.", f"sum(1 - {at_server('engine_up')})", "short", COUNT_OF_BAD),
         (
-            "Would not restart",
+            "No restart",
             "Engines that would not start again on the memory that is free now.",
             f"sum(1 - {at_server('engine_restart_fits')})",
             "short",
             COUNT_OF_WARNINGS,
         ),
         (
-            "Mis-sized engines",
+            "Mis-sized",
             "Engines whose max-num-seqs lies outside the bounds of the recommendation.",
             f"sum({seqs} < bool {lower}) + sum({seqs} > bool {upper})",
             "short",
             COUNT_OF_ADVICE,
         ),
         (
-            "Room for requests",
+            "Room left",
             "More typical requests that all engines together take now.",
             f"sum({at_server('engine_request_headroom')})",
             "short",
             REQUESTS_LEFT,
         ),
         (
-            "Blind collectors",
+            "Blind",
             "Sources that could not be read the last time, over all servers.",
             f"sum(1 - {at_server('collector_success')})",
             "short",
@@ -190,8 +190,8 @@ def _gpus() -> object:
         "GPUs",
         "One row a GPU, the most likely to run out of memory first. Its name leads to the server.",
         [
-            Column(title="Server", label="instance"),
-            Column(title="GPU", label="gpu", width=70, link=("Show this GPU", server)),
+            Column(title="Server", label="instance", width=140),
+            Column(title="GPU", label="gpu", width=60, link=("Show this GPU", server)),
             Column(
                 title="OOM risk",
                 expr=each("oom_risk_ratio"),
@@ -201,7 +201,7 @@ def _gpus() -> object:
                 decimals=0,
             ),
             Column(
-                title="Out of memory in",
+                title="Ends in",
                 expr=until(each("time_to_oom_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
@@ -258,6 +258,7 @@ def _engines() -> object:
             Column(title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0),
             Column(
                 title="KV full in",
+                width=95,
                 expr=until(each("time_to_kv_exhaustion_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_KV_FULL,
@@ -271,12 +272,12 @@ def _engines() -> object:
                 decimals=0,
             ),
             Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),))),
-            Column(title="Limited by", expr=limiter, states=LIMITER_STATES),
+            Column(title="Limited by", expr=limiter, states=LIMITER_STATES, width=95),
             Column(title="Restart", expr=each("restart_fits"), states=FITS),
             Column(title="Max seqs", expr=each("max_num_seqs"), link=("Show the advice", advice)),
             Column(title="Advised", expr=each("recommended_max_num_seqs")),
             Column(
-                title="Confidence",
+                title="Sure",
                 expr=each("advice_confidence_ratio"),
                 unit="percentunit",
                 steps=CONFIDENCE,

@@ -18,7 +18,7 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             description="{{ $labels.instance }} has not answered for five minutes and did within the last day: "
             "no alert about its GPUs and engines can fire.",
             board=Board.FLEET,
-            panel="Blind collectors",
+            panel="Blind",
         ),
         Alert(
             name="HeadroomExporterAbsent",
@@ -29,7 +29,7 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             description="These rules are loaded and nothing feeds them: the scrape job is missing, or everything that "
             "it finds is down.",
             board=Board.FLEET,
-            panel="Blind collectors",
+            panel="Blind",
         ),
         Alert(
             name="HeadroomCollectorFailing",
