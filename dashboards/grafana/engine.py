@@ -95,7 +95,7 @@ def _figures(layout: Layout) -> None:
     )
     figures = (
         ("More requests", "Typical requests that fit now.", engine("request_headroom"), "short", REQUESTS_LEFT, 0),
-        ("Free KV tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE), None),
+        ("Free tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE), None),
         (
             "KV in use",
             "High is healthy as long as nothing waits and nothing is preempted.",
@@ -104,7 +104,7 @@ def _figures(layout: Layout) -> None:
             KV_USAGE,
             0,
         ),
-        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
+        ("Preempts", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
     )
     for title, note, expr, unit, steps, decimals in figures:
         layout.add(
@@ -274,7 +274,6 @@ def _start(layout: Layout) -> None:
         stepped=True,
     )
     colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
-    layout.add(starts.time_from("7d"), width=8, height=8)
     layout.add(
         sheet(
             "What it is and what it lacks",
@@ -324,9 +323,10 @@ def _start(layout: Layout) -> None:
             ],
             sort=(("Engine", False),),
         ),
-        width=16,
-        height=8,
+        width=24,
+        height=5,
     )
+    layout.add(starts.time_from("7d"), width=24, height=7)
 
 
 def _latency(layout: Layout) -> None:
