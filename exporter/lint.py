@@ -102,7 +102,7 @@ def dashboard_queries(file: Path) -> tuple[Query, ...]:
 def _expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for panel in _panels(dashboard):
         for target in panel.get("targets") or ():
-            if isinstance(target.get("expr"), str):
+            if isinstance(target.get("expr"), str) and _asks_prometheus(target, panel):
                 yield f"panel {panel.get('title') or panel.get('id')!r}", target["expr"]
     for variable in (dashboard.get("templating") or {}).get("list") or ():
         if variable.get("type") == "query":
@@ -112,6 +112,15 @@ def _expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for annotation in (dashboard.get("annotations") or {}).get("list") or ():
         if isinstance(annotation.get("expr"), str):
             yield f"annotation {annotation.get('name')!r}", annotation["expr"]
+
+
+def _asks_prometheus(*holders: Mapping[str, Any]) -> bool:
+    """Loki's queries are called ``expr`` too; a source that is not named, or by name only, may be Prometheus."""
+    for holder in holders:
+        source = holder.get("datasource")
+        if isinstance(source, dict) and isinstance(source.get("type"), str):
+            return "prometheus" in source["type"]
+    return True
 
 
 def _panels(holder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -110,6 +110,7 @@ def test_a_dashboard_is_read_in_rows_variables_and_annotations(tmp_path):
     content = {
         "panels": [
             {"title": "a", "targets": [{"expr": "in_panel"}, {"rawSql": "select 1"}]},
+            {"title": "logs", "datasource": {"type": "loki"}, "targets": [{"expr": '{app="a"} |= "b"'}]},
             {"type": "row", "panels": [{"title": "b", "targets": [{"expr": "in_row"}]}]},
             {"type": "text"},
         ],
