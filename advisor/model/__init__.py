@@ -7,7 +7,7 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe
+from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe, pooling, uneven
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.multimodal import WRAPPERS, Whole
@@ -23,6 +23,8 @@ TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **hybrid.FAMILIES,
     **linear.FAMILIES,
     **gemma.FAMILIES,
+    **uneven.FAMILIES,
+    **pooling.FAMILIES,
 }
 
 __all__ = ["parse_model"]

@@ -20,6 +20,7 @@ from advisor.model.tensors import (
     Parts,
     Renaming,
     Tower,
+    attention,
     embedding,
     lm_head,
     matrix,
@@ -27,6 +28,7 @@ from advisor.model.tensors import (
     prefixed,
     small,
 )
+from advisor.model.windows import no_window
 from advisor.spec import DeclinedError
 
 TextFamily = Callable[[Keys], Decoder]
@@ -95,6 +97,16 @@ _TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma4_text": {"max_position_embeddings": 131072},
 }
 """What a wrapper's text config leaves out because transformers' class has it as default."""
+
+
+_MLLAMA_TEXT: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -579,6 +591,42 @@ def _qwen2_5_omni(keys: Keys) -> Whole:
     )
 
 
+def _mllama(keys: Keys) -> Whole:
+    """Llama 3.2 Vision: some layers attend to the image only. Served up to 0.10.2."""
+    nested = keys.raw("text_config")[1] is not None
+    text = keys.nested("text_config") if nested else keys
+    text = text.with_defaults({**_MLLAMA_TEXT, "num_key_value_heads": 8})
+    base = Dense(windows=no_window)(text)
+    hidden, heads = base.hidden_size, base.num_attention_heads
+    cross_layers = frozenset(
+        text.whole_numbers("cross_attention_layers") or keys.whole_numbers("cross_attention_layers") or ()
+    )
+    crossing = (
+        *attention(
+            "cross_attn", hidden_size=hidden, heads=heads, kv_heads=base.num_kv_heads, head_size=base.head_size
+        ),
+        *norm("cross_attn.q_norm", base.head_size),
+        *norm("cross_attn.k_norm", base.head_size),
+        small("cross_attn_attn_gate", 1),
+        small("cross_attn_mlp_gate", 1),
+    )
+    layer = base.layer_parts[0]
+    crossing = (*crossing, *(part for part in layer if not part.name.startswith("self_attn.")))
+    crossed = (CrossAttention(num_kv_heads=base.num_kv_heads, head_size=base.head_size),)
+    vision = _vision(keys).with_defaults(towers.MLLAMA)
+    tower = towers.mllama(vision, "vision_model.")
+    joint = matrix("multi_modal_projector", hidden, vision.size("vision_output_dim"), "column", bias=True)
+    assert tower.encoder is not None
+    decoder = replace(
+        base,
+        layers=tuple(crossed if index in cross_layers else kept for index, kept in enumerate(base.layers)),
+        layer_parts=tuple(crossing if index in cross_layers else layer for index in range(len(base.layers))),
+        before=(embedding("model.embed_tokens", base.vocab_size + 8, hidden),),
+        encoder_positions=tower.encoder.max_item_tokens,
+    )
+    return _with_tower(text, decoder, tower, joint, Renaming())
+
+
 def _qwen3_omni(keys: Keys) -> Whole:
     thinker = keys.nested("thinker_config")
     text, decoder = _text(thinker, fallback="qwen3_moe", family=moe.qwen3_moe)
@@ -668,6 +716,7 @@ WRAPPERS: Mapping[str, Callable[[Keys], Whole]] = {
     "Qwen2_5OmniModel": _qwen2_5_omni,
     "Qwen2_5OmniForConditionalGeneration": _qwen2_5_omni,
     "Qwen3OmniMoeForConditionalGeneration": _qwen3_omni,
+    "MllamaForConditionalGeneration": _mllama,
     "WhisperForConditionalGeneration": _whisper,
 }
 """Every wrapper, by the name in the config's ``architectures``."""

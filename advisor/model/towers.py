@@ -41,7 +41,20 @@ LLAMA4: Mapping[str, Any] = {
     "projector_input_dim": 4096,
     "projector_output_dim": 4096,
 }
+MLLAMA: Mapping[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_global_layers": 8,
+    "attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+    "max_num_tiles": 4,
+    "vision_output_dim": 7680,
+}
 _CHANNELS = 3
+_MLLAMA_ASPECT_RATIOS = 8
+"""Ways to lay at most four tiles side by side."""
 
 
 def _both_norms(first: str, second: str, size: int, *, bias: bool = True) -> Parts:
@@ -742,5 +755,50 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
             num_heads=keys.size("encoder_attention_heads"),
             max_item_tokens=None,
             tokens_per_output=8,
+        ),
+    )
+
+
+def mllama(keys: Keys, prefix: str) -> Tower:
+    """Llama 3.2 Vision's (vLLM up to 0.10.2 ``models/mllama.py``)."""
+    hidden, inner, heads = keys.size("hidden_size"), keys.size("intermediate_size"), keys.size("attention_heads")
+    patch, tiles = keys.size("patch_size"), keys.size("max_num_tiles")
+    positions = (keys.size("image_size") // patch) ** 2 + 1
+    ratios = _MLLAMA_ASPECT_RATIOS + 1
+    layer = (
+        *(
+            part
+            for name in ("q_proj", "k_proj", "v_proj")
+            for part in matrix(f"self_attn.{name}", hidden, hidden, "column")
+        ),
+        *matrix("self_attn.o_proj", hidden, hidden, "row"),
+        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
+        *_both_norms("input_layernorm", "post_attention_layernorm", hidden),
+    )
+    gated = (*layer, small("gate_attn", 1), small("gate_ffn", 1))
+    layers, globals_ = keys.layers(), keys.layers("num_global_layers")
+    parts = (
+        small("class_embedding", hidden),
+        *_patches("patch_embedding", hidden, patch, bias=False),
+        small("gated_positional_embedding.gate", 1),
+        small("gated_positional_embedding.embedding", positions, hidden),
+        small("gated_positional_embedding.tile_embedding.weight", ratios, tiles * positions * hidden),
+        small("pre_tile_positional_embedding.gate", 1),
+        small("pre_tile_positional_embedding.embedding.weight", ratios, tiles * hidden),
+        small("post_tile_positional_embedding.gate", 1),
+        small("post_tile_positional_embedding.embedding.weight", ratios, tiles * hidden),
+        *norm("layernorm_pre", hidden, bias=True),
+        *norm("layernorm_post", hidden, bias=True),
+        *_layers("transformer.layers.", layers, layer),
+        *_layers("global_transformer.layers.", globals_, gated),
+    )
+    return Tower(
+        parts=prefixed(prefix, parts),
+        encoder=Encoder(
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_layers=layers + globals_,
+            num_heads=heads,
+            max_item_tokens=positions * tiles,
         ),
     )
