@@ -40,7 +40,7 @@ def card(tmp_path, nvml_library):
 
 
 def test_a_machine_with_nothing_serves_health_and_names_the_reason():
-    with daemon(*FAST) as running:
+    with daemon(*FAST, bare=True) as running:
         running.wait_for(lambda: running.value("headroom_collector_success", collector="nvml") == 0.0)
         assert running.value("headroom_collector_failing", collector="nvml", reason="no_driver_library") == 1.0
         running.wait_for(lambda: running.value("headroom_collector_success", collector="process") == 1.0)
@@ -172,7 +172,7 @@ def test_what_waits_for_a_minute_without_a_token_is_not_stalled_at_once(server):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_it_in_order(number):
-    with daemon(*FAST) as running:
+    with daemon(*FAST, bare=True) as running:
         status, seconds = running.stop(number)
     assert (status, seconds < 2.0) == (0, True)
     assert "stopping" in running.log[-1]
@@ -191,7 +191,7 @@ def test_pages_come_compressed_and_in_both_formats(server):
 
 
 def test_an_unknown_path_is_not_found():
-    with daemon(*FAST) as running, pytest.raises(HTTPError, match="404"):
+    with daemon(*FAST, bare=True) as running, pytest.raises(HTTPError, match="404"):
         running.get("/nothing/here")
 
 
