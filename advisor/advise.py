@@ -1,16 +1,18 @@
 """``advise(snapshot, history, policy) -> Report``: the one judgement that every renderer shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.capacity import Theory, cuda_total_bytes, engine_theory
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
-from advisor.history import EngineHistory, GpuHistory, History
+from advisor.history import EngineHistory, History
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
 from advisor.versions import parse_version
@@ -52,24 +54,31 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    culprits: dict[str, Culprit] = {}
+    states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
-        shares, foreign = _shares(snapshot, gpu, placed)
-        judgement, reasons = judge_gpu(
+        shares, strangers = _shares(snapshot, gpu, placed)
+        judgement, said, states[gpu.uuid] = judge_gpu(
             gpu,
             shares=shares,
-            foreign_bytes=foreign,
-            history=history.gpus.get(gpu.uuid, GpuHistory()),
+            strangers=strangers,
+            state=history.gpus.get(gpu.uuid, GpuState()),
+            now_seconds=snapshot.now_seconds,
             policy=policy,
         )
         judgements.append(judgement)
-        sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
-    report = Report(gpus=tuple(judgements), engines=engines + down, factor_sentences=sentences)
-    return Report(
-        gpus=report.gpus,
-        engines=report.engines,
+        if said is not None:
+            sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            if said.culprit is not None:
+                culprits[gpu.uuid] = said.culprit
+    report = Report(
+        gpus=tuple(judgements),
+        engines=engines + down,
         factor_sentences=sentences,
-        findings=findings(snapshot, report, policy),
+        culprits=culprits,
+        gpu_states=states,
     )
+    return replace(report, findings=findings(snapshot, report, policy))
 
 
 def _absent(target: EngineTarget) -> tuple[Engine, ...]:
@@ -148,8 +157,8 @@ def _max_num_seqs(placed: _Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[EngineShare], float]:
-    """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[EngineShare], dict[str, float]]:
+    """Return what each engine holds and may claim on a GPU, and what each foreign process holds."""
     processes = snapshot.processes_on(gpu)
     claimed_pids: set[int] = set()
     shares = []
@@ -162,9 +171,20 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[_Placed]) -> tuple[list[E
         if held is None:
             held = _unattributed(gpu, processes, mine)
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
-        shares.append(_share(server, engine, gpu, float(held)))
-    foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
-    return shares, float(foreign or 0)
+        running = engine.reading.requests_running if engine else None
+        shares.append(
+            replace(
+                _share(server, engine, gpu, float(held)),
+                key=f"engine {min(process.pid for process in mine)}",
+                busy=None if running is None else running > 0,
+            )
+        )
+    strangers = {
+        str(process.pid): float(process.used_bytes)
+        for process in processes
+        if process.pid not in claimed_pids and process.used_bytes is not None
+    }
+    return shares, strangers
 
 
 def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:
