@@ -99,7 +99,12 @@ def followed(trace: Trace, now_seconds: float, level_bytes: float) -> Trace:
         record, recorded_at = level_bytes, now_seconds
     windows = trace.windows
     if now_seconds - windows[0].at_seconds >= SPACINGS_SECONDS[0]:
-        windows = tuple(_sampled(window, position, now_seconds, record) for position, window in enumerate(windows))
+        windows = tuple(
+            window
+            if now_seconds - window.at_seconds < SPACINGS_SECONDS[position]
+            else _sampled(window, position, now_seconds, record)
+            for position, window in enumerate(windows)
+        )
     return Trace(
         at_seconds=now_seconds,
         seen_at_seconds=trace.seen_at_seconds,
@@ -140,8 +145,6 @@ def lifted(trace: Trace, by_bytes: float) -> Trace:
 def _sampled(window: Window, position: int, now_seconds: float, record_bytes: float) -> Window:
     spacing = SPACINGS_SECONDS[position]
     due = int((now_seconds - window.at_seconds) / spacing)
-    if due < 1:
-        return window
     last = window.points[-1]
     if due <= _MOST_INTERPOLATED:
         new = tuple(last + (record_bytes - last) * (number + 1) / due for number in range(due))
@@ -161,6 +164,8 @@ def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: in
     It reaches back until two steps in a row show nothing. Its rate is the mean of all steps but the largest, so that
     one event beside a leak is not taken for the leak.
     """
+    if len(points) <= least_steps or (points[-1] <= points[-2] <= points[-3]):
+        return None
     steps: list[float] = []
     still = 0
     for later, earlier in zip(reversed(points), reversed(points[:-1]), strict=False):
