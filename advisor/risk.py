@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from advisor.estimate import Estimate, added, exactly
 from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Observation
-from advisor.trend import SPACINGS_SECONDS
+from advisor.trend import SPACINGS_SECONDS, Trace
 from advisor.units import GIB, MIB, gib, spelled_seconds
 
 FACTORS = ("exhausted", "claims", "trend", "volatility", "foreign", "events")
@@ -39,6 +39,8 @@ _SETTLING_SECONDS = 60.0
 _LEAST_SEEN_SECONDS = 120.0
 """Below that a trend is noise."""
 _RECENT_BLOCKS = 4
+_CYCLES = 0.4
+_SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
 
 _XID_WEIGHTS = {"xid_fatal": 0.5, "xid_contained": 0.3, "xid_other": 0.05, "ecc": 0.2}
 _REMAP_FAILED, _REMAP_PENDING = 0.1, 0.02
@@ -183,12 +185,13 @@ def _untried(state: GpuState, claims: list[tuple[Holder, Estimate]], horizon_sec
 def _claims_chance(claimed: Estimate, free_bytes: float, untried: float) -> float:
     """Return the chance that engines call in more than is free.
 
-    Where they may take more than is free by all that is known (above one half), it stays so however long they did
-    not: the next start or the next peak needs it. Where only the estimate's upper end exceeds what is free, time that
-    passed without it counts.
+    The longer they worked without it, the less it is to be expected within one horizon; but where by all that is known
+    they may take more than is free, it stays above one half: the next start or the next peak needs it.
     """
     chance = _chance_above(claimed, free_bytes)
-    certain = min(1.0, max(0.0, (chance - 0.25) / 0.2))
+    if chance > 0.5:
+        return 0.5 + (chance - 0.5) * untried
+    certain = max(0.0, (chance - 0.4) / 0.1)
     return chance * (certain + (1.0 - certain) * untried)
 
 
@@ -197,7 +200,7 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
 
     A rate r with error s ends the distance d within the horizon h with probability Phi(ln(h r / d) / s); growth that
     has lasted t goes on for the time that takes with probability t / (t + d / r), as for anything whose scale of time
-    is not known.
+    is not known; and it may be a cycle that has not been seen to turn.
     """
     best = _Trend(chance=0.0, bytes_per_second=0.0, lasted_seconds=0.0, spread=0.15, holder=None)
     holders = [(key, holder) for key, holder in state.holders.items() if holder.kind in kinds]
@@ -217,6 +220,7 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
             _normal_cdf(math.log(horizon_seconds / max(seconds, 1e-3)) / growth.spread)
             * growth.lasted_seconds
             / (growth.lasted_seconds + seconds)
+            * _no_cycle(state.holders[largest_key].trace)
         )
         if chance >= best.chance:
             best = _Trend(
@@ -227,6 +231,15 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
                 holder=largest_key,
             )
     return best
+
+
+def _no_cycle(trace: Trace) -> float:
+    """Return the chance that growth is no rising half of a cycle longer than the process has been watched.
+
+    Cycles last from five minutes to a day, any order of magnitude alike, and are two in five of what grows.
+    """
+    longer = math.log(_LONGEST_CYCLE_SECONDS / max(trace.at_seconds - trace.seen_at_seconds, 1.0))
+    return 1.0 - _CYCLES * min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
 
 
 def _volatility(state: GpuState, free_bytes: float) -> float:

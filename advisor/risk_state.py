@@ -153,7 +153,7 @@ def observe(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Gp
     if first:
         block_at, block_maximum = now, level
     elif now - block_at >= horizon_seconds:
-        highest = max(maxima) if maxima else 0.0
+        highest = max(maxima) if maxima else block_maximum  # the first block sets the mark that others can pass
         rises = (*rises, max(0.0, block_maximum - highest))[-_BLOCKS:]
         maxima = (*maxima, block_maximum)[-_BLOCKS:]
         block_at, block_maximum = now, level

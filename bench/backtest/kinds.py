@@ -38,7 +38,7 @@ def step(rng: random.Random) -> Scene:
     """Once, the engine or a neighbour takes a piece more; where it is too large, that is the end."""
     room = log_uniform(rng, 0.6, 8) * GIB
     scene, budget = host(rng, room_bytes=room, seconds=6 * HOUR)
-    size, at = log_uniform(rng, 0.1, 6) * GIB, rng.uniform(0.2, 5) * HOUR
+    size, at = log_uniform(rng, 0.2, 12) * GIB, rng.uniform(0.2, 5) * HOUR
     if rng.random() < 0.5:
         scene.parts.append(engine_part(rng, "engine", budget, extra=lambda level: stepped(level, [(at, size)])))
     else:
@@ -117,7 +117,7 @@ def bursts(rng: random.Random) -> Scene:
     """Requests come in bursts whose largest steps take memory that is given back afterwards."""
     room = log_uniform(rng, 0.8, 6) * GIB
     scene, budget = host(rng, room_bytes=room, seconds=12 * HOUR)
-    typical = room * rng.uniform(0.1, 0.5)
+    typical = room * rng.uniform(0.2, 0.7)
     every = log_uniform(rng, 600, 2 * HOUR)
     spread = rng.uniform(0.1, 0.5)
     until, height, next_at = 0.0, 0.0, rng.expovariate(1 / every)

@@ -104,14 +104,14 @@ def noisy(rng: random.Random, size_bytes: float, amplitude_bytes: float) -> Leve
 
 def stairs(rng: random.Random, base: Level, *, from_seconds: float, bytes_per_second: float, stair_bytes: float) -> Level:
     """Leak in stairs of an allocator's segment size, at random moments with this mean rate."""
-    leaked, last = 0.0, from_seconds
+    leaked, mean = 0.0, stair_bytes / bytes_per_second
+    next_at = from_seconds + rng.expovariate(1 / mean)
 
     def level(now: float) -> float:
-        nonlocal leaked, last
-        while last < now:
-            last += rng.expovariate(bytes_per_second / stair_bytes)
-            if last < now:
-                leaked += stair_bytes
+        nonlocal leaked, next_at
+        while next_at <= now:
+            leaked += stair_bytes
+            next_at += rng.expovariate(1 / mean)
         return base(now) + leaked
 
     return level
