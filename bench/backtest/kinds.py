@@ -163,9 +163,7 @@ def late_peak(rng: random.Random) -> Scene:
     at = log_uniform(rng, 120, 24 * HOUR)
     size = budget * unreached * rng.uniform(0.5, 1.0)
     scene.parts.append(
-        engine_part(
-            rng, "engine", budget, unreached_ratio=unreached, extra=lambda level: stepped(level, [(at, size)])
-        )
+        engine_part(rng, "engine", budget, unreached_ratio=unreached, extra=lambda level: stepped(level, [(at, size)]))
     )
     if rng.random() < 0.5:
         # A neighbour that came first took what the engine was promised.
@@ -188,9 +186,7 @@ def over_committed(rng: random.Random) -> Scene:
         pieces = rng.randint(1, 4)
         steps = [(log_uniform(rng, 60, 24 * HOUR), missing / pieces) for _ in range(pieces)]
         start = budget - missing + rng.uniform(300, 650) * MIB
-        entitled = Estimate(
-            lower=budget + 250 * MIB, expected=budget + 480 * MIB, upper=budget + 800 * MIB + 0.4 * GIB
-        )
+        entitled = Estimate(lower=budget + 250 * MIB, expected=budget + 480 * MIB, upper=budget + 800 * MIB + 0.4 * GIB)
         level = stepped(noisy(rng, start, 4 * MIB), steps)
         scene.parts.append(Part(key=key, kind="engine", level=level, entitled=entitled, busy=True))
     scene.cause_at_seconds = 0.0

@@ -46,10 +46,10 @@ def predict_linear(range_seconds: float, ahead_seconds: float, *, free_ratio_bel
 
 
 RULES: dict[str, tuple[Callable[[], Rule], float]] = {
-    "used > 95 %": (used_95_percent, 60.0),
-    "free < 1 GiB": (free_1_gib, 60.0),
-    "predict_linear 1 h": (lambda: predict_linear(3600, 900), 60.0),
-    "predict_linear 6 h": (lambda: predict_linear(6 * 3600, 900), 60.0),
+    "used > 95 %": (used_95_percent, 30.0),
+    "free < 1 GiB": (free_1_gib, 30.0),
+    "predict_linear 1 h": (lambda: predict_linear(3600, 900), 30.0),
+    "predict_linear 6 h": (lambda: predict_linear(6 * 3600, 900), 30.0),
     "node-mixin warning": (lambda: predict_linear(6 * 3600, 24 * 3600, free_ratio_below=0.4), 3600.0),
     "node-mixin critical": (lambda: predict_linear(6 * 3600, 4 * 3600, free_ratio_below=0.2), 3600.0),
 }

@@ -102,7 +102,9 @@ def noisy(rng: random.Random, size_bytes: float, amplitude_bytes: float) -> Leve
     return level
 
 
-def stairs(rng: random.Random, base: Level, *, from_seconds: float, bytes_per_second: float, stair_bytes: float) -> Level:
+def stairs(
+    rng: random.Random, base: Level, *, from_seconds: float, bytes_per_second: float, stair_bytes: float
+) -> Level:
     """Leak in stairs of an allocator's segment size, at random moments with this mean rate."""
     leaked, mean = 0.0, stair_bytes / bytes_per_second
     next_at = from_seconds + rng.expovariate(1 / mean)

@@ -12,13 +12,13 @@ from bench.backtest.kinds import Kind
 from bench.backtest.rules import RULES
 from bench.backtest.scene import Scene
 
-FOR_SECONDS = 60.0
+FOR_SECONDS = 30.0
 KEEP_FIRING_SECONDS = 600.0
 STALE_SECONDS = 300.0
 """A pending alert without samples for this long starts anew."""
 LEAST_LEAD_SECONDS = 300.0
 VISIBLE_SECONDS = 600.0
-THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 BINS = 10
 _EVERY = 10
 """Calibration looks at every tenth moment: neighbours say the same."""
@@ -83,8 +83,7 @@ def judge(scene: Scene, policy: Policy) -> HistoryScore:
             truths[name].append(rule(seen.now_seconds, seen.free_bytes, scene.capacity_bytes))
     cause = scene.cause_at_seconds if ended else None
     alerts = {
-        name: _scored(episodes(times, truth, RULES[name][1]), end, cause, ended=ended)
-        for name, truth in truths.items()
+        name: _scored(episodes(times, truth, RULES[name][1]), end, cause, ended=ended) for name, truth in truths.items()
     }
     for threshold in (*THRESHOLDS, policy.oom_risk_warning_ratio):
         truth = bytearray(risk > threshold for risk in risks)
@@ -137,9 +136,7 @@ def episodes(times: Sequence[float], truth: Sequence[int], for_seconds: float) -
     return found
 
 
-def _scored(
-    fired: list[tuple[float, float]], end: float, cause_at_seconds: float | None, *, ended: bool
-) -> AlertScore:
+def _scored(fired: list[tuple[float, float]], end: float, cause_at_seconds: float | None, *, ended: bool) -> AlertScore:
     """Count an alert as false when memory does not end while it fires, or as far as it fires before there is a cause.
 
     One that fires before the cause and still at the end is false once and yet counts as an alert ahead: a rule that
