@@ -29,6 +29,11 @@ end-to-end: $(BIN)/vllm-headroom
 docs: $(BIN)/vllm-headroom
 	$(BIN)/python -m exporter.reference
 
+# Judges the risk model over made-up histories (about half an hour on two cores) and writes its section of docs/risk.md.
+.PHONY: backtest
+backtest: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.backtest
+
 .PHONY: docs-are-current
 docs-are-current: docs
 	git diff --exit-code -- METRICS.md

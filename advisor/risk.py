@@ -39,7 +39,7 @@ _SETTLING_SECONDS = 60.0
 _LEAST_SEEN_SECONDS = 120.0
 """Below that a trend is noise."""
 _RECENT_BLOCKS = 4
-_CYCLES = 0.4
+_CYCLES = 0.8
 _SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
 
 _XID_WEIGHTS = {"xid_fatal": 0.5, "xid_contained": 0.3, "xid_other": 0.05, "ecc": 0.2}
@@ -200,7 +200,7 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
 
     A rate r with error s ends the distance d within the horizon h with probability Phi(ln(h r / d) / s); growth that
     has lasted t goes on for the time that takes with probability t / (t + d / r), as for anything whose scale of time
-    is not known; and it may be a cycle that has not been seen to turn.
+    is not known, raised to a higher power while it may be a cycle that has not been seen to turn.
     """
     best = _Trend(chance=0.0, bytes_per_second=0.0, lasted_seconds=0.0, spread=0.15, holder=None)
     holders = [(key, holder) for key, holder in state.holders.items() if holder.kind in kinds]
@@ -216,11 +216,9 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
         growth = state.holders[largest_key].trace.windows[window].growth
         assert growth is not None
         seconds = distance_bytes / rate
-        chance = (
-            _normal_cdf(math.log(horizon_seconds / max(seconds, 1e-3)) / growth.spread)
-            * growth.lasted_seconds
-            / (growth.lasted_seconds + seconds)
-            * _no_cycle(state.holders[largest_key].trace)
+        goes_on = growth.lasted_seconds / (growth.lasted_seconds + seconds)
+        chance = _normal_cdf(math.log(horizon_seconds / max(seconds, 1e-3)) / growth.spread) * goes_on ** (
+            1.0 + _restless(state.holders[largest_key].trace)
         )
         if chance >= best.chance:
             best = _Trend(
@@ -233,13 +231,14 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
     return best
 
 
-def _no_cycle(trace: Trace) -> float:
-    """Return the chance that growth is no rising half of a cycle longer than the process has been watched.
+def _restless(trace: Trace) -> float:
+    """Return by how much more readily growth ends because it may be a cycle that has not been seen to turn.
 
-    Cycles last from five minutes to a day, any order of magnitude alike, and are two in five of what grows.
+    Cycles last from five minutes to a day, any order of magnitude alike; those shorter than the process has been
+    watched would have turned.
     """
     longer = math.log(_LONGEST_CYCLE_SECONDS / max(trace.at_seconds - trace.seen_at_seconds, 1.0))
-    return 1.0 - _CYCLES * min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
+    return _CYCLES * min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
 
 
 def _volatility(state: GpuState, free_bytes: float) -> float:

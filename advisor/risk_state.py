@@ -374,7 +374,7 @@ def _state(data: Any) -> GpuState:
         block_maximum_bytes=_number(data["block_maximum_bytes"]),
         maxima_bytes=_numbers(data["maxima_bytes"], _BLOCKS),
         rises_bytes=_numbers(data["rises_bytes"], _BLOCKS),
-        arrivals=tuple((_word(key), _number(most)) for key, most in data["arrivals"]),
+        arrivals=tuple((_word(each[0]), _number(each[1])) for each in data["arrivals"]),
         slack_low_bytes=math.inf if low is None else _number(low),
         older_slack_low_bytes=math.inf if older_low is None else _number(older_low),
         slack_low_since_seconds=_number(data["slack_low_since_seconds"]),

@@ -1,8 +1,9 @@
 """How the memory of one process grows, told apart from steps, sawtooth and waves, in constant size.
 
 What is followed is not the level but its record, the highest level of the last one to two days: an allocator that gives
-back and takes again, or a day's wave seen once, sets no new record and so does not grow. The record is sampled at
-four spacings at once, because a fast leak shows in three minutes and a slow one only in hours.
+back and takes again, or a day's wave seen once, sets no new record and so does not grow; and a rise of which half was
+given back was none. The record is sampled at four spacings at once, because a fast leak shows in three minutes and a
+slow one only in hours.
 """
 
 import math
@@ -105,6 +106,8 @@ def followed(trace: Trace, now_seconds: float, level_bytes: float) -> Trace:
             else _sampled(window, position, now_seconds, record)
             for position, window in enumerate(windows)
         )
+    if level_bytes < record - _GRAIN_BYTES:
+        windows = tuple(_without_what_was_given_back(window, level_bytes, record) for window in windows)
     return Trace(
         at_seconds=now_seconds,
         seen_at_seconds=trace.seen_at_seconds,
@@ -156,6 +159,14 @@ def _sampled(window: Window, position: int, now_seconds: float, record_bytes: fl
         points=points,
         growth=growth_of(points, spacing, _LEAST_STEPS[position]),
     )
+
+
+def _without_what_was_given_back(window: Window, level_bytes: float, record_bytes: float) -> Window:
+    """Return the window without its rise if half of it was given back since: that was a tooth or a wave, not growth."""
+    start = window.points[0]
+    if start >= record_bytes or level_bytes >= (start + record_bytes) / 2:
+        return window
+    return Window(at_seconds=window.at_seconds, points=(record_bytes,), growth=None)
 
 
 def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: int) -> Growth | None:

@@ -197,5 +197,3 @@ SHAPING: dict[str, Kind] = {
     kind.__name__: kind
     for kind in (flat, step, slow_leak, sawtooth, daily_wave, bursts, foreign_arrival, late_peak, over_committed)
 }
-CALM = frozenset({"flat", "sawtooth"})
-"""Kinds in which memory never ends and nothing looks as if it might."""

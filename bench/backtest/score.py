@@ -18,6 +18,7 @@ STALE_SECONDS = 300.0
 """A pending alert without samples for this long starts anew."""
 LEAST_LEAD_SECONDS = 300.0
 VISIBLE_SECONDS = 600.0
+LATE_SECONDS = 10_800.0
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 BINS = 10
 _EVERY = 10
@@ -31,6 +32,8 @@ class AlertScore:
     lead_seconds: float | None
     """From firing until the end, None where it did not fire then."""
     false_alarms: int
+    late_false_alarms: int
+    """Those after the first three hours, when every cycle has been seen once."""
     false_seconds: float
 
 
@@ -142,15 +145,18 @@ def _scored(fired: list[tuple[float, float]], end: float, cause_at_seconds: floa
     One that fires before the cause and still at the end is false once and yet counts as an alert ahead: a rule that
     always fires has full recall, and false alarms in proportion.
     """
-    lead, false, false_seconds = None, 0, 0.0
+    lead, false, late, false_seconds = None, 0, 0, 0.0
     for since, until in fired:
         if ended and until >= end:
             lead = end - since
             early = (end if cause_at_seconds is None else cause_at_seconds) - since
             # Without a cause that could be seen, firing within the horizon is still no false alarm.
             early = min(early, lead - LEAST_LEAD_SECONDS * 3) if cause_at_seconds is None else early
-            if early > 0:
-                false, false_seconds = false + 1, false_seconds + early
+            if early <= 0:
+                continue
+            false_seconds += early
         else:
-            false, false_seconds = false + 1, false_seconds + min(until, end) - since
-    return AlertScore(lead_seconds=lead, false_alarms=false, false_seconds=false_seconds)
+            false_seconds += min(until, end) - since
+        false += 1
+        late += since > LATE_SECONDS
+    return AlertScore(lead_seconds=lead, false_alarms=false, late_false_alarms=late, false_seconds=false_seconds)
