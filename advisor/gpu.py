@@ -94,7 +94,8 @@ def observation(
             kind="engine",
             name=share.engine,
             held_bytes=share.held_bytes,
-            entitled=share.entitled,
+            # Without a plan it is entitled to what it holds, which promises nothing and moves with it.
+            entitled=None if share.entitled == exactly(share.held_bytes) else share.entitled,
             busy=share.busy,
         )
         for share in shares

@@ -350,6 +350,9 @@ def _culprit(
     if factors[largest] < 0.05:
         return None
     if largest == "claims" and claims:
+        strangers_hold = sum(each.trace.level_bytes for each in state.holders.values() if each.kind == "foreign")
+        if state.free_bytes < sum(claim.expected for _, claim in claims) <= state.free_bytes + strangers_hold:
+            return Culprit(kind="foreign", name="")  # among themselves the engines would fit
         holder, _ = max(claims, key=lambda pair: pair[1].upper)
         return Culprit(kind=holder.kind, name=holder.name)
     if largest == "foreign":

@@ -1,6 +1,6 @@
 """What the risk of one GPU is judged from: an observation in, a state of constant size out.
 
-The state holds at most `MOST_HOLDERS` processes of 70 numbers and 250 numbers for the GPU: 4 KB as JSON with two
+The state holds at most `MOST_HOLDERS` processes of 80 numbers and 250 numbers for the GPU: 6 KB as JSON with two
 processes, under 64 KB at most. It is written and read by `to_json` and `from_json`.
 """
 

@@ -44,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """One process over time: 64 numbers."""
+    """One process over time: 77 numbers."""
 
     at_seconds: float
     seen_at_seconds: float

@@ -109,6 +109,14 @@ def test_what_is_in_no_process_is_the_drivers():
     assert {holder.kind: holder.held_bytes / GIB for holder in seen.holders} == {"engine": 9, "foreign": 1, "driver": 2}
 
 
+def test_an_engine_without_a_plan_that_gives_back_what_it_took_does_not_grow():
+    state = GpuState()
+    for now in range(0, 7200, 15):
+        held = 40 * GIB + 4 * GIB * (now % 900) / 900
+        judgement, _, state = _judged(held, [share(held)], state=state, now=float(now))
+    assert judgement.memory_growth_bytes_per_second == 0
+
+
 def test_the_lowest_slack_is_told():
     assert lived(lambda now: (70 if now == 900 else 40) * GIB).memory_slack_low_bytes == 9.5 * GIB
 
