@@ -18,7 +18,14 @@ _WEEK, _MONTH = 7 * 86_400.0, 30 * 86_400.0
 def report(scores: Scores, policy: Policy) -> str:
     """Return the section as Markdown."""
     ours = str(policy.oom_risk_warning_ratio)
-    parts = [_per_kind(scores, ours), _aims(scores, ours), _calibration(scores), _rules(scores, ours), _equal(scores)]
+    parts = [
+        _per_kind(scores, ours),
+        _aims(scores, ours),
+        _thresholds(scores),
+        _calibration(scores),
+        _rules(scores, ours),
+        _equal(scores),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,16 +84,16 @@ def _per_kind(scores: Scores, ours: str) -> str:
     header = ["kind", "histories", "GPU-days", "OOM", "visible", "recall of visible", "recall of all"]
     header += ["lead, median", "lead, p10", "false alarms a GPU-week", "Brier"]
     return (
-        f"### Each kind\n\nKinds with * were written after the model was frozen ({len(HELD_OUT)} of "
-        f"{len(HELD_OUT) + len(SHAPING)}). Recall counts alerts that fire at least five minutes before the end, still "
-        f"fire then, and lead 0 stands for none.\n\n" + _table(header, rows)
+        f"### Each kind\n\nParameters of the kinds with * were chosen after the model was frozen ({len(HELD_OUT)} of "
+        f"{len(HELD_OUT) + len(SHAPING)}). Recall counts alerts that fire at least five minutes before the end and "
+        f"still fire then; a lead of 0 stands for no alert.\n\n" + _table(header, rows)
     )
 
 
 def _aims(scores: Scores, ours: str) -> str:
     visible = [each for histories in scores.values() for each in histories if each.visible]
     made_after = [each for name, histories in scores.items() if name in HELD_OUT for each in histories if each.visible]
-    calm = [each for name in CALM for each in scores.get(name, ()) if not each.ended]
+    calm = _calm(scores)
     missed = [
         f"{name.replace('_', ' ')} {_share(recall)}"
         for name, histories in scores.items()
@@ -122,6 +129,27 @@ def _aims(scores: Scores, ours: str) -> str:
         ]
     text = "### The aims\n\n" + _table(["aim", "wanted", "measured"], rows)
     return text + (f"\n\nBelow 95 % of the visible: {', '.join(missed)}." if missed else "")
+
+
+def _calm(scores: Scores) -> list[HistoryScore]:
+    return [each for name in CALM for each in scores.get(name, ()) if not each.ended]
+
+
+def _thresholds(scores: Scores) -> str:
+    everything = [each for histories in scores.values() for each in histories]
+    visible, calm = [each for each in everything if each.visible], _calm(scores)
+    rows = [
+        [
+            f"{threshold}",
+            _share(_recall(visible, str(threshold))),
+            _share(_recall([each for each in everything if each.ended], str(threshold))),
+            f"{_per_week(calm, str(threshold), _MONTH):.2f}" if calm else "-",
+            f"{_per_week(everything, str(threshold)):.2f}",
+        ]
+        for threshold in THRESHOLDS
+    ]
+    header = ["risk above", "recall of visible", "recall of all", "false alarms a GPU-month, calm"]
+    return "### Other thresholds\n\n" + _table([*header, "false alarms a GPU-week, all kinds"], rows)
 
 
 def _calibration(scores: Scores) -> str:
@@ -187,8 +215,8 @@ def _equal(scores: Scores) -> str:
             if not reach:
                 best = str(THRESHOLDS[0])
                 worse.append(
-                    f"{shown}: recalls {_share(wanted)}, with {hours:.1f} h of false alarm a week; "
-                    f"ours {_share(_recall(ended, best))} at best, with {_hours_per_week(histories, best):.1f} h"
+                    f"{shown}: recalls {_share(wanted)}, with {hours:.2f} h of false alarm a week; "
+                    f"ours {_share(_recall(ended, best))} at best, with {_hours_per_week(histories, best):.2f} h"
                 )
             elif not wanted:
                 continue  # saying nothing at all recalls as much, without a false alarm
@@ -197,7 +225,7 @@ def _equal(scores: Scores) -> str:
                 mine = _hours_per_week(histories, best)
                 if mine > hours:
                     worse.append(
-                        f"{shown}: both recall {_share(wanted)}; {hours:.1f} h of false alarm a week, ours {mine:.1f} h"
+                        f"{shown}: both recall {_share(wanted)}; {hours:.2f} h of false alarm a week, ours {mine:.2f} h"
                     )
     text = (
         f"### At equal recall\n\nOurs at the threshold that recalls at least as many OOMs as the rule does, by hours "
