@@ -191,7 +191,7 @@ def _claims_chance(claimed: Estimate, free_bytes: float, untried: float) -> floa
     chance = _chance_above(claimed, free_bytes)
     if chance > 0.5:
         return 0.5 + (chance - 0.5) * untried
-    certain = max(0.0, (chance - 0.4) / 0.1)
+    certain = max(0.0, (chance - 0.45) / 0.05)
     return chance * (certain + (1.0 - certain) * untried)
 
 

@@ -1,6 +1,6 @@
 """What the risk of one GPU is judged from: an observation in, a state of constant size out.
 
-The state holds at most `MOST_HOLDERS` processes of 80 numbers and 250 numbers for the GPU: 6 KB as JSON with two
+The state holds at most `MOST_HOLDERS` processes of 140 numbers and 250 numbers for the GPU: 7 KB as JSON with two
 processes, under 64 KB at most. It is written and read by `to_json` and `from_json`.
 """
 
@@ -16,7 +16,7 @@ from advisor.units import MIB
 
 HolderKind = Literal["engine", "foreign", "driver"]
 KINDS: tuple[HolderKind, ...] = ("engine", "foreign", "driver")
-MOST_HOLDERS = 24
+MOST_HOLDERS = 16
 YOUNG_SECONDS = 600.0
 """A process this new is still taking what it came for: that is no growth of the GPU's use, but a risk of its own."""
 _BLOCKS = 96
@@ -411,6 +411,8 @@ def _trace(data: Any) -> Trace:
             Window(
                 at_seconds=_number(each["at_seconds"]),
                 points=_numbers(each["points"], POINTS) or _missing_points(),
+                lows=_numbers(each["lows"], POINTS),
+                low=_number(each["low"]),
                 growth=None
                 if each["growth"] is None
                 else Growth(**{part.name: _number(each["growth"][part.name]) for part in fields(Growth)}),

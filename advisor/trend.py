@@ -1,9 +1,9 @@
 """How the memory of one process grows, told apart from steps, sawtooth and waves, in constant size.
 
 What is followed is not the level but its record, the highest level of the last one to two days: an allocator that gives
-back and takes again, or a day's wave seen once, sets no new record and so does not grow; and a rise of which half was
-given back was none. The record is sampled at four spacings at once, because a fast leak shows in three minutes and a
-slow one only in hours.
+back and takes again, or a day's wave seen once, sets no new record and so does not grow; and a rise after which the
+level is as low as before was none. The record is sampled at four spacings at once, because a fast leak shows in three
+minutes and a slow one only in hours.
 """
 
 import math
@@ -39,12 +39,16 @@ class Window:
 
     at_seconds: float
     points: tuple[float, ...]
+    lows: tuple[float, ...]
+    """Lowest level between the points."""
+    low: float
+    """Lowest level since the newest point."""
     growth: Growth | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """One process over time: 77 numbers."""
+    """One process over time: 133 numbers."""
 
     at_seconds: float
     seen_at_seconds: float
@@ -82,7 +86,7 @@ def begun(now_seconds: float, level_bytes: float) -> Trace:
         mark_bytes=level_bytes,
         older_mark_bytes=level_bytes,
         marked_at_seconds=now_seconds,
-        windows=tuple(Window(at_seconds=now_seconds, points=(level_bytes,), growth=None) for _ in SPACINGS_SECONDS),
+        windows=tuple(_fresh(now_seconds, level_bytes, level_bytes) for _ in SPACINGS_SECONDS),
     )
 
 
@@ -107,7 +111,7 @@ def followed(trace: Trace, now_seconds: float, level_bytes: float) -> Trace:
             for position, window in enumerate(windows)
         )
     if level_bytes < record - _GRAIN_BYTES:
-        windows = tuple(_without_what_was_given_back(window, level_bytes, record) for window in windows)
+        windows = tuple(_fallen(window, level_bytes, record) for window in windows)
     return Trace(
         at_seconds=now_seconds,
         seen_at_seconds=trace.seen_at_seconds,
@@ -138,6 +142,8 @@ def lifted(trace: Trace, by_bytes: float) -> Trace:
             Window(
                 at_seconds=window.at_seconds,
                 points=tuple(point + by_bytes for point in window.points),
+                lows=tuple(low + by_bytes for low in window.lows),
+                low=window.low + by_bytes,
                 growth=window.growth,
             )
             for window in trace.windows
@@ -157,16 +163,33 @@ def _sampled(window: Window, position: int, now_seconds: float, record_bytes: fl
     return Window(
         at_seconds=window.at_seconds + due * spacing,
         points=points,
+        lows=(*window.lows, window.low)[1 - POINTS :],
+        low=record_bytes,
         growth=growth_of(points, spacing, _LEAST_STEPS[position]),
     )
 
 
-def _without_what_was_given_back(window: Window, level_bytes: float, record_bytes: float) -> Window:
-    """Return the window without its rise if half of it was given back since: that was a tooth or a wave, not growth."""
-    start = window.points[0]
-    if start >= record_bytes or level_bytes >= (start + record_bytes) / 2:
+def _fresh(now_seconds: float, level_bytes: float, record_bytes: float) -> Window:
+    return Window(at_seconds=now_seconds, points=(record_bytes,), lows=(), low=level_bytes, growth=None)
+
+
+def _fallen(window: Window, level_bytes: float, record_bytes: float) -> Window:
+    """Return the window after a fall: without its rise if the level is about as low again as it was in it.
+
+    That was a tooth or a wave. Where the floor has risen along with the peaks, the rest is a leak beneath them.
+    """
+    rise = record_bytes - window.points[0]
+    if rise > 0 and window.lows and level_bytes <= min(window.lows) + rise / 4:
+        return _fresh(window.at_seconds, level_bytes, record_bytes)
+    if level_bytes >= window.low:
         return window
-    return Window(at_seconds=window.at_seconds, points=(record_bytes,), growth=None)
+    return Window(
+        at_seconds=window.at_seconds,
+        points=window.points,
+        lows=window.lows,
+        low=level_bytes,
+        growth=window.growth,
+    )
 
 
 def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: int) -> Growth | None:

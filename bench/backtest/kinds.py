@@ -193,7 +193,34 @@ def over_committed(rng: random.Random) -> Scene:
     return scene
 
 
+def leaking_sawtooth(rng: random.Random) -> Scene:
+    """An allocator that fills up and is emptied while its floor rises by 0.15 to 5 GiB an hour."""
+    room = log_uniform(rng, 1, 6) * GIB
+    amplitude, period = room * rng.uniform(0.05, 0.6), log_uniform(rng, 90, 2 * HOUR)
+    rate, start = log_uniform(rng, 0.15, 5) * GIB / HOUR, rng.uniform(0, 3) * HOUR
+    scene, budget = host(rng, room_bytes=room, seconds=40 * HOUR)
+
+    def teeth(base: Level) -> Level:
+        floor = stairs(rng, base, from_seconds=start, bytes_per_second=rate, stair_bytes=4 * MIB)
+        return lambda now: floor(now) + amplitude * (now / period % 1.0)
+
+    scene.parts.append(engine_part(rng, "engine", budget, extra=teeth))
+    scene.cause_at_seconds = start
+    return scene
+
+
 SHAPING: dict[str, Kind] = {
     kind.__name__: kind
-    for kind in (flat, step, slow_leak, sawtooth, daily_wave, bursts, foreign_arrival, late_peak, over_committed)
+    for kind in (
+        flat,
+        step,
+        slow_leak,
+        sawtooth,
+        leaking_sawtooth,
+        daily_wave,
+        bursts,
+        foreign_arrival,
+        late_peak,
+        over_committed,
+    )
 }
