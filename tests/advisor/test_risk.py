@@ -186,6 +186,13 @@ def test_a_daily_wave_that_was_seen_for_a_day_never_counts_as_growth(amplitude, 
     assert assessment.factors["trend"] < 0.01
 
 
+def test_a_leak_beneath_an_allocators_teeth_is_seen():
+    def both(now):
+        return (foreign(20 * GIB + 2 * GIB * (now / 900 % 1.0) + GIB * now / HOUR),)
+
+    assert said(both, seconds=6 * HOUR).growth_bytes_per_second == pytest.approx(GIB / HOUR, rel=0.3)
+
+
 def test_a_restart_resets_the_trend_of_the_process_that_restarted():
     state, seen = lived(leak(20.0, start=40.0), seconds=HOUR)
     assert assess(state, seen, horizon_seconds=HORIZON).growth_bytes_per_second > 0
