@@ -32,6 +32,11 @@ docs: $(BIN)/vllm-headroom
 dashboards: $(BIN)/vllm-headroom
 	$(BIN)/python -m dashboards.generate
 
+# Judges the risk model over made-up histories (about half an hour on two cores) and writes its section of docs/risk.md.
+.PHONY: backtest
+backtest: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.backtest
+
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
 	git diff --exit-code -- METRICS.md dashboards/generated docs/runbooks/README.md

@@ -7,12 +7,14 @@ from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
-from advisor.history import EngineHistory, GpuHistory, History
+from advisor.history import EngineHistory, History
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
 from advisor.spec import ModelSpec
@@ -52,23 +54,31 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    culprits: dict[str, Culprit] = {}
+    states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
-        shares, foreign = _shares(snapshot, gpu, placed)
-        judgement, reasons = judge_gpu(
+        shares, strangers = _shares(snapshot, gpu, placed)
+        judgement, said, states[gpu.uuid] = judge_gpu(
             gpu,
             shares=shares,
-            foreign_bytes=foreign,
-            history=history.gpus.get(gpu.uuid, GpuHistory()),
+            strangers=strangers,
+            state=history.gpus.get(gpu.uuid, GpuState()),
+            now_seconds=snapshot.now_seconds,
             policy=policy,
         )
         judgements.append(judgement)
-        sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
+        if said is not None:
+            sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            if said.culprit is not None:
+                culprits[gpu.uuid] = said.culprit
     report = Report(
         gpus=tuple(judgements),
         engines=engines + down,
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
         residuals=_learned(history.residuals, placed),
+        culprits=culprits,
+        gpu_states=states,
     )
     return replace(report, findings=findings(snapshot, report, policy))
 
@@ -195,10 +205,23 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], float]:
-    """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
-    holders, foreign = holders_on(snapshot, gpu, placed)
-    return [_share(server, engine, gpu, held) for server, engine, held in holders], foreign
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:
+    """Return what each engine holds and may claim on a GPU, and what each foreign process holds."""
+    holders, _ = holders_on(snapshot, gpu, placed)
+    processes = snapshot.processes_on(gpu)
+    shares = []
+    for server, engine, held in holders:
+        running = engine.reading.requests_running if engine else None
+        first_pid = min(process.pid for process in processes if process.pid in server.pids)
+        share = _share(server, engine, gpu, held)
+        shares.append(replace(share, key=f"engine {first_pid}", busy=None if running is None else running > 0))
+    known = {pid for server in snapshot.servers for pid in server.pids}
+    strangers = {
+        str(process.pid): float(process.used_bytes)
+        for process in processes
+        if process.pid not in known and process.used_bytes is not None
+    }
+    return shares, strangers
 
 
 def holders_on(
