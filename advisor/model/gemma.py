@@ -108,7 +108,7 @@ def gemma3n(keys: Keys) -> Decoder:
     keys = keys.with_defaults(_GEMMA3N)
     sizes, layers, vocab = read_heads(keys), keys.layers(), keys.size("vocab_size")
     hidden, per_layer = sizes.hidden_size, keys.size("hidden_size_per_layer_input")
-    inputs, rank = keys.size("altup_num_inputs"), keys.size("laurel_rank")
+    inputs, rank = keys.size("altup_num_inputs", most=64), keys.size("laurel_rank")
     listed = keys.raw("intermediate_size")[1]
     if isinstance(listed, list):
         inners = keys.per_layer("intermediate_size", keys.whole_numbers("intermediate_size") or (), layers)

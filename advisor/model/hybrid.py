@@ -1,7 +1,8 @@
 """State-space models and their hybrids with attention.
 
-Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mamba_mixer.py`` and ``mamba_mixer2.py`` (Bamba
-from 0.21, which later releases dropped). A rank of a Mamba 2 layer holds its heads, and at least one group whole.
+Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mamba_mixer.py`` and ``mamba_mixer2.py``
+(Bamba from 0.21, which later releases dropped). A rank of a Mamba 2 layer holds its heads, and at least one
+group whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -82,9 +82,9 @@ class Keys:
             raise self.error(name, value, f"from {lowest:,} to {highest - 1:,}")
         return value
 
-    def size(self, *names: str, default: int | None = None) -> int:
-        """Return a width or number of parts, at least 1."""
-        value = self._whole(names, default, 1, _LARGEST_SIZE)
+    def size(self, *names: str, default: int | None = None, most: int = _LARGEST_SIZE - 1) -> int:
+        """Return a width or number of parts, at least 1 and at most ``most``."""
+        value = self._whole(names, default, 1, most + 1)
         if value is None:
             raise self.missing(names[0])
         return value

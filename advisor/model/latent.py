@@ -1,8 +1,9 @@
 """Multi-head latent attention: DeepSeek V2 to V3.2, Kimi K2, GLM-4.7-Flash and GLM-5, MiniCPM3.
 
-Sources: vLLM 0.32 ``model_executor/models/deepseek_v2.py`` and ``models/deepseek_v32/attention.py``. The projections down
-to the latent are whole on every tensor-parallel rank, those from it are split by heads. A built-in multi-token
-predictor (layers after the last) is not loaded unless speculative decoding asks for it, so it is only counted.
+Sources: vLLM 0.32 ``model_executor/models/deepseek_v2.py`` and ``models/deepseek_v32/attention.py``. The
+projections down to the latent are whole on every tensor-parallel rank, those from it are split by heads. A built-in
+multi-token predictor (layers after the last) is not loaded unless speculative decoding asks for it, so it is only
+counted.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """Mixtures of experts over plain (grouped) attention.
 
-Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 and Arctic's kin from 0.22, HunYuan's mixture runs on the
-transformers backend since 0.24).
+Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
+HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
 import dataclasses
@@ -148,7 +148,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
     def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
-    family = Dense(qkv_bias=True, output_bias=True, windows=windows, extra=sinks)
+    family = Dense(qkv_bias=True, output_bias=True, windows=windows, further=sinks)
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
@@ -273,7 +273,7 @@ def _minimax_m2(keys: Keys) -> Decoder:
             ),
         )
 
-    family = Dense(qkv_bias="attention_bias", extra=qk_norms)
+    family = Dense(qkv_bias="attention_bias", further=qk_norms)
     return family.decoder(keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules"))
 
 
@@ -382,8 +382,11 @@ def _ernie(keys: Keys) -> Decoder:
     )
     dense = mlp("mlp", hidden, keys.size("intermediate_size"), bias=bias)
     first = keys.count("moe_layer_start_index", default=0)
-    last = keys.raw("moe_layer_end_index")[1]
-    last = layers - 1 if last in {None, -1} else keys.count("moe_layer_end_index")
+    last = (
+        layers - 1
+        if keys.raw("moe_layer_end_index")[1] == -1
+        else keys.count("moe_layer_end_index", default=layers - 1)
+    )
     interval = keys.size("moe_layer_interval", default=1)
     return Dense(qkv_bias=bias, output_bias=bias, tied=True).decoder(
         keys,
@@ -602,7 +605,7 @@ def _afmoe(keys: Keys) -> Decoder:
         qk_norm=True,
         norms=("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"),
         windows=window_by_layer_type,
-        extra=gates,
+        further=gates,
     )
     return family.decoder(keys, _by_sparsity(lambda layer: layer >= first, block, dense), mixture=mixture)
 

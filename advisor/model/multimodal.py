@@ -1,7 +1,8 @@
 """Wrappers of a text model with towers for images or sound, and encoder-decoder speech models.
 
-Sources: vLLM 0.32 ``model_executor/models/<wrapper>.py``. The text model is one of the text families, by the text config's
-``architectures`` or ``model_type``; a config without ``text_config`` has the text model's keys at its top (Qwen2-VL).
+Sources: vLLM 0.32 ``model_executor/models/<wrapper>.py``. The text model is one of the text families, by the
+text config's ``architectures`` or ``model_type``; a config without ``text_config`` has the text model's
+keys at its top (Qwen2-VL).
 """
 
 from collections.abc import Callable, Mapping
@@ -392,12 +393,21 @@ def _llama4(keys: Keys) -> Whole:
     return _with_tower(text, decoder, tower, joint, Renaming())
 
 
+def _merge_kernel(vision: Keys) -> tuple[int, ...]:
+    listed = vision.whole_numbers("merge_kernel_size")
+    if listed is None:
+        return (2, 2)
+    if len(listed) != 2 or not all(listed):
+        raise vision.error("merge_kernel_size", list(listed), "two whole numbers above zero")
+    return listed
+
+
 def _kimi_vl(keys: Keys) -> Whole:
     text, decoder = _text(keys, family=latent.deepseek)
     vision = _vision(keys)
     tower = towers.moonvit(vision, "vision_tower.")
     assert tower.encoder is not None
-    merge = vision.whole_numbers("merge_kernel_size") or (2, 2)
+    merge = _merge_kernel(vision)
     width = tower.encoder.hidden_size
     inner = width * merge[0] * merge[-1]
     joint = prefixed(
@@ -430,7 +440,7 @@ def _kimi_k25(keys: Keys) -> Whole:
     )
     tower = towers.moonvit(renamed, "vision_tower.")
     assert tower.encoder is not None
-    merge = vision.whole_numbers("merge_kernel_size") or (2, 2)
+    merge = _merge_kernel(vision)
     width = tower.encoder.hidden_size
     inner = width * merge[0] * merge[-1]
     joint = prefixed(
@@ -602,9 +612,7 @@ def _mllama(keys: Keys) -> Whole:
         text.whole_numbers("cross_attention_layers") or keys.whole_numbers("cross_attention_layers") or ()
     )
     crossing = (
-        *attention(
-            "cross_attn", hidden_size=hidden, heads=heads, kv_heads=base.num_kv_heads, head_size=base.head_size
-        ),
+        *attention("cross_attn", hidden_size=hidden, heads=heads, kv_heads=base.num_kv_heads, head_size=base.head_size),
         *norm("cross_attn.q_norm", base.head_size),
         *norm("cross_attn.k_norm", base.head_size),
         small("cross_attn_attn_gate", 1),

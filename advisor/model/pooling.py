@@ -1,7 +1,7 @@
 """Text models served for embeddings or scores: no output head, and maybe a small one for classes.
 
-Source: vLLM 0.32 ``model_executor/models/adapters.py``: such a model is its generating kin without ``lm_head``. Bare models'
-checkpoints name their tensors without ``model.``.
+Source: vLLM 0.32 ``model_executor/models/adapters.py``: such a model is its generating kin without ``lm_head``.
+Bare models' checkpoints name their tensors without ``model.``.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,9 @@
 """Vision and audio towers: tensors by the checkpoint's names, and the sizes that profiling depends on.
 
-Sources: vLLM 0.32 ``model_executor/models/{clip,siglip,pixtral,qwen2_vl,qwen2_5_vl,qwen3_vl,glm4_1v,intern_vit,interns1_vit,
-mllama4,moonvit,dots_ocr,gemma4_mm,whisper,qwen2_audio}.py``; defaults of transformers' configuration classes. A tower is
-split over tensor-parallel ranks by its heads and feed-forward width (``--mm-encoder-tp-mode weights``, the default)
-except where a part says ``copied``.
+Sources: vLLM 0.32 ``model_executor/models/{clip,siglip,pixtral,qwen2_vl,qwen2_5_vl,qwen3_vl,glm4_1v,intern_vit,
+interns1_vit,mllama4,moonvit,dots_ocr,gemma4_mm,whisper,qwen2_audio}.py``; defaults of transformers' configuration
+classes. A tower is split over tensor-parallel ranks by its heads and feed-forward width (``--mm-encoder-tp-mode
+weights``, the default) except where a part says ``copied``.
 """
 
 from collections.abc import Mapping
@@ -70,15 +70,21 @@ def _layers(prefix: str, count: int, parts: Parts) -> Parts:
     return tuple(part for layer in range(count) for part in prefixed(f"{prefix}{layer}.", parts))
 
 
+def _patch_count(keys: Keys, image: int, patch: int) -> int:
+    if image < patch:
+        raise keys.error("image_size", image, f"at least the patch_size {patch}")
+    return (image // patch) ** 2
+
+
 def used_layers(keys: Keys, layers: int) -> int:
-    """Return how many layers of a tower a LLaVA-like wrapper reads: up to the last one that ``vision_feature_layer`` names.
+    """Return how many layers of a tower a LLaVA-like wrapper reads: up to the last that ``vision_feature_layer`` names.
 
     Source: ``models/llava.py:_get_num_hidden_layers`` (0.32).
     """
     chosen = keys.raw("vision_feature_layer")[1]
     if chosen is None:
         chosen = -2
-    wanted = chosen if isinstance(chosen, list) else [chosen]
+    wanted: list[int] = chosen if isinstance(chosen, list) else [chosen]
     if not wanted or not all(isinstance(each, int) and not isinstance(each, bool) for each in wanted):
         raise keys.error("vision_feature_layer", chosen, "a layer number or a list of them")
     counts = [each if each >= 0 else layers + each + 1 for each in wanted]
@@ -93,7 +99,7 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, heads = keys.layers(), keys.size("num_attention_heads")
     patch = keys.size("patch_size")
-    patches = (keys.size("image_size") // patch) ** 2
+    patches = _patch_count(keys, keys.size("image_size"), patch)
     attention = (
         part
         for name in ("q_proj", "k_proj", "v_proj")
@@ -178,7 +184,7 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
     )
     count = layers if used is None else used
     patch = keys.size("patch_size")
-    side = keys.size("image_size") // (patch * merge)
+    side = max(1, keys.size("image_size") // (patch * merge))
     parts = (
         *_patches("patch_conv", hidden, patch, bias=False),
         *norm("ln_pre", hidden),
@@ -352,7 +358,7 @@ def glm4v(keys: Keys, prefix: str) -> Tower:
     )
     parts = (
         *_patches("patch_embed.proj", width, patch, frames=keys.size("temporal_patch_size", default=2)),
-        small("embeddings.position_embedding.weight", (keys.size("image_size") // patch) ** 2, width),
+        small("embeddings.position_embedding.weight", _patch_count(keys, keys.size("image_size"), patch), width),
         *norm("post_conv_layernorm", width),
         *_layers("blocks.", keys.layers("depth"), layer),
         *norm("post_layernorm", width),
@@ -369,7 +375,7 @@ def intern_vit(keys: Keys, prefix: str) -> Tower:
     """InternViT as OpenGVLab stores it."""
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size", default=14)
-    patches = (keys.size("image_size", default=448) // patch) ** 2
+    patches = _patch_count(keys, keys.size("image_size", default=448), patch)
     has_bias = keys.text("norm_type", default="layer_norm") == "layer_norm"
     layer = (
         *matrix("attn.qkv", 3 * hidden, hidden, "column", bias=keys.flag("qkv_bias")),
@@ -404,7 +410,7 @@ def intern_vit_transformers(keys: Keys, prefix: str) -> Tower:
     keys = keys.with_defaults({**PIXTRAL, "image_size": 448, "patch_size": 14})
     hidden, inner, layers = keys.size("hidden_size"), keys.size("intermediate_size"), keys.layers()
     patch = _first(keys, "patch_size")
-    patches = (_first(keys, "image_size") // patch) ** 2
+    patches = _patch_count(keys, _first(keys, "image_size"), patch)
     bias = keys.flag("attention_bias")
     has_bias = keys.text("norm_type", default="layer_norm") == "layer_norm"
     layer = (
@@ -455,7 +461,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
     keys = keys.with_defaults(LLAMA4)
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size")
-    patches = (keys.size("image_size") // patch) ** 2
+    patches = _patch_count(keys, keys.size("image_size"), patch)
     ratio = keys.number("pixel_shuffle_ratio", default=0.5)
     if not 0 < ratio <= 1:
         raise keys.error("pixel_shuffle_ratio", ratio, "above 0 and at most 1")
@@ -763,7 +769,7 @@ def mllama(keys: Keys, prefix: str) -> Tower:
     """Llama 3.2 Vision's (vLLM up to 0.10.2 ``models/mllama.py``)."""
     hidden, inner, heads = keys.size("hidden_size"), keys.size("intermediate_size"), keys.size("attention_heads")
     patch, tiles = keys.size("patch_size"), keys.size("max_num_tiles")
-    positions = (keys.size("image_size") // patch) ** 2 + 1
+    positions = _patch_count(keys, keys.size("image_size"), patch) + 1
     ratios = _MLLAMA_ASPECT_RATIOS + 1
     layer = (
         *(

@@ -149,7 +149,9 @@ def _zamba2(keys: Keys) -> Decoder:
         return prefixed("shared_transformer.", parts)
 
     attended = attention_layer(heads, head, None)
-    made, caches, block = [], [], 0
+    made: list[Parts] = []
+    caches: list[DecoderLayer] = []
+    block = 0
     for layer in range(layers):
         if layer not in hybrids:
             made.append(mixer)

@@ -1,9 +1,9 @@
 """Record what vLLM builds of small made-up models: parameters, caches, context length.
 
 For each entry of configs.json vLLM's own `ModelConfig`, model class and loader run on the CPU, one process standing in
-for rank 0 of 1, 2 and 4 tensor-parallel ranks. Tensors of the names and shapes that `advisor.model` lists go through the
-model's own ``load_weights``; an entry is recorded only if every parameter is then written to the last element. Needs
-vLLM 0.32 (its CPU build) with torchvision importable, and no GPU. See README.md for the format.
+for rank 0 of 1, 2 and 4 tensor-parallel ranks. Tensors of the names and shapes that `advisor.model` lists go through
+the model's own ``load_weights``; an entry is recorded only if every parameter is then written to the last element.
+Needs vLLM 0.32 (its CPU build) with torchvision, and no GPU. See README.md for the format.
 """
 
 import argparse
@@ -11,27 +11,16 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import re
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
-os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
 import torch
-
-for operator in ("nms", "qnms"):  # torchvision's Python half is enough, its compiled half may be another build's
-    with contextlib.suppress(RuntimeError):
-        torch.library.define(f"torchvision::{operator}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-
 import vllm
 import vllm.distributed.parallel_state as parallel
 import vllm.model_executor.layers.fused_moe.config as moe_config
 import vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method as moe_method
-import vllm.model_executor.models.registry as registry
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from vllm.config import (
     CacheConfig,
@@ -45,6 +34,7 @@ from vllm.config import (
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models import registry
 from vllm.platforms.cpu import CpuPlatform
 from vllm.transformers_utils.config import _CONFIG_REGISTRY
 
@@ -95,7 +85,6 @@ def pretend_gpu():
     import vllm.models.kimi_k3.nvidia.model as kimi
 
     kimi.maybe_init_gemm_rs_ar = lambda *_, **__: None
-
 
     class Nothing:
         """In place of a CUDA stream or event."""
