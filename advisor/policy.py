@@ -24,8 +24,28 @@ class Policy:
     capacity_drop_warning_ratio: float = -0.02
     """Capacity this far below that of the last start with the same flags is worth a finding."""
 
+    kv_horizon_seconds: float = 300.0
+    """``headroom_engine_preemption_risk_ratio`` is the probability of a preemption within this time."""
+    preemption_risk_warning_ratio: float = 0.7
+    overflow_target_ratio: float = 0.05
+    """Advice on max_num_seqs: share of the time in which running requests may need more KV than there is."""
+    preempted_target_ratio: float = 0.01
+    """Preemptions over finished requests up to which max_num_seqs is left as it is."""
+    token_target_seconds: float | None = None
+    """Time per output token that advice must keep; None: no such wish."""
+    advice_least_requests: float = 100.0
+    """Finished requests that must have been seen before anything is advised."""
+    advice_least_busy_seconds: float = 600.0
+    """Time under load that must have been seen before anything is advised."""
+
     def __post_init__(self) -> None:
-        for name in ("oom_risk_warning_ratio", "oom_risk_critical_ratio", "kv_full_ratio"):
+        for name in (
+            "oom_risk_warning_ratio",
+            "oom_risk_critical_ratio",
+            "kv_full_ratio",
+            "preemption_risk_warning_ratio",
+            "preempted_target_ratio",
+        ):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"policy.{name} must lie in (0, 1]")
         for name in (
@@ -33,6 +53,13 @@ class Policy:
             "stalled_after_seconds",
             "preemption_memory_seconds",
             "seqs_memory_seconds",
+            "kv_horizon_seconds",
+            "advice_least_requests",
+            "advice_least_busy_seconds",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"policy.{name} must be above zero")
+        if not 0 < self.overflow_target_ratio < 0.5:
+            raise ValueError("policy.overflow_target_ratio must lie in (0, 0.5)")
+        if self.token_target_seconds is not None and not self.token_target_seconds > 0:
+            raise ValueError("policy.token_target_seconds must be above zero")
