@@ -34,8 +34,10 @@ _HISTOGRAMS = ("prompt_tokens", "generation_tokens", "queue_seconds", "inter_tok
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sums:
-    """Decayed sums over the moments in which requests ran."""
+    """Decayed sums; all but the first over the moments in which requests ran."""
 
+    seconds: float = 0.0
+    """Time watched, idle or not."""
     busy_seconds: float = 0.0
     samples: float = 0.0
     """Moments that told both running requests and KV usage."""
@@ -333,6 +335,7 @@ def _new(
     running = moment.running
     finished, _ = observed("generation_tokens")
     sums = Sums(
+        seconds=seconds,
         busy_seconds=seconds if running > 0 else 0.0,
         queued_seconds=seconds if moment.waiting > 0 else 0.0,
         budget_seconds=seconds if limiter == "compute" else 0.0,

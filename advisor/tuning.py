@@ -92,6 +92,10 @@ class SeqsAdvice:
     does_not_buy: tuple[str, ...]
     window: str
     """What it rests on."""
+    wanted: int
+    """Requests asked for at once, all but a thousandth of the time."""
+    kv_wall: int
+    """What KV alone would take."""
 
 
 def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:
@@ -275,6 +279,8 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
         does_not_buy=does_not,
         window=f"{load.watched_finished:,.0f} finished requests in "
         f"{spelled_seconds(load.watched_busy_seconds)} of load",
+        wanted=wanted,
+        kv_wall=walls["kv"],
     )
 
 
