@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from advisor.capacity import cuda_total_bytes
+from advisor.counsel import Replanner, counsel
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
@@ -27,6 +28,8 @@ class Placed:
     gpus: tuple[Gpu, ...]
     theory: EnginePlan | None
     no_theory: str | None
+    planned: Replanner | None = None
+    """The theory again, with other flags."""
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -60,9 +63,25 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         )
         judgements.append(judgement)
         sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
+    counselled = [
+        counsel(
+            snapshot,
+            engine,
+            each.reading,
+            server=each.server,
+            gpus=each.gpus,
+            judgements=judgements,
+            theory=each.theory,
+            planned=each.planned,
+            load=history.load.get((each.reading.engine, each.reading.dp_rank)),
+            policy=policy,
+        )
+        for each, engine in zip(placed, engines, strict=True)
+    ]
     report = Report(
         gpus=tuple(judgements),
-        engines=engines + down,
+        engines=tuple(engine for engine, _ in counselled) + down,
+        advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
     )
@@ -97,7 +116,12 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
-    return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason)
+    planned = None
+    if theory is not None and server is not None:
+        files, device = snapshot.model_at(server.model_path, reading.model_path), _device(gpus, reading, server)
+        assert files is not None and device is not None  # else there were no theory
+        planned = Replanner(files=files, server=server, reading=reading, device=device)
+    return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason, planned=planned)
 
 
 def _theory(

@@ -112,9 +112,7 @@ def _stay(flag: str, value: object, why: str, binding: str = "none") -> FlagAdvi
     return FlagAdvice(flag=flag, current=text, recommended=text, binding=binding, why=why, kv_gain_tokens=None)
 
 
-def _utilization(
-    plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool
-) -> Iterator[FlagAdvice]:
+def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "gpu-memory-utilization", plan.flags.gpu_memory_utilization
     if room is None or plan.memory is None:
         return
@@ -169,8 +167,7 @@ def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_to
             current=str(current),
             recommended=str(fitting),
             binding="kv",
-            why="a longer request is accepted and can never run; "
-            f"999 of 1,000 seen had at most {longest:,.0f} tokens",
+            why=f"a longer request is accepted and can never run; 999 of 1,000 seen had at most {longest:,.0f} tokens",
             kv_gain_tokens=_gain(planned(max_model_len=fitting), plan),
         )
     why = f"999 of 1,000 requests seen had at most {longest:,.0f} tokens"
@@ -202,16 +199,18 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: 
     )
 
 
-def _kv_cache_dtype(
-    plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool
-) -> Iterator[FlagAdvice]:
+def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "kv-cache-dtype", plan.flags.kv_cache_dtype
     if room is None or current.startswith("fp8"):
         return
     capability = plan.layout.settings.compute_capability
     changed = planned(kv_cache_dtype="fp8") if capability >= _FP8_CAPABILITY else None
     if not wants_kv or changed is None:
-        why = "this GPU or release has no fp8 cache" if changed is None and wants_kv else "KV takes all that was asked for"
+        why = (
+            "this GPU or release has no fp8 cache"
+            if changed is None and wants_kv
+            else "KV takes all that was asked for"
+        )
         yield _stay(flag, current, why, "none" if wants_kv else "demand")
         return
     yield FlagAdvice(
@@ -224,9 +223,7 @@ def _kv_cache_dtype(
     )
 
 
-def _tensor_parallel(
-    plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool
-) -> Iterator[FlagAdvice]:
+def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "tensor-parallel-size", plan.flags.tensor_parallel_size
     if room is None:
         return

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
+from advisor.load import MOST_ENGINES, EngineLoad, interrupted, observe_load
 from advisor.readings import EngineReading
 from advisor.report import Report
 from advisor.snapshot import Snapshot
@@ -67,6 +68,8 @@ class History:
     engines: Mapping[tuple[str, str], EngineHistory] = field(default_factory=dict)
     starts: Starts = NONE_YET
     """What survives a restart of the daemon."""
+    load: Mapping[tuple[str, str], EngineLoad] = field(default_factory=dict)
+    """As does this."""
 
 
 def remember(history: History, snapshot: Snapshot, report: Report) -> History:
@@ -83,7 +86,37 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
         key = (reading.engine, reading.dp_rank)
         before_engine = engines.get(key, EngineHistory())
         engines[key] = _remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
-    return History(gpus=gpus, engines=engines, starts=remember_starts(history.starts, snapshot, report))
+    return History(
+        gpus=gpus,
+        engines=engines,
+        starts=remember_starts(history.starts, snapshot, report),
+        load=_remember_load(history.load, snapshot, report),
+    )
+
+
+def _remember_load(
+    loads: Mapping[tuple[str, str], EngineLoad], snapshot: Snapshot, report: Report
+) -> dict[tuple[str, str], EngineLoad]:
+    """Feed what answers; who does not is interrupted, so that no time of its absence counts."""
+    judged = {(engine.engine, engine.dp_rank): engine for engine in report.engines}
+    advised = {(each.engine, each.dp_rank): each.seqs for each in report.advice}
+    answering = {(reading.engine, reading.dp_rank) for reading in snapshot.engines}
+    found = {key: interrupted(load) for key, load in loads.items() if key not in answering}
+    for reading in snapshot.engines:
+        key = (reading.engine, reading.dp_rank)
+        engine, seqs = judged.get(key), advised.get(key)
+        limiter = None if engine is None else next((name for name, on in (engine.limiter or {}).items() if on), None)
+        load = observe_load(
+            loads.get(key),
+            reading,
+            capacity_tokens=engine.kv_capacity_tokens if engine else None,
+            max_num_seqs=engine.max_num_seqs if engine else None,
+            limiter=limiter,
+            now_seconds=snapshot.now_seconds,
+        )
+        held_on_to = None if seqs is None or seqs.recommended == seqs.current else seqs.recommended
+        found[key] = load if seqs is None else replace(load, advised=held_on_to)
+    return dict(list(found.items())[-MOST_ENGINES:])
 
 
 def _remember_gpu(

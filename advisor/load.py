@@ -155,7 +155,7 @@ def _single(histogram: Histogram) -> list[float]:
     return [late - early for early, late in zip((0.0, *histogram.cumulative[:-1]), histogram.cumulative, strict=True)]
 
 
-DEMAND_BOUNDS = tuple(
+DEMAND_BOUNDS: tuple[int, ...] = tuple(
     sorted({*range(1, 17), *(round(16 * 2 ** (step / 8)) for step in range(1, 97))})  # 16 to 65,536 in steps of 9 %
 )
 
@@ -212,8 +212,8 @@ class EngineLoad:
         for bound, seconds in zip(DEMAND_BOUNDS, self.demand_seconds, strict=False):
             left -= seconds
             if total > 0 and left <= 0:
-                return bound
-        return DEMAND_BOUNDS[-1] if total > 0 else None
+                return int(bound)
+        return int(DEMAND_BOUNDS[-1]) if total > 0 else None
 
 
 def observe_load(
@@ -241,7 +241,12 @@ def observe_load(
         return interrupted(load)
     last = load.last
     moment = _moment(reading, now_seconds, last)
-    if last is None or now_seconds <= last.seconds or _restarted(last, moment) or now_seconds < moment.settled_at_seconds:
+    if (
+        last is None
+        or now_seconds <= last.seconds
+        or _restarted(last, moment)
+        or now_seconds < moment.settled_at_seconds
+    ):
         return replace(load, last=moment)
     return replace(
         _folded(load, last, moment, reading, capacity_tokens, max_num_seqs, limiter),
@@ -432,7 +437,9 @@ def _load_from_json(one: Mapping[str, Any]) -> EngineLoad:
         model_name=str(one["model_name"]),
         slow=Sums(**{name: _amount(value) for name, value in one["slow"].items()}),
         fast=Sums(**{name: _amount(value) for name, value in one["fast"].items()}),
-        **{name: _lengths_from_json(one["lengths"][name]) for name in _LENGTH_NAMES},
+        prompt_tokens=_lengths_from_json(one["lengths"]["prompt_tokens"]),
+        generation_tokens=_lengths_from_json(one["lengths"]["generation_tokens"]),
+        queue_seconds=_lengths_from_json(one["lengths"]["queue_seconds"]),
         demand_seconds=tuple(demand),
         setting=Setting(
             max_num_seqs=None if limit is None else _amount(limit),

@@ -27,10 +27,15 @@ class Policy:
     kv_horizon_seconds: float = 300.0
     """``headroom_engine_preemption_risk_ratio`` is the probability of a preemption within this time."""
     preemption_risk_warning_ratio: float = 0.7
-    overflow_target_ratio: float = 0.05
-    """Advice on max_num_seqs: share of the time in which running requests may need more KV than there is."""
+    queue_warning_seconds: float = 300.0
+    """A growing queue that takes this long to drain is worth a finding."""
+    far_off_ratio: float = 1.5
+    """max_num_seqs this many times too large or too small is worth a finding."""
     preempted_target_ratio: float = 0.01
-    """Preemptions over finished requests up to which max_num_seqs is left as it is."""
+    """Preemptions over finished requests that advice on max_num_seqs accepts."""
+    overflow_target_ratio: float = 0.05
+    """The same where admission does not look at whole prompts, or lengths are not told: share of the time in which
+    running requests may need more KV than there is."""
     token_target_seconds: float | None = None
     """Time per output token that advice must keep; None: no such wish."""
     advice_least_requests: float = 100.0
@@ -54,6 +59,7 @@ class Policy:
             "preemption_memory_seconds",
             "seqs_memory_seconds",
             "kv_horizon_seconds",
+            "queue_warning_seconds",
             "advice_least_requests",
             "advice_least_busy_seconds",
         ):
@@ -61,5 +67,7 @@ class Policy:
                 raise ValueError(f"policy.{name} must be above zero")
         if not 0 < self.overflow_target_ratio < 0.5:
             raise ValueError("policy.overflow_target_ratio must lie in (0, 0.5)")
+        if not self.far_off_ratio > 1:
+            raise ValueError("policy.far_off_ratio must be above one")
         if self.token_target_seconds is not None and not self.token_target_seconds > 0:
             raise ValueError("policy.token_target_seconds must be above zero")

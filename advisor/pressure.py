@@ -34,6 +34,8 @@ class Pressure:
     """How long a request runs: after it, everybody has been replaced."""
     arrivals_over_completions: float
     """Requests a second by which demand grows."""
+    completions_per_second: float
+    """While anything ran."""
     preempted: float
     """Preemptions in the time below."""
     observed_seconds: float
@@ -46,6 +48,11 @@ class Pressure:
         """Those that run once who waits now is let in."""
         wanted = self.running + self.waiting
         return wanted if self.max_num_seqs is None else max(self.running, min(wanted, self.max_num_seqs))
+
+    @property
+    def queue_drain_seconds(self) -> float:
+        """Time in which those who wait now are served."""
+        return self.waiting / self.completions_per_second if self.waiting else 0.0
 
 
 def pressure(
@@ -72,6 +79,7 @@ def pressure(
         held=held,
         turnover_seconds=max(0.1, sums.running / sums.finished),
         arrivals_over_completions=(fast.arrived - fast.finished) / fast.seconds if fast.seconds > 0 else 0.0,
+        completions_per_second=sums.finished / max(1e-9, sums.busy_seconds),
         preempted=fast.preempted,
         observed_seconds=fast.busy_seconds,
         usual_usage_ratio=fast.used / fast.sampled_seconds / capacity_tokens if fast.sampled_seconds > 0 else 0.0,

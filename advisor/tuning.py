@@ -27,6 +27,7 @@ _DEMAND_SHARE = 0.999
 _BOUND_DEVIATIONS = 1.163
 """Mean and spread both this many standard errors off: together about a one in twenty chance on either side."""
 _MOST_SEQS = 65_536
+_MOST_OVERFLOW = 0.45
 _NORMAL = NormalDist()
 
 
@@ -72,6 +73,8 @@ class Surroundings:
     block_size: int
     max_model_len: int
     max_num_batched_tokens: int | None = None
+    admits_whole_prompts: bool = True
+    """Whether a request is admitted only if its whole prompt fits (``scheduler_reserve_full_isl``, 0.19 on)."""
     state_blocks: int | None = None
     """Requests for which a hybrid model has state blocks; None where it keeps none."""
 
@@ -192,6 +195,20 @@ def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio:
     return low
 
 
+def accepted_overflow_ratio(load: EngineLoad, policy: Policy, *, admits_whole_prompts: bool) -> float:
+    """Return the share of the time in which running requests may together need more KV than there is.
+
+    Where a prompt that does not fit is kept waiting, only growth in mid-stream preempts: of all overflows the share
+    that output has in the tokens. So the policy's share of preempted requests allows that many times more; a service
+    with long prompts and short answers can run fuller than one that writes at length.
+    """
+    prompt, output = load.prompt_tokens.mean, load.generation_tokens.mean
+    if not admits_whole_prompts or prompt is None or not output:
+        return policy.overflow_target_ratio
+    growth = output / (prompt + output)
+    return min(_MOST_OVERFLOW, policy.preempted_target_ratio / growth)
+
+
 def kv_wall(held: Holding, around: Surroundings, overflow_target_ratio: float) -> int:
     """Return the largest number that KV lets run, with the KV that is there once that number is set.
 
@@ -249,7 +266,8 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
     wanted = load.demand(_DEMAND_SHARE)
     if not_yet(load, policy) is not None or held is None or wanted is None:
         return None
-    walls: dict[Wall, int] = {"kv": kv_wall(held, around, policy.overflow_target_ratio)}
+    accepted = accepted_overflow_ratio(load, policy, admits_whole_prompts=around.admits_whole_prompts)
+    walls: dict[Wall, int] = {"kv": kv_wall(held, around, accepted)}
     latency = latency_wall(load, policy.token_target_seconds)
     if latency is not None:
         walls["latency"] = latency
@@ -258,13 +276,9 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
     if around.state_blocks is not None:
         walls["state_blocks"] = max(1, around.state_blocks)
     wall = min(walls, key=lambda name: walls[name])
-    bounds = [
-        min(kv_wall(held.shifted(sign * _BOUND_DEVIATIONS), around, policy.overflow_target_ratio), walls[wall])
-        if wall != "kv"
-        else kv_wall(held.shifted(sign * _BOUND_DEVIATIONS), around, policy.overflow_target_ratio)
-        for sign in (1, -1)
-    ]
-    choice, binding = _choice(load, held, around, policy, walls=walls, wall=wall, wanted=wanted)
+    others = min((each for name, each in walls.items() if name != "kv"), default=_MOST_SEQS)
+    bounds = [min(others, kv_wall(held.shifted(sign * _BOUND_DEVIATIONS), around, accepted)) for sign in (1, -1)]
+    choice, binding = _choice(load, held, around, policy, walls=walls, wall=wall, wanted=wanted, accepted=accepted)
     words = _Words(load=load, held=held, around=around, policy=policy, safe=walls[wall], wanted=wanted)
     because, buys, does_not = words.of(choice, binding)
     return SeqsAdvice(
@@ -272,7 +286,7 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
         recommended=choice,
         lower=min(choice, *bounds),
         upper=max(choice, *bounds),
-        confidence_ratio=_confidence(walls["kv"], bounds),
+        confidence_ratio=_confidence(walls[wall], bounds),
         binding=binding,
         because=because,
         buys=buys,
@@ -306,6 +320,7 @@ def _choice(
     walls: dict[Wall, int],
     wall: Wall,
     wanted: int,
+    accepted: float,
 ) -> tuple[int, Wall]:
     """Return the number and what binds it; the present one where the curve is flat."""
     current, safe = around.current, walls[wall]
@@ -316,7 +331,7 @@ def _choice(
             share = preempted_ratio(load, current, policy)
             if share is None:
                 chance = overflow_ratio(min(current, wanted), held, around.capacity_tokens(current))
-                harmed = harmed and chance > 2 * policy.overflow_target_ratio
+                harmed = harmed and chance > min(0.9, 2 * accepted)
             else:
                 # Once said, it stays said until preemptions are half as frequent.
                 harmed = harmed and share > policy.preempted_target_ratio / (2 if advised_before else 1)
@@ -414,7 +429,7 @@ class _Words:
         )
 
     def _higher_buys(self, choice: int) -> tuple[str, ...]:
-        running = min(float(choice), max(self._ran, self.safe if self.wanted > self.safe else self.wanted))
+        running = min(float(choice), max(self._ran, min(self.wanted, self.safe)))
         fewer = 1 - self._ran / running if running > 0 else 0.0
         return (
             f"a shorter queue: {choice} instead of {self.around.current} run at a time",

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from advisor import starts
+from advisor import load, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
@@ -95,8 +95,14 @@ class _Keeping:
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
-    def __init__(self, config: Config, world: World, *, start_log: EngineStartLog | None = None) -> None:
-        """Take what to watch, the world to watch it in, and a start-up log that was given by hand."""
+    def __init__(
+        self, config: Config, world: World, *, start_log: EngineStartLog | None = None, keeps_state: bool = True
+    ) -> None:
+        """Take what to watch, the world to watch it in, and a start-up log that was given by hand.
+
+        A command that only reads what a daemon keeps passes ``keeps_state=False``.
+        """
+        self._keeps_state = keeps_state and config.state_dir is not None
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -111,7 +117,11 @@ class Service:
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
         self._state = State(config.state_dir, "starts")
-        self._history = History(starts=self._state.load(starts.from_json, starts.NONE_YET))
+        self._load_state = State(config.state_dir, "load")
+        self._history = History(
+            starts=self._state.load(starts.from_json, starts.NONE_YET),
+            load=self._load_state.load(load.from_json, {}),
+        )
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
@@ -127,7 +137,7 @@ class Service:
         self._read_every(interval, NvmlSource(self._world.nvml))
         self._read_every(interval, self._processes)
         self._read_every(max(interval, _MODEL_SECONDS), self._models)
-        if self._config.state_dir is not None:
+        if self._keeps_state:
             self._read_every(_STATE_SECONDS, _Keeping(self._keep))
         self._schedule.every(
             interval,
@@ -200,6 +210,8 @@ class Service:
         if published is not None:
             yield from published.report.gpus
             yield from published.report.engines
+            for advice in published.report.advice:
+                yield from advice.recommendations()
 
     @property
     def _max_age_seconds(self) -> float:
@@ -272,7 +284,9 @@ class Service:
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
-        self._state.save(starts.to_json(self._history.starts))
+        history = self._history
+        self._state.save(starts.to_json(history.starts))
+        self._load_state.save(load.to_json(history.load))
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)
