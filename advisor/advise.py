@@ -119,7 +119,8 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     planned = None
     if theory is not None and server is not None:
         files, device = snapshot.model_at(server.model_path, reading.model_path), _device(gpus, reading, server)
-        assert files is not None and device is not None  # else there were no theory
+        assert files is not None  # else there were no theory
+        assert device is not None
         planned = Replanner(files=files, server=server, reading=reading, device=device)
     return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason, planned=planned)
 

@@ -18,7 +18,7 @@ from advisor.readings import EngineReading, Histogram
 SLOW_HALF_LIFE_SECONDS = 86_400.0
 """Of time in which requests ran."""
 FAST_HALF_LIFE_SECONDS = 600.0
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 10.0
 """A fresh server compiles and warms up in its first steps; what it shows then is not the load."""
 MOST_ENGINES = 256
 _SAME_START_SECONDS = 2.0
@@ -245,7 +245,7 @@ def observe_load(
         last is None
         or now_seconds <= last.seconds
         or _restarted(last, moment)
-        or now_seconds < moment.settled_at_seconds
+        or last.seconds < moment.settled_at_seconds
     ):
         return replace(load, last=moment)
     return replace(

@@ -175,10 +175,10 @@ def overflow_ratio(count: int, held: Holding, capacity_tokens: float) -> float:
     mean = count * held.mean_tokens
     if mean >= capacity_tokens:
         return 1.0
-    if held.spread_tokens <= 0:
+    if held.spread_tokens <= 1e-6 * held.mean_tokens:
         return 0.0
     root = (capacity_tokens / mean) ** (1 / 3)
-    shape = max(count * (held.mean_tokens / held.spread_tokens) ** 2, 1 / (9 * (root - 1)))
+    shape = max(count * (held.mean_tokens / held.spread_tokens) ** 2, 1 / max(1e-12, 9 * (root - 1)))
     return 1 - _NORMAL.cdf(3 * math.sqrt(shape) * (root - 1 + 1 / (9 * shape)))
 
 
