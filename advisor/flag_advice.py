@@ -23,7 +23,7 @@ _RESERVE_RATIO = 0.02
 _LEAST_STEP = 0.01
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
-_BUDGET_BOUND_RATIO = 0.05
+_BUDGET_BOUND_RATIO = 0.2
 """Share of the busy time in which a step's token budget held requests up, from which more is worth its memory."""
 
 
@@ -186,8 +186,8 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: 
     higher = min(_MOST_BATCHED_TOKENS, 2 * current)
     changed = planned(max_num_batched_tokens=higher)
     gain = _gain(changed, plan)
-    if changed is None or (seqs.wanted > seqs.kv_wall and gain is not None and gain < -0.05 * plan.kv_tokens.expected):
-        return _stay(flag, current, "more would cost KV, which is short as it is", "kv")
+    if changed is None or seqs.wanted > seqs.kv_wall:
+        return _stay(flag, current, "KV is what is short: prompts that get in sooner would fill it sooner", "kv")
     return FlagAdvice(
         flag=flag,
         current=str(current),

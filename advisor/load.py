@@ -293,7 +293,8 @@ def _folded(
     is_busy = moment.running > 0 or last.running > 0
     new = _new(last, moment, seconds, reading.kv_usage_ratio, capacity_tokens, limiter)
     keep_slow = 0.5 ** (seconds / SLOW_HALF_LIFE_SECONDS) if is_busy else 1.0
-    setting = load.setting if load.setting.max_num_seqs == max_num_seqs else Setting(max_num_seqs=max_num_seqs)
+    known = max_num_seqs is None or load.setting.max_num_seqs == max_num_seqs
+    setting = load.setting if known else Setting(max_num_seqs=max_num_seqs)
     histograms = {
         name: getattr(load, name).folded(last.histograms.get(name), moment.histograms.get(name), keep_slow)
         for name in ("prompt_tokens", "generation_tokens", "queue_seconds")
@@ -304,7 +305,7 @@ def _folded(
         fast=load.fast.folded(new, 0.5 ** (seconds / FAST_HALF_LIFE_SECONDS)),
         demand_seconds=_demand(load.demand_seconds, moment, seconds, keep_slow) if is_busy else load.demand_seconds,
         setting=Setting(
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=setting.max_num_seqs,
             finished=setting.finished * keep_slow + new.finished,
             preempted=setting.preempted * keep_slow + new.preempted,
             busy_seconds=setting.busy_seconds * keep_slow + new.busy_seconds,

@@ -102,7 +102,10 @@ def preemption_risk_ratio(now: Pressure, horizon_seconds: float) -> float:
     spared += max(0.0, looks - near_looks) * math.log1p(-min(later, 1 - 1e-9))
     model_rate = -spared / horizon_seconds
     usage = now.used_tokens / now.capacity_tokens
-    comparable = min(1.0, max(0.0, 1 - (usage - now.usual_usage_ratio) / _COMPARABLE))
+    fuller = usage - now.usual_usage_ratio
+    # Calm at a higher usage is calm at a lower one; preemptions at another usage say nothing of this one.
+    apart = max(fuller, 0.0) / _COMPARABLE if now.preempted == 0 else abs(fuller) / (3 * _COMPARABLE)
+    comparable = max(0.0, 1 - apart)
     belief_seconds = 2 * tau
     seen_seconds = comparable * now.observed_seconds
     rate = (comparable * now.preempted + model_rate * belief_seconds) / (seen_seconds + belief_seconds)

@@ -88,12 +88,14 @@ def test_a_context_that_can_never_fit_is_cut_to_what_does():
 
 
 def test_a_budget_that_holds_prompts_up_is_doubled_with_its_cost():
-    slow = told()
-    slow = replace(slow, slow=replace(slow.slow, budget_seconds=0.2 * slow.slow.busy_seconds))
+    slow = told(demand=14, preempted=0.0)
+    slow = replace(slow, slow=replace(slow.slow, budget_seconds=0.3 * slow.slow.busy_seconds))
     command = "vllm serve m --max-num-batched-tokens 2048"
     advice = flags_of(command, load=slow, tokens=400_000)["max-num-batched-tokens"]
     assert (advice.recommended, advice.binding) == ("4096", "token_budget")
     assert advice.kv_gain_tokens < 0
+    short = replace(told(), slow=slow.slow)
+    assert not flags_of(command, load=short, tokens=400_000)["max-num-batched-tokens"].is_change
 
 
 def test_fp8_is_advised_where_kv_is_short_and_the_gpu_has_it():

@@ -133,6 +133,12 @@ def test_another_max_num_seqs_begins_its_own_counts_and_keeps_the_lengths():
     assert after.generation_tokens.count == pytest.approx(12, rel=1e-3)
 
 
+def test_a_moment_in_which_the_limit_cannot_be_told_keeps_its_counts():
+    load = fed([page(running=4), page(running=4, finished=10, preempted=5)])
+    after = fed([page(running=4, finished=12, preempted=5)], load=load, begin=1_002.0, max_num_seqs=None)
+    assert (after.setting.max_num_seqs, after.setting.preempted) == (64, pytest.approx(5, rel=1e-4))
+
+
 def test_other_histogram_bounds_begin_a_new_histogram():
     lengths = Lengths(bounds=(10.0, math.inf), counts=(5.0, 1.0), sum=60.0)
     before = Histogram(bounds=(20.0, math.inf), cumulative=(0.0, 0.0), sum=0.0, count=0.0)

@@ -86,6 +86,10 @@ def test_preemptions_seen_lately_are_believed_over_the_model():
     assert preemption_risk_ratio(calm, HORIZON) < 0.7
 
 
+def test_preemptions_in_a_rush_say_nothing_about_the_idle_time_after_it():
+    assert preemption_risk_ratio(now(running=0, used=0.0, preempted=50.0, usual=0.9), HORIZON) < 0.01
+
+
 def test_calm_minutes_at_half_the_usage_say_nothing_about_a_full_cache():
     full = {"running": 20.0, "used": 12_000.0}
     assert preemption_risk_ratio(now(**full, usual=0.4), HORIZON) > preemption_risk_ratio(now(**full), HORIZON)
