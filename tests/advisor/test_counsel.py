@@ -6,6 +6,7 @@ import pytest
 
 from advisor.advise import advise
 from advisor.history import History, remember
+from advisor.layers import Mamba2
 from advisor.policy import Policy
 from advisor.readings import CacheConfig
 from advisor.snapshot import Snapshot
@@ -125,11 +126,19 @@ def test_what_was_advised_is_remembered_and_what_is_absent_is_interrupted():
 
 
 def test_a_hybrid_models_state_blocks_bound_the_number():
-    small = replace(reading(running=4.0, waiting=9.0, usage=0.5), cache=CacheConfig(kv_cache_size_tokens=TOKENS))
-    report = judged(
-        situation(engines=(small,), servers=(server("vllm serve /models/m --max-num-seqs 4"),)),
-        told(mean=2_000.0, running=4.0, preempted=0.0, limited=0.9, current=4),
-    )
-    # A model without states has no such wall: KV takes about 170 of 2,000 tokens each.
-    assert report.advice[0].seqs.binding == "kv"
-    assert report.advice[0].seqs.recommended > 150
+    state = Mamba2(intermediate_size=8192, n_groups=8, num_heads=128, head_dim=64, state_size=128, conv_kernel=4)
+    attention = MODEL.spec.layers
+    layers = tuple((state,) if position % 8 else each for position, each in enumerate(attention))
+    hybrid = replace(MODEL, spec=replace(MODEL.spec, layers=layers))
+    cache = CacheConfig(kv_cache_size_tokens=TOKENS, num_gpu_blocks=880)
+    engine = replace(reading(running=4.0, waiting=90.0, usage=0.02), cache=cache)
+    load = told(mean=2_000.0, running=4.0, preempted=0.0, limited=0.9, current=4)
+
+    def seqs(model):
+        servers = (server("vllm serve /models/m --max-num-seqs 4"),)
+        return judged(situation(engines=(engine,), servers=servers, models=(model,)), load).advice[0].seqs
+
+    # One block of attention and three of each of seven groups of states, so 22 blocks are the least of a request.
+    assert (seqs(hybrid).recommended, seqs(hybrid).binding) == (880 // 22, "state_blocks")
+    assert seqs(MODEL).binding == "kv"
+    assert seqs(MODEL).recommended > 150

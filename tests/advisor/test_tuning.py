@@ -189,6 +189,17 @@ def test_advice_holds_on_to_what_it_said_while_that_is_about_right():
     assert advised(replace(said, advised=30)).recommended == 15
 
 
+def test_advice_does_not_flap_while_the_estimate_wanders():
+    chance = random.Random(4)
+    said, changes, load = None, 0, told()
+    for _ in range(500):
+        wandering = told(mean=600 * chance.uniform(0.95, 1.05), spread=chance.uniform(0.6, 0.8), advised=load.advised)
+        number = advised(wandering).recommended
+        changes += said is not None and number != said
+        said, load = number, replace(wandering, advised=number)
+    assert changes == 0
+
+
 def test_lowering_stays_advised_until_preemptions_are_half_as_frequent():
     assert advised(told(preempted=0.007)).recommended == 64
     assert advised(told(preempted=0.007, advised=15)).recommended == 15
