@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from advisor.capacity import cuda_total_bytes
@@ -132,6 +133,7 @@ def _advice(
     if not tokens or not longest:
         return replace(silent, not_yet="the engine does not say how many tokens its KV cache holds")
 
+    @cache
     def capacity(number: int) -> float:
         changed = planned(max_num_seqs=number) if planned is not None and theory is not None else None
         if changed is None or theory is None or theory.kv_tokens.expected <= 0:

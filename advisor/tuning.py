@@ -28,6 +28,9 @@ _BOUND_DEVIATIONS = 1.163
 """Mean and spread both this many standard errors off: together about a one in twenty chance on either side."""
 _MOST_SEQS = 65_536
 _MOST_OVERFLOW = 0.45
+_DISTURBED_RATIO = 0.02
+"""Preemptions over finished requests at which what was seen of the spread counts half."""
+_HOLD_RATIO = 0.15
 _NORMAL = NormalDist()
 
 
@@ -133,7 +136,9 @@ def holding(load: EngineLoad, *, max_model_len: int) -> Holding | None:
         return None
     mean = sums.used / sums.running
     seen = max(0.0, (sums.used_squared - mean * sums.used) / sums.sampled_seconds) / mean**2
-    turnovers = max(1.0, _turnovers(sums))
+    # A preemption throws the number running about, which reads as spread: then lengths are the better witness.
+    undisturbed = 1 / (1 + sums.preempted / max(1.0, sums.finished) / _DISTURBED_RATIO)
+    turnovers = max(1.0, _turnovers(sums) * undisturbed)
     expected = _spread_of_lengths(load, max_model_len)
     weight = 0.0 if expected is None else min(_LENGTH_TURNOVERS, sums.finished / 10)
     squared = (seen * turnovers + (expected or 0.0) * weight) / (turnovers + weight)
@@ -195,18 +200,25 @@ def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio:
     return low
 
 
-def accepted_overflow_ratio(load: EngineLoad, policy: Policy, *, admits_whole_prompts: bool) -> float:
+def accepted_overflow_ratio(
+    load: EngineLoad, policy: Policy, *, max_model_len: int, admits_whole_prompts: bool
+) -> float:
     """Return the share of the time in which running requests may together need more KV than there is.
 
-    Where a prompt that does not fit is kept waiting, only growth in mid-stream preempts: of all overflows the share
-    that output has in the tokens. So the policy's share of preempted requests allows that many times more; a service
-    with long prompts and short answers can run fuller than one that writes at length.
+    Where a prompt that does not fit is kept waiting, an overflow is first of all a queue. While the head waits, the
+    blocks that are free are anything from none to its prompt p; those who run grow, and the first to end gives back
+    more than that. The growth before that end is about exponential with the mean output g, so it exceeds what is free
+    and preempts with probability g/p (1 - exp(-p/g)). The policy's share of preempted requests, divided by it, is
+    the overflow to accept: a service with long prompts and short answers can run fuller than one that writes at
+    length. p is the mean prompt weighed by its length, since long ones do the waiting.
     """
-    prompt, output = load.prompt_tokens.mean, load.generation_tokens.mean
+    prompt = load.prompt_tokens.moments(longest=max_model_len)
+    output = load.generation_tokens.mean
     if not admits_whole_prompts or prompt is None or not output:
         return policy.overflow_target_ratio
-    growth = output / (prompt + output)
-    return min(_MOST_OVERFLOW, policy.preempted_target_ratio / growth)
+    head = prompt[1] / prompt[0]
+    preempts = output / head * -math.expm1(-head / output)
+    return min(_MOST_OVERFLOW, policy.preempted_target_ratio / preempts)
 
 
 def kv_wall(held: Holding, around: Surroundings, overflow_target_ratio: float) -> int:
@@ -266,7 +278,9 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
     wanted = load.demand(_DEMAND_SHARE)
     if not_yet(load, policy) is not None or held is None or wanted is None:
         return None
-    accepted = accepted_overflow_ratio(load, policy, admits_whole_prompts=around.admits_whole_prompts)
+    accepted = accepted_overflow_ratio(
+        load, policy, max_model_len=around.max_model_len, admits_whole_prompts=around.admits_whole_prompts
+    )
     walls: dict[Wall, int] = {"kv": kv_wall(held, around, accepted)}
     latency = latency_wall(load, policy.token_target_seconds)
     if latency is not None:
@@ -348,7 +362,9 @@ def _choice(
 
 
 def _held_on_to(load: EngineLoad, target: int) -> int:
-    return load.advised if load.advised is not None and near(load.advised, target) else target
+    """Return what was said before while it is about right: bounds wider than `near`, so that advice does not flap."""
+    said = load.advised
+    return said if said is not None and abs(said - target) <= max(1.0, _HOLD_RATIO * max(said, target)) else target
 
 
 def _confidence(number: int, bounds: list[int]) -> float:
