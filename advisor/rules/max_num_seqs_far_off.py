@@ -6,16 +6,14 @@ from advisor.policy import Policy
 from advisor.report import Finding, Report, Severity
 from advisor.snapshot import Snapshot
 
-_SURE_RATIO = 0.8
-
 
 def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding]:
-    """Yield one finding an engine whose max_num_seqs is off by more than the policy's factor, where that is sure."""
+    """Yield one finding an engine whose max_num_seqs is off by more than the policy's factor, whichever bound is true."""
     for each in report.advice:
         seqs = each.seqs
-        if seqs is None or seqs.recommended == seqs.current or seqs.confidence_ratio < _SURE_RATIO:
+        if seqs is None or seqs.recommended == seqs.current:
             continue
-        if policy.far_off_ratio > seqs.current / seqs.recommended > 1 / policy.far_off_ratio:
+        if seqs.current < policy.far_off_ratio * seqs.upper and seqs.lower < policy.far_off_ratio * seqs.current:
             continue
         yield Finding(
             rule="max_num_seqs_far_off",

@@ -71,12 +71,12 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     result = typed("--engine", server.url, "--state-dir", state, variables=host)
     assert (result.returncode, result.stderr) == (1, "")
     text = " ".join(result.stdout.split())
-    assert "max-num-seqs: 64 -> 18 (between 18 and 19;" in text
+    assert "max-num-seqs: 64 -> 19 (between 18 and 20;" in text
     assert "It buys: no stalls in mid-stream: 15.0% of requests" in text
     assert "It does not buy: throughput and latency" in text
     assert "This rests on 4,000 finished requests in 60 min of load." in text
     assert "A restart with the same flags would pass." in text
-    assert "--max-num-seqs 18" in text
+    assert "--max-num-seqs 19" in text
     assert "s3cret" not in text
     pasted = result.stdout.partition("To paste")[2]
     assert all(len(line) <= 80 for line in result.stdout.partition("To paste")[0].splitlines())
@@ -88,7 +88,7 @@ def test_the_json_is_what_the_api_shows_and_holds_no_command_line(tmp_path, host
     state = kept(tmp_path, server.engine)
     told_as_json = json.loads(typed("--engine", server.url, "--state-dir", state, "--json", variables=host).stdout)
     (engine,) = told_as_json["engines"]
-    assert engine["max_num_seqs"]["recommended"] == 18
+    assert engine["max_num_seqs"]["recommended"] == 19
     assert engine["max_num_seqs"]["binding"] == "kv"
     assert {flag["flag"] for flag in engine["flags"]} >= {"gpu-memory-utilization", "kv-cache-dtype"}
     assert engine["outlook"]["restart_fits"] == 1
