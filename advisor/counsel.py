@@ -16,7 +16,7 @@ from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
-from advisor.tuning import Surroundings, holding, not_yet, recommend_seqs
+from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, recommend_seqs
 from advisor.versions import NEWEST_STUDIED, parse_version
 
 _FULL_ISL_SINCE = (0, 19, 0)
@@ -89,7 +89,7 @@ def counsel(
             max_num_seqs=engine.max_num_seqs,
         )
     shortfall = _restart(snapshot, reading, server, gpus, theory)
-    advice = _advice(engine, reading, server, snapshot, gpus, judgements, theory, planned, load, policy, longest)
+    advice = _advice(engine, reading, server, snapshot, gpus, judgements, theory, planned, load, held, policy, longest)
     seqs = advice.seqs
     return replace(
         engine,
@@ -116,6 +116,7 @@ def _advice(
     theory: EnginePlan | None,
     planned: Replanner | None,
     load: EngineLoad | None,
+    held: Holding | None,
     policy: Policy,
     longest: int,
 ) -> EngineAdvice:
@@ -124,6 +125,7 @@ def _advice(
         model_name=engine.model_name,
         dp_rank=engine.dp_rank,
         not_yet=not_yet(load, policy),
+        observed=None if load is None else observed(load, held),
     )
     if silent.not_yet is not None or load is None:
         return silent

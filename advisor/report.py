@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flag_advice import FlagAdvice
-from advisor.tuning import SeqsAdvice
+from advisor.tuning import Observed, SeqsAdvice
 
 COMPONENTS = (
     "weights",
@@ -166,6 +166,7 @@ class EngineAdvice:
     dp_rank: str
     not_yet: str | None
     """Why nothing is advised; None once something is."""
+    observed: Observed | None = None
     seqs: SeqsAdvice | None = None
     flags: tuple[FlagAdvice, ...] = ()
     seqs_gain_tokens: float | None = None

@@ -28,6 +28,8 @@ _BOUND_DEVIATIONS = 1.163
 """Mean and spread both this many standard errors off: together about a one in twenty chance on either side."""
 _MOST_SEQS = 65_536
 _MOST_OVERFLOW = 0.45
+_LONGEST_WAIT_SECONDS = 7680.0
+"""vLLM's last bound for a wait."""
 _DISTURBED_RATIO = 0.02
 """Preemptions over finished requests at which what was seen of the spread counts half."""
 _HOLD_RATIO = 0.15
@@ -102,6 +104,52 @@ class SeqsAdvice:
     """Requests asked for at once, all but a thousandth of the time."""
     kv_wall: int
     """What KV alone would take."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What an engine was seen to do; what cannot be told is None."""
+
+    finished_requests: float
+    """Of all time watched, as is the next."""
+    busy_seconds: float
+    mean_running: float | None
+    mean_request_tokens: float | None
+    """KV that one running request holds."""
+    spread_request_tokens: float | None
+    prompt_tokens: float | None
+    """Mean of the finished."""
+    generation_tokens: float | None
+    peak_demand: int | None
+    """Running and waiting together, all but a thousandth of the time."""
+    queue_p95_seconds: float | None
+    """Upper end of vLLM's bucket."""
+    preempted_ratio: float | None
+    """Preemptions over finished requests, at all settings seen."""
+    prefix_hit_ratio: float | None
+    """Share of the prompt tokens looked up that the prefix cache had."""
+
+
+def observed(load: EngineLoad, held: Holding | None) -> Observed:
+    """Sum up what an engine was seen to do."""
+    sums = load.slow
+
+    def share(part: float, whole: float) -> float | None:
+        return part / whole if whole > 0 else None
+
+    return Observed(
+        finished_requests=load.watched_finished,
+        busy_seconds=load.watched_busy_seconds,
+        mean_running=share(sums.running, sums.sampled_seconds),
+        mean_request_tokens=held.mean_tokens if held else None,
+        spread_request_tokens=held.spread_tokens if held else None,
+        prompt_tokens=load.prompt_tokens.mean,
+        generation_tokens=load.generation_tokens.mean,
+        peak_demand=load.demand(_DEMAND_SHARE),
+        queue_p95_seconds=load.queue_seconds.quantile(0.95, longest=_LONGEST_WAIT_SECONDS),
+        preempted_ratio=share(sums.preempted, sums.finished),
+        prefix_hit_ratio=share(sums.prefix_hits, sums.prefix_queries),
+    )
 
 
 def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:

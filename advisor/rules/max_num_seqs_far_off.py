@@ -8,7 +8,7 @@ from advisor.snapshot import Snapshot
 
 
 def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding]:
-    """Yield one finding an engine whose max_num_seqs is off by more than the policy's factor, whichever bound is true."""
+    """Yield one finding an engine whose max_num_seqs is off by the policy's factor, whichever bound is true."""
     for each in report.advice:
         seqs = each.seqs
         if seqs is None or seqs.recommended == seqs.current:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
 from advisor.report import Engine, EngineAdvice
-from advisor.tuning import SeqsAdvice
+from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
 from exporter.command_line import server_argv, with_flags
@@ -103,6 +103,8 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         engine = judged[each.engine, each.dp_rank]
         version = f": vLLM {engine.vllm_version}" if engine.vllm_version else ""
         console.print(f"{each.engine}{version}, {each.model_name}", style="bold", markup=False)
+        if each.observed is not None:
+            _show_observed(console, each.observed)
         if each.seqs is None:
             _say(console, f"No advice: {each.not_yet}.")
         else:
@@ -119,6 +121,22 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         _say(console, "No vLLM server runs on this host; name one with --engine.")
 
 
+def _show_observed(console: Console, seen: Observed) -> None:
+    parts = [f"{seen.finished_requests:,.0f} requests in {spelled_seconds(seen.busy_seconds)} of load"]
+    for value, words in (
+        (seen.mean_running, "{:.1f} running on average"),
+        (seen.peak_demand, "{} asked for at once"),
+        (seen.prompt_tokens, "prompts of {:,.0f} tokens"),
+        (seen.generation_tokens, "answers of {:,.0f}"),
+        (seen.queue_p95_seconds, "95% waited at most {:g} s"),
+        (seen.preempted_ratio, "{:.1%} preempted"),
+        (seen.prefix_hit_ratio, "{:.0%} of prompt tokens from the prefix cache"),
+    ):
+        if value is not None:
+            parts.append(words.format(value))
+    _say(console, f"Seen: {', '.join(parts)}.")
+
+
 def _show_seqs(console: Console, seqs: SeqsAdvice) -> None:
     if seqs.recommended == seqs.current:
         _say(console, f"max-num-seqs: leave it at {seqs.current}")
@@ -132,7 +150,6 @@ def _show_seqs(console: Console, seqs: SeqsAdvice) -> None:
     for title, lines in (("It buys", seqs.buys), ("It does not buy", seqs.does_not_buy)):
         for line in lines:
             _say(console, f"{title}: {line}.", indent=2)
-    _say(console, f"This rests on {seqs.window}.", indent=2)
 
 
 def _show_flags(console: Console, flags: tuple[FlagAdvice, ...]) -> None:

@@ -22,6 +22,7 @@ def advice(published: Published | None) -> dict[str, Any]:
                 "model_name": each.model_name,
                 "dp_rank": each.dp_rank,
                 "not_yet": each.not_yet,
+                "observed": None if each.observed is None else dataclasses.asdict(each.observed),
                 "max_num_seqs": None
                 if each.seqs is None
                 else dataclasses.asdict(each.seqs) | {"kv_gain_tokens": each.seqs_gain_tokens},

@@ -17,6 +17,7 @@ from advisor.tuning import (
     largest_number,
     near,
     not_yet,
+    observed,
     overflow_ratio,
     recommend_seqs,
     token_seconds,
@@ -267,3 +268,11 @@ def test_more_data_narrows_the_bounds_and_raises_confidence():
     little, much = advised(told(finished=150, seconds=700)), advised(told(finished=50_000, seconds=80_000))
     assert much.upper - much.lower <= little.upper - little.lower
     assert much.confidence_ratio >= little.confidence_ratio
+
+
+def test_what_was_seen_is_summed_up_and_what_was_not_is_none():
+    load = told()
+    seen = observed(load, holding(load, max_model_len=2048))
+    assert (seen.mean_running, seen.mean_request_tokens, seen.preempted_ratio) == (16.0, 600.0, pytest.approx(0.15))
+    assert (seen.prompt_tokens, seen.generation_tokens) == (500.0, 150.0)
+    assert (seen.queue_p95_seconds, seen.prefix_hit_ratio) == (None, None)
