@@ -398,14 +398,14 @@ def _choice(
                 # Once said, it stays said until preemptions are half as frequent.
                 harmed = harmed and share > policy.preempted_target_ratio / (2 if advised_before else 1)
         if not harmed:
-            return current, "demand" if wanted <= safe else "none"
+            return current, "demand" if wanted <= safe else wall if near(current, safe) else "none"
         return _held_on_to(load, safe), wall
     target, binding = (safe, wall) if safe <= wanted else (wanted, "demand")
     setting = load.setting
     at_setting = setting.max_num_seqs == current and setting.busy_seconds >= policy.advice_least_busy_seconds / 2
     limited = setting.limited_seconds / setting.busy_seconds if at_setting else 1.0
     if target <= current or near(target, current) or limited < (0.005 if advised_before else 0.01):
-        return current, "demand" if wanted <= current else "none"
+        return current, "demand" if wanted <= current else wall if near(current, safe) else "none"
     return _held_on_to(load, target), binding
 
 

@@ -131,6 +131,16 @@ def test_what_is_advised_from_either_side_ends_preemptions_and_costs_few_steps(s
         assert steps < 0.6 * formula
 
 
+@pytest.mark.parametrize("start", [64, 4])
+def test_who_follows_the_advice_is_told_to_stay(start):
+    policy = Policy(advice_least_busy_seconds=20)
+    limits = [start]
+    for seed in range(1, 5):
+        load, _, _ = served(conversation(seed=seed), max_num_seqs=limits[-1])
+        limits.append(recommend_seqs(load, around(limits[-1]), policy).recommended)
+    assert len(set(limits[1:])) == 1
+
+
 def test_nothing_is_advised_before_enough_was_seen():
     assert not_yet(None, POLICY) == "no load has been seen yet"
     assert not_yet(told(), POLICY) is None
@@ -183,7 +193,8 @@ def test_a_low_limit_without_a_queue_is_left_alone():
 
 def test_a_value_that_is_about_right_is_left_alone():
     for current in (14, 15, 16):
-        assert advised(told(), current).recommended == current
+        advice = advised(told(), current)
+        assert (advice.recommended, advice.binding) == (current, "kv")
 
 
 def test_advice_holds_on_to_what_it_said_while_that_is_about_right():
