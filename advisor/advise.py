@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from advisor.capacity import cuda_total_bytes
+from advisor.counsel import Replanner, counsel
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
@@ -32,6 +33,8 @@ class Placed:
     theory: EnginePlan | None
     no_theory: str | None
     spec: ModelSpec | None = None
+    planned: Replanner | None = None
+    """The theory again, with other flags."""
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -71,9 +74,25 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
             sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
             if said.culprit is not None:
                 culprits[gpu.uuid] = said.culprit
+    counselled = [
+        counsel(
+            snapshot,
+            engine,
+            each.reading,
+            server=each.server,
+            gpus=each.gpus,
+            judgements=judgements,
+            theory=each.theory,
+            planned=each.planned,
+            load=history.load.get((each.reading.engine, each.reading.dp_rank)),
+            policy=policy,
+        )
+        for each, engine in zip(placed, engines, strict=True)
+    ]
     report = Report(
         gpus=tuple(judgements),
-        engines=engines + down,
+        engines=tuple(engine for engine, _ in counselled) + down,
+        advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
         residuals=_learned(history.residuals, placed),
@@ -133,6 +152,12 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
     files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    planned = None
+    if theory is not None and server is not None:
+        device = _device(gpus, reading, server)
+        assert files is not None  # else there were no theory
+        assert device is not None
+        planned = Replanner(files=files, server=server, reading=reading, device=device)
     return Placed(
         reading=reading,
         server=server,
@@ -140,6 +165,7 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
         theory=theory,
         no_theory=reason,
         spec=files.spec if files else None,
+        planned=planned,
     )
 
 

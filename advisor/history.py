@@ -1,8 +1,9 @@
 """What must be remembered between two moments, small and of constant size. State in, state out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from advisor.load import MOST_ENGINES, EngineLoad, interrupted, observe_load
 from advisor.readings import EngineReading
 from advisor.report import Report
 from advisor.residuals import NO_RESIDUALS, Residuals
@@ -32,7 +33,8 @@ class History:
     engines: Mapping[tuple[str, str], EngineHistory] = field(default_factory=dict)
     starts: Starts = NONE_YET
     residuals: Residuals = NO_RESIDUALS
-    """With the starts, what survives a restart of the daemon."""
+    load: Mapping[tuple[str, str], EngineLoad] = field(default_factory=dict)
+    """With the starts, the residuals and the GPUs' states, what survives a restart of the daemon."""
 
 
 def remember(history: History, snapshot: Snapshot, report: Report) -> History:
@@ -48,7 +50,33 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
         engines=engines,
         starts=remember_starts(history.starts, snapshot, report),
         residuals=report.residuals,
+        load=_remember_load(history.load, snapshot, report),
     )
+
+
+def _remember_load(
+    loads: Mapping[tuple[str, str], EngineLoad], snapshot: Snapshot, report: Report
+) -> dict[tuple[str, str], EngineLoad]:
+    """Feed what answers; who does not is interrupted, so that no time of its absence counts."""
+    judged = {(engine.engine, engine.dp_rank): engine for engine in report.engines}
+    advised = {(each.engine, each.dp_rank): each.seqs for each in report.advice}
+    answering = {(reading.engine, reading.dp_rank) for reading in snapshot.engines}
+    found = {key: interrupted(load) for key, load in loads.items() if key not in answering}
+    for reading in snapshot.engines:
+        key = (reading.engine, reading.dp_rank)
+        engine, seqs = judged.get(key), advised.get(key)
+        limiter = None if engine is None else next((name for name, on in (engine.limiter or {}).items() if on), None)
+        load = observe_load(
+            loads.get(key),
+            reading,
+            capacity_tokens=engine.kv_capacity_tokens if engine else None,
+            max_num_seqs=engine.max_num_seqs if engine else None,
+            limiter=limiter,
+            now_seconds=snapshot.now_seconds,
+        )
+        held_on_to = None if seqs is None or seqs.recommended == seqs.current else seqs.recommended
+        found[key] = load if seqs is None else replace(load, advised=held_on_to)
+    return dict(list(found.items())[-MOST_ENGINES:])
 
 
 def _remember_engine(

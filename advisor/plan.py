@@ -373,7 +373,7 @@ def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags
     return tuple(notes)
 
 
-_MOST_KEPT = 256
+_MOST_KEPT = 1024
 _kept: dict[tuple[int, str, Version | None, Device, int | None], tuple[ModelSpec, TensorIndex | None, EnginePlan]] = {}
 
 

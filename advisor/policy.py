@@ -27,14 +27,32 @@ class Policy:
     """Growth that ends free memory within this time is worth a look; within the horizon it is critical."""
     kv_exhaustion_warning_seconds: float = 120.0
     """A KV cache that is full this soon is worth a warning: its horizon is minutes, a leak's is hours."""
-    preemption_risk_warning_ratio: float = 0.5
-    """From this probability on a full KV cache is taken to end in preemption rather than in a passing peak."""
     preemptions_warning_per_second: float = 0.05
     """More preemptions than this (three a minute) for minutes on end waste work that users wait for."""
     advice_confidence_ratio: float = 0.8
     """Advice with less support in the observed load is shown and alerts nobody."""
     temperature_warning_celsius: float = 85.0
     """From here on boards without their own limit nearby start to slow down."""
+
+    kv_horizon_seconds: float = 300.0
+    """``headroom_engine_preemption_risk_ratio`` is the probability of a preemption within this time."""
+    preemption_risk_warning_ratio: float = 0.7
+    """From this probability on a full KV cache is taken to end in preemption rather than in a passing peak."""
+    queue_warning_seconds: float = 300.0
+    """A growing queue that takes this long to drain is worth a finding."""
+    far_off_ratio: float = 1.5
+    """max_num_seqs this many times too large or too small is worth a finding."""
+    preempted_target_ratio: float = 0.01
+    """Preemptions over finished requests that advice on max_num_seqs accepts."""
+    overflow_target_ratio: float = 0.05
+    """The same where admission does not look at whole prompts, or lengths are not told: share of the time in which
+    running requests may need more KV than there is."""
+    token_target_seconds: float | None = None
+    """Time per output token that advice must keep; None: no such wish."""
+    advice_least_requests: float = 100.0
+    """Finished requests that must have been seen before anything is advised."""
+    advice_least_busy_seconds: float = 600.0
+    """Time under load that must have been seen before anything is advised."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -43,6 +61,7 @@ class Policy:
             "kv_full_ratio",
             "preemption_risk_warning_ratio",
             "advice_confidence_ratio",
+            "preempted_target_ratio",
         ):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"policy.{name} must lie in (0, 1]")
@@ -55,6 +74,16 @@ class Policy:
             "kv_exhaustion_warning_seconds",
             "preemptions_warning_per_second",
             "temperature_warning_celsius",
+            "kv_horizon_seconds",
+            "queue_warning_seconds",
+            "advice_least_requests",
+            "advice_least_busy_seconds",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"policy.{name} must be above zero")
+        if not 0 < self.overflow_target_ratio < 0.5:
+            raise ValueError("policy.overflow_target_ratio must lie in (0, 0.5)")
+        if not self.far_off_ratio > 1:
+            raise ValueError("policy.far_off_ratio must be above one")
+        if self.token_target_seconds is not None and not self.token_target_seconds > 0:
+            raise ValueError("policy.token_target_seconds must be above zero")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from advisor.facts import Fact, Kind, Metric, metrics_of
 from advisor.readings import Gpu
-from advisor.report import Engine, GpuJudgement
+from advisor.report import Engine, GpuJudgement, Recommendation
 from exporter.health import Build, Collector
 
-FACTS: tuple[type[Fact], ...] = (Gpu, GpuJudgement, Engine, Collector, Build)
+FACTS: tuple[type[Fact], ...] = (Gpu, GpuJudgement, Engine, Recommendation, Collector, Build)
 """Every fact type that /metrics can show."""
 
 

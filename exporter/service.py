@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from advisor import residuals, risk_state, starts
+from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
@@ -98,8 +98,14 @@ class _Keeping:
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
-    def __init__(self, config: Config, world: World, *, start_log: EngineStartLog | None = None) -> None:
-        """Take what to watch, the world to watch it in, and a start-up log that was given by hand."""
+    def __init__(
+        self, config: Config, world: World, *, start_log: EngineStartLog | None = None, keeps_state: bool = True
+    ) -> None:
+        """Take what to watch, the world to watch it in, and a start-up log that was given by hand.
+
+        A command that only reads what a daemon keeps passes ``keeps_state=False``.
+        """
+        self._keeps_state = keeps_state and config.state_dir is not None
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -116,10 +122,12 @@ class Service:
         self._starts_file = State(config.state_dir, "starts")
         self._residuals_file = State(config.state_dir, RESIDUALS_FILE)
         self._risk_file = State(config.state_dir, "risk")
+        self._load_file = State(config.state_dir, "load")
         self._history = History(
             starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
             residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),
             gpus=self._risk_file.load(self._risk_state, {}),
+            load=self._load_file.load(load.from_json, {}),
         )
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
@@ -136,7 +144,7 @@ class Service:
         self._read_every(interval, NvmlSource(self._world.nvml))
         self._read_every(interval, self._processes)
         self._read_every(max(interval, _MODEL_SECONDS), self._models)
-        if self._config.state_dir is not None:
+        if self._keeps_state:
             self._read_every(_STATE_SECONDS, _Keeping(self._keep))
         self._schedule.every(
             interval,
@@ -209,6 +217,8 @@ class Service:
         if published is not None:
             yield from published.report.gpus
             yield from published.report.engines
+            for advice in published.report.advice:
+                yield from advice.recommendations()
 
     @property
     def _max_age_seconds(self) -> float:
@@ -283,6 +293,7 @@ class Service:
     def _keep(self) -> None:
         self._starts_file.save(starts.to_json(self._history.starts))
         self._residuals_file.save(residuals.to_json(self._history.residuals))
+        self._load_file.save(load.to_json(self._history.load))
         self._risk_file.save(
             {
                 "wall_seconds": self._clock.wall(),

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from exporter.metrics import FactCollector
 from exporter.service import Service
+from exporter.web.advice import advice
 from exporter.web.page import render_page
 from exporter.web.status import status
 
@@ -45,6 +46,9 @@ def build_app(service: Service) -> Starlette:
     async def api_status(_request: Request) -> Response:
         return JSONResponse(status(service))
 
+    async def api_advice(_request: Request) -> Response:
+        return JSONResponse(advice(service.published()))
+
     async def healthy(_request: Request) -> Response:
         return PlainTextResponse("healthy\n")
 
@@ -61,6 +65,7 @@ def build_app(service: Service) -> Starlette:
             route("/", page),
             route("/metrics", metrics),
             route("/api/v1/status", api_status),
+            route("/api/v1/advice", api_advice),
             route("/-/healthy", healthy),
             route("/-/ready", ready),
         ],

@@ -25,7 +25,7 @@ def render_page(status: dict[str, Any]) -> str:
         parts.append("<p class=demo>Demo: the GPUs, the engine and its load are made up.</p>")
     parts.append(
         f"<p>Version {escape(build.get('version', '?'))} · <a href=/metrics>metrics</a> · "
-        "<a href=/api/v1/status>status as JSON</a></p>"
+        "<a href=/api/v1/status>status as JSON</a> · <a href=/api/v1/advice>advice as JSON</a></p>"
     )
     parts.append(_findings(status["findings"]))
     parts.append(_gpus(status["gpus"]))
@@ -79,11 +79,21 @@ def _engines(engines: list[dict[str, Any]]) -> str:
             _number(engine.get("request_headroom"), "{:,.0f}"),
             " / ".join(_number(engine.get(f"requests_{state}"), "{:.0f}") for state in ("running", "waiting")),
             next((name for name, on in engine.get("limiter", {}).items() if on), "-"),
+            _seqs(engine),
         ]
         for engine in engines
     ]
-    header = ["Engine", "Model", "State", "KV used", "Free tokens", "Requests that fit", "Running / waiting", "Limiter"]
+    header = [
+        *("Engine", "Model", "State", "KV used", "Free tokens", "Requests that fit", "Running / waiting", "Limiter"),
+        "max-num-seqs",
+    ]
     return _table("Engines", header, rows, "No vLLM server has been found on this host.")
+
+
+def _seqs(engine: dict[str, Any]) -> str:
+    now, recommended = engine.get("max_num_seqs"), engine.get("recommended_max_num_seqs")
+    shown = _number(now, "{:.0f}")
+    return shown if recommended in (None, now) else f"{shown}, should be {recommended:.0f}"
 
 
 def _collectors(collectors: list[dict[str, Any]]) -> str:

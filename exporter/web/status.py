@@ -14,6 +14,7 @@ def status(service: Service) -> dict[str, Any]:
     published = service.published()
     gpus: dict[str, dict[str, Any]] = {}
     engines: list[dict[str, Any]] = []
+    recommendations: list[dict[str, Any]] = []
     collectors: list[dict[str, Any]] = []
     build: dict[str, Any] = {}
     for fact in service.facts():
@@ -21,6 +22,8 @@ def status(service: Service) -> dict[str, Any]:
             gpus.setdefault(cast("Any", fact).uuid, {}).update(plain(fact))
         elif fact.subject == "engine":
             engines.append(plain(fact))
+        elif fact.subject == "engine_recommendation":
+            recommendations.append(plain(fact))
         elif fact.subject == "collector":
             collectors.append(plain(fact))
         else:
@@ -35,6 +38,7 @@ def status(service: Service) -> dict[str, Any]:
         "collectors": collectors,
         "gpus": list(gpus.values()),
         "engines": engines,
+        "recommendations": recommendations,
         "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
     }
 

@@ -252,7 +252,7 @@ def test_the_reference_page_is_current():
 def test_nothing_on_the_pages_names_a_process_a_command_line_or_a_path(server):
     with daemon(*FAST, "--engine", server.url) as running:
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
-        for path in ("/metrics", "/", "/api/v1/status"):
+        for path in ("/metrics", "/", "/api/v1/status", "/api/v1/advice"):
             assert not re.search(r"/models/|--engine|\bpid\b", running.get(path)), path
 
 
@@ -267,6 +267,57 @@ def test_what_an_engine_held_at_its_start_survives_the_daemon(tmp_path, server):
         findings = running.wait_for(lambda: json.loads(running.get("/api/v1/status"))["findings"])
         assert [finding["rule"] for finding in findings] == ["capacity_dropped"]
         assert "30% less than the 100,000" in findings[0]["summary"]
+
+
+def counted_page(finished):
+    """Return the page of a busy server after so many requests of 400 and 100 tokens."""
+    same = 'engine="0",model_name="m"'
+    lengths = "".join(
+        f"# TYPE vllm:{name} histogram\n"
+        f'vllm:{name}_bucket{{{same},le="500"}} {finished}\nvllm:{name}_bucket{{{same},le="+Inf"}} {finished}\n'
+        f"vllm:{name}_sum{{{same}}} {length * finished}\nvllm:{name}_count{{{same}}} {finished}\n"
+        for name, length in (("request_prompt_tokens", 400), ("request_generation_tokens", 100))
+    )
+    return vllm_page(running=8, usage=0.4, generated=1_000 + 100 * finished) + lengths
+
+
+def test_what_an_engine_was_seen_to_do_survives_the_daemon_and_tells_the_same_in_the_command(tmp_path, server):
+    def seen(running):
+        (engine,) = json.loads(running.get("/api/v1/advice"))["engines"]
+        found = re.search(r"([\d,]+) finished requests", engine["not_yet"])
+        return int(found[1]) if found else 0
+
+    arguments = (*FAST, "--engine", server.url, "--state-dir", str(tmp_path))
+    server.page(counted_page(100))
+    with daemon(*arguments) as running:
+        running.wait_for(lambda: "finished requests" in running.get("/api/v1/advice"))
+        server.page(counted_page(130))
+        running.wait_for(lambda: seen(running) == 30)
+        assert running.stop()[0] == 0
+    # Nothing of its absence counts, and nothing of what was seen is lost.
+    server.page(counted_page(900))
+    with daemon(*arguments) as running:
+        running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
+        assert seen(running) == 30
+        server.page(counted_page(912))
+        running.wait_for(lambda: seen(running) == 42)
+        assert running.stop()[0] == 0
+    told = subprocess.run(
+        [sys.executable, "-m", "exporter", "advise", "--engine", server.url, "--state-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "not enough seen yet: 42 finished requests" in " ".join(told.stdout.split())
+    assert len((tmp_path / "load.json").read_bytes()) < 4_096
+
+
+def test_a_load_file_that_is_broken_is_set_aside_and_the_daemon_starts(tmp_path, server):
+    (tmp_path / "load.json").write_text('{"format": 1, "content": [{"engine": 5}]}')
+    with daemon(*FAST, "--engine", server.url, "--state-dir", str(tmp_path)) as running:
+        running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
+        assert any("kept as load.unreadable" in line for line in running.log)
 
 
 def test_a_state_directory_that_cannot_be_written_shows_and_stops_nothing(tmp_path, server):

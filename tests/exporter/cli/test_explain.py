@@ -57,7 +57,7 @@ def page():
 
 
 @contextmanager
-def vllm_process(folder, port, text=START):
+def vllm_process(folder, port, text=START, flags=()):
     """A process that looks like a vLLM server in the process table and has written its start-up log to a file."""
     model = folder / "model"
     model.mkdir()
@@ -67,7 +67,7 @@ def vllm_process(folder, port, text=START):
     log = folder / "vllm.log"
     with log.open("w") as output:
         started = subprocess.Popen(
-            [sys.executable, program, "serve", model, "--port", str(port)], stdout=output, stderr=output
+            [sys.executable, program, "serve", model, "--port", str(port), *flags], stdout=output, stderr=output
         )
     try:
         end = time.monotonic() + 20
