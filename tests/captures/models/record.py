@@ -278,7 +278,6 @@ def main():
             if options.only and name not in options.only:
                 continue
             output.write(json.dumps(record(name, entry), separators=(",", ":")) + "\n")
-            print(name)
 
 
 if __name__ == "__main__":
