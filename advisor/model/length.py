@@ -27,7 +27,7 @@ def context_length(text: Keys) -> tuple[int, int | None]:
 
     Source: ``config/model.py:_get_and_verify_max_len`` (0.32) and ``derive_max_model_len_and_key`` of
     ``transformers_utils/model_arch_config_convertor.py``: the smallest of the keys, times the factor of a rope scaling
-    that max_position_embeddings does not hold yet. Releases to 0.30 count yarn from the original length.
+    that max_position_embeddings does not hold yet. Releases to 0.29 count yarn from the original length.
 
     Raises:
         ModelConfigError: A length is not a whole number above zero.

@@ -421,37 +421,39 @@ def _kimi_vl(keys: Keys) -> Whole:
     return _with_tower(text, decoder, tower, joint, Renaming())
 
 
-def _kimi_k25(keys: Keys) -> Whole:
-    text, decoder = _text(keys, family=latent.deepseek)
+def _kimi_k3(keys: Keys) -> Whole:
+    return _kimi_k25(keys, family=linear.kimi_linear)
+
+
+def _kimi_k25(keys: Keys, *, family: TextFamily = latent.deepseek) -> Whole:
+    text, decoder = _text(keys, family=family)
     vision = _vision(keys)
-    kind = vision.text("mm_projector_type", default="patchmerger")
-    if kind != "patchmerger":
-        raise DeclinedError(f"KimiK25ForConditionalGeneration with projector {kind} is not described by these rules")
-    renamed = Keys(
-        {
-            "hidden_size": vision.size("vt_hidden_size", "hidden_size", default=1152),
-            "intermediate_size": vision.size("vt_intermediate_size", "intermediate_size", default=4304),
-            "num_hidden_layers": vision.layers("vt_num_hidden_layers", "num_hidden_layers", default=27),
-            "num_attention_heads": vision.size("vt_num_attention_heads", "num_attention_heads", default=16),
-            "patch_size": vision.size("patch_size", default=14),
-            "init_pos_emb_height": vision.size("init_pos_emb_height", default=64),
-            "init_pos_emb_width": vision.size("init_pos_emb_width", default=64),
-        }
-    )
-    tower = towers.moonvit(renamed, "vision_tower.")
-    assert tower.encoder is not None
+    sizes = {
+        "hidden_size": vision.size("vt_hidden_size", "hidden_size", default=1152),
+        "intermediate_size": vision.size("vt_intermediate_size", "intermediate_size", default=4304),
+        "num_hidden_layers": vision.layers("vt_num_hidden_layers", "num_hidden_layers", default=27),
+        "num_attention_heads": vision.size("vt_num_attention_heads", "num_attention_heads", default=16),
+    }
+    tower = towers.moonvit(vision.overridden(sizes), "vision_tower.")
     merge = _merge_kernel(vision)
-    width = tower.encoder.hidden_size
-    inner = width * merge[0] * merge[-1]
-    joint = prefixed(
-        "mm_projector.",
-        (
+    width, out = sizes["hidden_size"], decoder.hidden_size
+    inner = width * merge[0] * merge[1]
+    kind = vision.text("mm_projector_type", default="patchmerger")
+    if kind == "patchmerger":
+        joint = (
             *norm("pre_norm", width, bias=True),
             *matrix("proj.0", inner, inner, "copied", bias=True),
-            *matrix("proj.2", decoder.hidden_size, inner, "copied", bias=True),
-        ),
-    )
-    return _with_tower(text, decoder, tower, joint, Renaming())
+            *matrix("proj.2", out, inner, "copied", bias=True),
+        )
+    elif kind == "patchmergerv2":
+        joint = (
+            *matrix("proj.0", inner, inner, "copied"),
+            *matrix("proj.2", out, inner, "copied"),
+            *norm("post_norm", out),
+        )
+    else:
+        raise DeclinedError(f"multimodal projector {kind} is not described by these rules")
+    return _with_tower(text, decoder, tower, prefixed("mm_projector.", joint), Renaming())
 
 
 def _idefics3(keys: Keys) -> Whole:
@@ -713,6 +715,7 @@ WRAPPERS: Mapping[str, Callable[[Keys], Whole]] = {
     "Llama4ForConditionalGeneration": _llama4,
     "KimiVLForConditionalGeneration": _kimi_vl,
     "KimiK25ForConditionalGeneration": _kimi_k25,
+    "KimiK3ForConditionalGeneration": _kimi_k3,
     "Idefics3ForConditionalGeneration": _idefics3,
     "SmolVLMForConditionalGeneration": _idefics3,
     "Cohere2VisionForConditionalGeneration": _cohere2_vision,

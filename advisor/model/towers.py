@@ -501,7 +501,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
 
 
 def moonvit(keys: Keys, prefix: str) -> Tower:
-    """MoonViT of Kimi-VL."""
+    """MoonViT of Kimi-VL to Kimi K3, whose last has no biases and a width of its own for queries, keys and values."""
     keys = keys.with_defaults(
         {
             "hidden_size": 1152,
@@ -514,14 +514,18 @@ def moonvit(keys: Keys, prefix: str) -> Tower:
         }
     )
     hidden, inner, layers = keys.size("hidden_size"), keys.size("intermediate_size"), keys.layers()
+    norm_bias = keys.text("norm_type", default="layernorm") != "rmsnorm"
+    mlp_bias, attention_bias = keys.flag("linear_bias", default=True), keys.flag("attn_bias", default=True)
+    width = keys.optional_size("qkv_hidden_size") or hidden
     layer = (
-        *_both_norms("norm0", "norm1", hidden),
-        *mlp("mlp", hidden, inner, bias=True, names=("fc0", "fc1")),
-        *matrix("wqkv", 3 * hidden, hidden, "column", bias=True),
-        *matrix("wo", hidden, hidden, "row", bias=True),
+        *_both_norms("norm0", "norm1", hidden, bias=norm_bias),
+        *mlp("mlp", hidden, inner, bias=mlp_bias, names=("fc0", "fc1")),
+        *matrix("wqkv", 3 * width, hidden, "column", bias=attention_bias),
+        *matrix("wo", hidden, width, "row", bias=attention_bias),
     )
+    patch_bias = keys.flag("patch_embed_proj_bias", default=True)
     parts = (
-        *_patches("patch_embed.proj", hidden, keys.size("patch_size")),
+        *_patches("patch_embed.proj", hidden, keys.size("patch_size"), bias=patch_bias),
         small(
             "patch_embed.pos_emb.weight",
             keys.size("init_pos_emb_height"),
@@ -529,7 +533,7 @@ def moonvit(keys: Keys, prefix: str) -> Tower:
             hidden,
         ),
         *_layers("encoder.blocks.", layers, layer),
-        *norm("encoder.final_layernorm", hidden, bias=True),
+        *norm("encoder.final_layernorm", hidden, bias=norm_bias),
     )
     return Tower(
         parts=prefixed(prefix, parts),

@@ -278,7 +278,6 @@ def main():
             if options.only and name not in options.only:
                 continue
             output.write(json.dumps(record(name, entry), separators=(",", ":")) + "\n")
-            print(name)  # noqa: T201 - a script that reports what it recorded
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from tests.nvml_standin.standin import GIB, Process, State, environment
 ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
 
 
-def typed(*arguments, variables=None):
+def typed(*arguments, variables=None, program="exporter"):
     """Run the command."""
     result = subprocess.run(
-        [sys.executable, "-m", "exporter", "advise", *arguments],
+        [sys.executable, "-m", program, "advise", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -125,7 +125,7 @@ def test_a_server_that_does_not_answer_is_told():
 
 
 def test_a_machine_with_nothing_says_what_to_do():
-    result = typed()
+    result = typed(program="tests.exporter.bare")
     assert (result.returncode, result.stderr) == (1, "")
     assert "name one with --engine" in result.stdout
 
