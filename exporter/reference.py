@@ -7,9 +7,9 @@ from pathlib import Path
 from advisor.facts import Fact, Kind, Metric, metrics_of
 from advisor.readings import Gpu
 from advisor.report import Engine, GpuJudgement
-from exporter.health import Build, Collector
+from exporter.health import Build, Collector, ConfigReload
 
-FACTS: tuple[type[Fact], ...] = (Gpu, GpuJudgement, Engine, Collector, Build)
+FACTS: tuple[type[Fact], ...] = (Gpu, GpuJudgement, Engine, Collector, ConfigReload, Build)
 """Every fact type that /metrics can show."""
 
 
