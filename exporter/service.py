@@ -4,7 +4,7 @@ import logging
 import platform
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -97,8 +97,19 @@ class _Keeping:
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
-    def __init__(self, config: Config, world: World, *, start_log: EngineStartLog | None = None) -> None:
-        """Take what to watch, the world to watch it in, and a start-up log that was given by hand."""
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        *,
+        start_log: EngineStartLog | None = None,
+        web_is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take what to watch, the world to watch it in, and a start-up log that was given by hand.
+
+        ``web_is_current`` knows whether the web configuration in effect is the one on disk.
+        """
+        self._web_is_current = web_is_current
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -145,11 +156,11 @@ class Service:
         for engine in config.engines:
             self._world.session(engine).close()
         with self._watching:
-            is_slower = config.poll_interval != self._config.poll_interval
+            is_another_pace = config.poll_interval != self._config.poll_interval
             self._config = config
             self._policy = config.thresholds()
             self._engines.reconfigure(config.engines)
-            if is_slower:
+            if is_another_pace:
                 self._schedule_reads()
                 for key, server in self._servers.items():
                     self._read_every(config.poll_interval, server, key)
@@ -157,9 +168,7 @@ class Service:
     def note_reload(self, *, successful: bool) -> None:
         """Keep whether the configuration in effect is the one on disk."""
         when = self._clock.wall() if successful else self._reload.last_reload_success_timestamp_seconds
-        self._reload = ConfigReload(
-            last_reload_successful=int(successful), last_reload_success_timestamp_seconds=when
-        )
+        self._reload = ConfigReload(last_reload_successful=int(successful), last_reload_success_timestamp_seconds=when)
 
     def every(self, seconds: float, key: str, call: Callable[[], None]) -> None:
         """Call at even intervals from the same loop that reads, so that it stops when the loop does."""
@@ -182,9 +191,7 @@ class Service:
         if published is None:
             return "reading for the first time"
         ups = [engine.up for engine in published.report.engines]
-        failing = [
-            f"{each.collector}: {', '.join(each.failing)}" for each in self.health() if each.failing
-        ]
+        failing = [f"{each.collector}: {', '.join(each.failing)}" for each in self.health() if each.failing]
         parts = [
             f"{len(published.report.gpus)} GPUs",
             f"{ups.count(1)} of {len(ups)} engines up",
@@ -264,7 +271,7 @@ class Service:
         """Return everything that /metrics shows now."""
         published = self.published()
         yield self._build
-        yield self._reload
+        yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
         yield from self._fresh_gpus()
         if published is not None:
@@ -300,6 +307,8 @@ class Service:
     def _read(self, key: str, source: Source) -> None:
         self._started[key] = (source.name, self._clock.steady())
         reading = observe(key, source, self._clock)
+        if source.name == "vllm" and self._servers.get(key) is not source:
+            return  # it left the config, or has other credentials now, while this read was under way
         self._board.put(reading)
         self._failures.note(reading)
         if source.name == "nvml":

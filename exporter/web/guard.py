@@ -8,22 +8,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exporter.web.config import WebConfig
-from exporter.web.live import LiveWebConfig
-
 if TYPE_CHECKING:
     from exporter.web.auth import BasicAuth
+    from exporter.web.config import WebConfig
+    from exporter.web.live import LiveWebConfig
 
-MOST_AT_ONCE = 40
-"""Requests in progress; the default of node_exporter's --web.max-requests."""
+MOST_HEAD_BYTES = 16 * 1024
 MOST_BODY_BYTES = 64 * 1024
 
 
 class Guard:
     """Lets a request through to the application, or answers it; every method belongs to the server's event loop."""
 
-    def __init__(self, app: ASGIApp, live: LiveWebConfig | None = None) -> None:
-        """Take what to protect and the web configuration to protect it by, if there is one."""
+    def __init__(self, app: ASGIApp, live: "LiveWebConfig | None", *, most_at_once: int) -> None:
+        """Take what to protect, the web configuration to protect it by, and how many requests may be in progress."""
+        self._most_at_once = most_at_once
         self._app = app
         self._live = live
         self._in_progress = 0
@@ -41,20 +40,28 @@ class Guard:
 
         self._in_progress += 1
         try:
-            refusal = await self._refusal(Headers(scope=scope), config)
+            refusal = await self._refusal(scope, config)
             await (refusal or self._app)(scope, receive, send_with_headers)
         finally:
             self._in_progress -= 1
 
-    def _current(self) -> WebConfig | None:
+    def _current(self) -> "WebConfig | None":
         if self._live is None:
             return None
         self._live.refresh()
         return self._live.config
 
-    async def _refusal(self, headers: Headers, config: WebConfig | None) -> Response | None:
-        if self._in_progress > MOST_AT_ONCE:
-            return _refused(503, f"{MOST_AT_ONCE} requests are in progress already", {"Retry-After": "1"})
+    async def _refusal(self, scope: Scope, config: "WebConfig | None") -> Response | None:
+        headers = Headers(scope=scope)
+        if self._in_progress > self._most_at_once:
+            return _refused(503, f"{self._most_at_once} requests are in progress already", {"Retry-After": "1"})
+        if (
+            len(scope["raw_path"])
+            + len(scope["query_string"])
+            + sum(len(name) + len(value) for name, value in headers.raw)
+            > MOST_HEAD_BYTES
+        ):
+            return _refused(431, f"path and headers hold at most {MOST_HEAD_BYTES} bytes")
         if "transfer-encoding" in headers:
             return _refused(411, "a request body needs a Content-Length here")
         length = headers.get("content-length", "0")
@@ -69,7 +76,7 @@ class Guard:
             return None
         return await self._stranger(headers.get("authorization"), config)
 
-    async def _stranger(self, credentials: str | None, config: WebConfig) -> Response | None:
+    async def _stranger(self, credentials: str | None, config: "WebConfig") -> Response | None:
         from exporter.web.auth import Answer, BasicAuth
 
         self._auth = self._auth or BasicAuth()
@@ -113,7 +120,7 @@ def _refused(status: int, why: str, headers: dict[str, str] | None = None) -> Re
     )
 
 
-def _set_headers(headers: MutableHeaders, config: WebConfig | None) -> None:
+def _set_headers(headers: MutableHeaders, config: "WebConfig | None") -> None:
     headers["Date"] = formatdate(usegmt=True)
     for name, value in config.http_server_config.headers.items() if config else ():
         if value:

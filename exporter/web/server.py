@@ -7,12 +7,14 @@ until a request's head is complete, the time in which an answer is taken.
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,15 +23,26 @@ from uvicorn.server import ServerState
 
 from exporter.errors import UsageError
 from exporter.web.guard import Guard
-from exporter.web.live import LiveWebConfig
 
-MOST_CONNECTIONS = 256
-HEAD_SECONDS = 10.0
-"""From a connection's first moment until its request is complete to the empty line."""
-ANSWER_SECONDS = 30.0
-KEEP_ALIVE_SECONDS = 75.0
-"""From an answer to the next complete request: above the usual scrape intervals, so that one connection serves all."""
-_HANDSHAKE_SECONDS = 5.0
+if TYPE_CHECKING:
+    from exporter.web.live import LiveWebConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a client may hold, and for how long."""
+
+    connections: int = 256
+    requests_at_once: int = 40
+    """The default of node_exporter's --web.max-requests; more are refused with 503."""
+    handshake_seconds: float = 5.0
+    head_seconds: float = 10.0
+    """From a connection's first moment until its request is complete to the empty line."""
+    answer_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0
+    """From an answer to the next complete request: above the usual scrape intervals, so one connection serves all."""
+
+
 _STOP_SECONDS = 1.0
 _FIRST_PASSED_SOCKET = 3
 """SD_LISTEN_FDS_START: where systemd leaves the sockets it listens on for a service."""
@@ -102,13 +115,15 @@ class HttpServer:
         app: ASGIApp,
         listening: socket.socket | Sequence[socket.socket],
         *,
-        web: LiveWebConfig | None = None,
+        web: "LiveWebConfig | None" = None,
+        limits: Limits = Limits(),
     ) -> None:
-        """Take what to serve, the sockets to serve it on, and how it is protected."""
+        """Take what to serve, the sockets to serve it on, how it is protected, and what a client may hold."""
+        self.limits = limits
         self._sockets = (listening,) if isinstance(listening, socket.socket) else tuple(listening)
         self._web = web
         self._config = uvicorn.Config(
-            Guard(app, web),
+            Guard(app, web, most_at_once=limits.requests_at_once),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -177,17 +192,19 @@ class HttpServer:
             except OSError:  # out of file descriptors, or the client has gone again
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._idle) + len(self._busy) >= MOST_CONNECTIONS and not self._end_longest_idle():
+            if len(self._idle) + len(self._busy) >= self.limits.connections and not self._end_longest_idle():
                 connection.close()
                 continue
             task = loop.create_task(self._open(connection))
             self._tasks.add(task)
             self._idle[task] = task.cancel
-            task.add_done_callback(self._opened)
+            task.add_done_callback(functools.partial(self._opened, connection))
 
-    def _opened(self, task: asyncio.Task[None]) -> None:
+    def _opened(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._idle.pop(task, None)
+        if task.cancelled():
+            connection.close()
 
     def _end_longest_idle(self) -> bool:
         """Make room for a new connection, so that many silent ones cannot shut a scraper out."""
@@ -201,7 +218,7 @@ class HttpServer:
         if self._web is not None:
             self._web.refresh()
         context = self._web.context if self._web else None
-        times = {"ssl_handshake_timeout": _HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 1.0} if context else {}
+        times = {"ssl_handshake_timeout": self.limits.handshake_seconds, "ssl_shutdown_timeout": 1.0} if context else {}
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection, ssl=context, **times)
         except (OSError, ssl.SSLError):  # no handshake, or none in time: a stranger's business, not worth a line
@@ -244,7 +261,7 @@ class _Connection(H11Protocol):
         self._guarded_app = self.app
         self.app = self._answer
         self._deadline: asyncio.TimerHandle | None = None
-        self.timeout_keep_alive = int(KEEP_ALIVE_SECONDS + ANSWER_SECONDS)  # the deadline here comes first
+        self.timeout_keep_alive = int(server.limits.keep_alive_seconds) + 60  # the deadline here comes first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -252,7 +269,7 @@ class _Connection(H11Protocol):
             self.cut()
             return
         self._server.began_waiting(self)
-        self._allow(HEAD_SECONDS)
+        self._allow(self._server.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -266,13 +283,13 @@ class _Connection(H11Protocol):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._server.began_answering(self)
-        self._allow(ANSWER_SECONDS)
+        self._allow(self._server.limits.answer_seconds)
         try:
             await self._guarded_app(scope, receive, send)
         finally:
             if not self.transport.is_closing():
                 self._server.began_waiting(self)
-                self._allow(KEEP_ALIVE_SECONDS)
+                self._allow(self._server.limits.keep_alive_seconds)
 
     def _allow(self, seconds: float) -> None:
         if self._deadline is not None:
