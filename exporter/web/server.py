@@ -43,7 +43,11 @@ class Limits:
     """From an answer to the next complete request: above the usual scrape intervals, so one connection serves all."""
 
 
+_GRACE_SECONDS = 0.7
+"""For answers under way when the end comes."""
 _STOP_SECONDS = 1.0
+_BACKLOG = 512
+"""A burst of scrapers waits to be accepted rather than for the second after which TCP tries again."""
 _FIRST_PASSED_SOCKET = 3
 """SD_LISTEN_FDS_START: where systemd leaves the sockets it listens on for a service."""
 
@@ -69,9 +73,9 @@ def listen(text: str) -> socket.socket:
     host, port = parse_address(text)
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]  # Python adds the address, which is told already
         raise UsageError(f"--web.listen-address: cannot listen on {text}: {reason}") from error
@@ -138,7 +142,7 @@ class HttpServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: dict[Any, Callable[[], object]] = {}
         """How to end each connection on which no request is in progress, the longest idle first."""
-        self._busy: set[Any] = set()
+        self._busy: set[_Connection] = set()
         self._echoed = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -176,12 +180,17 @@ class HttpServer:
         accepting = [asyncio.create_task(self._accept(listening)) for listening in self._sockets]
         self._started.set()
         await self._stopping.wait()
-        for task in (*accepting, *self._tasks):
+        ending = (*accepting, *self._tasks)
+        for task in ending:
             task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         for connection in list(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=_STOP_SECONDS)
+            await asyncio.wait(self._state.tasks, timeout=_GRACE_SECONDS)
+        for cut in (*self._idle.values(), *(connection.cut for connection in self._busy)):
+            cut()
+        await asyncio.sleep(0)  # lets what was cut close its socket
 
     async def _accept(self, listening: socket.socket) -> None:
         listening.setblocking(False)
@@ -237,8 +246,8 @@ class HttpServer:
         self._idle.pop(connection, None)
         self._busy.add(connection)
 
-    def ended(self, connection: "_Connection") -> None:
-        """Note that a connection is gone."""
+    def ended(self, connection: Any) -> None:
+        """Note that a connection, or its opening, is over."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
 
@@ -258,6 +267,7 @@ class _Connection(H11Protocol):
     def __init__(self, server: HttpServer, config: uvicorn.Config, state: ServerState) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self._server = server
+        self._opening = asyncio.current_task()
         self._guarded_app = self.app
         self.app = self._answer
         self._deadline: asyncio.TimerHandle | None = None
@@ -265,6 +275,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._server.ended(self._opening)  # one connection counts once
         if not self._server.lets_in(transport):
             self.cut()
             return
