@@ -76,10 +76,27 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
     problems += _policy_problems(content.get("policy"))
     if config is not None:
         problems += _duplicates(config)
+    if config is not None and path is not None:
+        config = _resolved(config, path.parent)
     if problems or config is None:
         where = str(path) if path else "command line"
         raise UsageError("\n".join(f"{where}: {problem}" for problem in problems))
     return config
+
+
+def _resolved(config: Config, directory: Path) -> Config:
+    """Make the paths of the file relative to the file: a service has no directory of its own."""
+    engines = tuple(
+        engine.model_copy(
+            update={
+                key: directory / file
+                for key in ("api_key_file", "ca_file")
+                if (file := getattr(engine, key)) is not None
+            }
+        )
+        for engine in config.engines
+    )
+    return config.model_copy(update={"engines": engines})
 
 
 def _policy_problems(policy: Any) -> list[str]:

@@ -162,8 +162,9 @@ class Service:
             self._engines.reconfigure(config.engines)
             if is_another_pace:
                 self._schedule_reads()
-                for key, server in self._servers.items():
-                    self._read_every(config.poll_interval, server, key)
+                for key in self._servers:
+                    # Not at once: a read under way would be taken for one that hangs.
+                    self._read_server_every(config.poll_interval, key, after_seconds=min(1.0, config.poll_interval))
 
     def note_reload(self, *, successful: bool) -> None:
         """Keep whether the configuration in effect is the one on disk."""
@@ -290,11 +291,20 @@ class Service:
         key = f"vllm {watched.engine}"
         before = self._servers.get(key)
         self._servers[key] = source
-        self._read_every(self._config.poll_interval, source, key)
         if before is not None:
             before.close()
-        else:
-            log.info("watching engine %s at %s", watched.engine, watched.url)
+            return
+        self._read_server_every(self._config.poll_interval, key)
+        log.info("watching engine %s at %s", watched.engine, watched.url)
+
+    def _read_server_every(self, seconds: float, key: str, *, after_seconds: float = 0.0) -> None:
+        """Read whatever source stands under this key when the time comes: a reload may put another there."""
+
+        def read() -> None:
+            if source := self._servers.get(key):
+                self._read(key, source)
+
+        self._schedule.every(seconds, key, read, after_seconds=after_seconds)
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
