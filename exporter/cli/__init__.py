@@ -12,7 +12,8 @@ COMMANDS = {
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
-    "check": "Check a configuration file.",
+    "check": "Check configuration files.",
+    "systemd": "Write the unit files of a service.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }
 """Every command with its one-line help, so that --help imports none of them."""
