@@ -31,7 +31,7 @@ docs: $(BIN)/vllm-headroom
 
 .PHONY: docs-are-current
 docs-are-current: docs
-	git diff --exit-code -- METRICS.md
+	git diff --exit-code -- METRICS.md docs/configuration.md
 
 # Scores the estimator on real deployments and writes docs/accuracy.md. The packages it is compared with are optional:
 # PACKAGES_PYTHON names the interpreter of an environment that has bench/accuracy/requirements.txt.
