@@ -6,7 +6,9 @@ else, and nothing of it is ever logged.
 """
 
 import os
+import pwd
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,13 @@ class ProcessSource:
     name = "process"
 
     def __init__(self, processes: Any, *, root: Path = Path("/"), home: Path | None = None) -> None:
-        """Take the process table (the ``psutil`` module or a stand-in) and the file system's root."""
+        """Take the process table (the ``psutil`` module or a stand-in), the file system's root and one more home.
+
+        A service's own user may have no home at all: what counts is that of the user who runs vLLM.
+        """
         self._processes = processes
         self._root = root
-        self._home = home or Path.home()
+        self._home = home
         self._others: set[int] = set()
         self._servers: dict[int, _Known] = {}
         self._reads = 0
@@ -123,7 +128,7 @@ class ProcessSource:
             started_at_seconds=started,
             argv_hash=hash(tuple(argv)),
             flags=flags,
-            model_path=self._find_model(flags, directory, own_root),
+            model_path=self._find_model(flags, directory, own_root, self._homes(process, environment)),
         )
 
     def _tolerant(self, call: Callable[[], Any], fallback: Any) -> Any:
@@ -144,7 +149,14 @@ class ProcessSource:
                 return content
         return None
 
-    def _find_model(self, flags: EngineFlags, directory: str, own_root: Path) -> str | None:
+    def _homes(self, process: Any, environment: Mapping[str, str]) -> list[Path]:
+        """Where a server's user keeps the hub's cache: by its environment if that may be read, by the user's entry."""
+        homes = [Path(environment["HOME"])] if environment.get("HOME") else []
+        with suppress(self._processes.Error, OSError, KeyError, AttributeError):
+            homes.append(Path(pwd.getpwuid(process.uids().effective).pw_dir))
+        return [*homes, *([self._home] if self._home else []), Path("/root")]
+
+    def _find_model(self, flags: EngineFlags, directory: str, own_root: Path, homes: list[Path]) -> str | None:
         """Return where this daemon can open the model: as named, in the container's root, or in the hub cache."""
         if flags.model is None:
             return None
@@ -152,7 +164,7 @@ class ProcessSource:
             named = base / os.path.join(directory, flags.model).lstrip("/")  # noqa: PTH118
             if _has_config(named):
                 return str(named)
-            for hub in self._hub_caches(flags):
+            for hub in _hub_caches(flags, homes):
                 snapshots = base / str(hub).lstrip("/") / f"models--{flags.model.replace('/', '--')}" / "snapshots"
                 try:
                     newest = sorted(snapshots.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
@@ -163,16 +175,16 @@ class ProcessSource:
                         return str(snapshot)
         return None
 
-    def _hub_caches(self, flags: EngineFlags) -> list[Path]:
-        named = flags.environment.get("HF_HUB_CACHE")
-        home = flags.environment.get("HF_HOME")
-        return [
-            *([Path(flags.download_dir)] if flags.download_dir else []),
-            *([Path(named)] if named else []),
-            *([Path(home) / "hub"] if home else []),
-            self._home / ".cache" / "huggingface" / "hub",
-            Path("/root/.cache/huggingface/hub"),
-        ]
+
+def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:
+    named = flags.environment.get("HF_HUB_CACHE")
+    hub = flags.environment.get("HF_HOME")
+    return [
+        *([Path(flags.download_dir)] if flags.download_dir else []),
+        *([Path(named)] if named else []),
+        *([Path(hub) / "hub"] if hub else []),
+        *(home / ".cache" / "huggingface" / "hub" for home in homes),
+    ]
 
 
 def _has_config(directory: Path) -> bool:

@@ -115,6 +115,20 @@ def test_a_hub_id_is_found_in_the_local_cache(start, tmp_path):
     assert server.model_path == str(snapshot)
 
 
+def test_a_hub_id_is_found_in_the_home_of_whoever_runs_the_server(start, tmp_path):
+    snapshot = tmp_path / ".cache" / "huggingface" / "hub" / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    server = found(ProcessSource(psutil), start("org/name", environment={"HOME": str(tmp_path)}))
+    assert server.model_path == str(snapshot)
+
+
+def test_a_user_without_a_home_can_look_too(start, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    assert found(ProcessSource(psutil), start("org/nowhere", environment={"HOME": "/"})).model_path is None
+
+
 def test_a_hub_id_that_is_not_in_the_cache_has_no_path(start):
     assert found(ProcessSource(psutil), start("org/nowhere")).model_path is None
 
