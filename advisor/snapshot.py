@@ -30,6 +30,8 @@ class Snapshot:
     gpus: tuple[Gpu, ...] = ()
     gpu_processes: tuple[GpuProcess, ...] = ()
     servers: tuple[EngineProcess, ...] = ()
+    visible_pids: frozenset[int] | None = None
+    """Every process in the table that `servers` were found in; None where the table was not read."""
     engines: tuple[EngineReading, ...] = ()
     targets: tuple[EngineTarget, ...] = ()
     models: tuple[ModelFiles, ...] = ()
@@ -56,6 +58,16 @@ class Snapshot:
     def processes_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Return the processes that hold memory on a GPU."""
         return tuple(process for process in self.gpu_processes if process.uuid == gpu.uuid)
+
+    def hidden_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """Return the processes on a GPU that the process table does not show: those of another PID namespace."""
+        if self.visible_pids is None:
+            return ()
+        return tuple(process for process in self.processes_on(gpu) if process.pid not in self.visible_pids)
+
+    def is_here(self, url: str) -> bool:
+        """Tell whether an address is of this host by its own look: loopback."""
+        return urlsplit(url).hostname in _HERE
 
     def readings_of(self, engine: str) -> tuple[EngineReading, ...]:
         """Return the readings of one server's engines, in order of rank."""

@@ -358,6 +358,7 @@ class Service:
             gpus=gpu_readings.gpus if gpu_readings else (),
             gpu_processes=gpu_readings.processes if gpu_readings else (),
             servers=servers or (),
+            visible_pids=None if servers is None else self._processes.visible_pids,
             engines=readings,
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),

@@ -220,3 +220,51 @@ def test_a_server_whose_environment_and_directory_are_hidden_is_still_found():
 
     (server,) = ProcessSource(Hidden()).read()
     assert server.port == 8126
+
+
+_TRIE = """Main:
+  +-- 0.0.0.0/0 3 0 5
+Local:
+     +-- 127.0.0.0/8 2 0 2
+        +-- 127.0.0.0/31 1 0 0
+           |-- 127.0.0.0
+              /8 host LOCAL
+           |-- 127.0.0.1
+              /32 host LOCAL
+     +-- {net}.0/24 2 0 2
+           |-- {net}.0
+              /24 link UNICAST
+           |-- {address}
+              /32 host LOCAL
+           |-- {net}.255
+              /32 link BROADCAST
+"""
+
+
+@pytest.mark.parametrize(
+    ("its", "flags", "host"),
+    [
+        ("10.0.0.5", (), "127.0.0.1"),
+        ("172.17.0.2", (), "172.17.0.2"),
+        ("172.17.0.2", ("--host", "0.0.0.0"), "172.17.0.2"),
+        ("172.17.0.2", ("--host", "172.17.0.2"), "172.17.0.2"),
+        (None, (), "127.0.0.1"),
+    ],
+    ids=["same network", "container", "container on all addresses", "named", "not readable"],
+)
+def test_a_server_in_a_container_with_its_own_network_is_reached_at_its_own_address(start, tmp_path, its, flags, host):
+    process = start("m", *flags)
+    for name, address in (("self", "10.0.0.5"), (str(process.pid), its)):
+        table = tmp_path / "proc" / name / "net" / "fib_trie"
+        table.parent.mkdir(parents=True)
+        if address:
+            table.write_text(_TRIE.format(net=address.rpartition(".")[0], address=address))
+    assert found(ProcessSource(psutil, root=tmp_path), process).host == host
+
+
+def test_what_the_last_look_saw_is_known(start):
+    source = ProcessSource(psutil)
+    assert source.visible_pids is None
+    process = start("m")
+    source.read()
+    assert {process.pid, os.getpid()} <= source.visible_pids
