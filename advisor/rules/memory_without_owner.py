@@ -5,17 +5,14 @@ from collections.abc import Iterator
 from advisor.policy import Policy
 from advisor.report import Finding, Report, Severity
 from advisor.snapshot import Snapshot, process_bytes
-from advisor.units import GIB, gib
-
-_WORTH_SAYING_BYTES = GIB
-"""Contexts that the driver keeps for itself, page tables and rounding stay well below."""
+from advisor.units import gib
 
 
 def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding]:
     """Yield one finding a GPU, by how its memory escapes: processes out of sight, or none at all."""
     for gpu in snapshot.gpus:
         listed, hidden = snapshot.processes_on(gpu), snapshot.hidden_on(gpu)
-        held, used = process_bytes(listed), gpu.memory_used_bytes
+        unowned = snapshot.unowned_on(gpu)
         if hidden:
             size = process_bytes(hidden)
             yield Finding(
@@ -27,13 +24,13 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
                 "they count as foreign",
                 advice=_ADVICE,
             )
-        elif used is not None and held is not None and used - held > _WORTH_SAYING_BYTES:
+        elif unowned:
             yield Finding(
                 rule="memory_without_owner",
                 severity=Severity.WARNING,
                 subject=f"GPU {gpu.gpu}",
-                summary=f"{gib(used - held)} of it are in use by no process that the driver names here: whose they are "
-                "cannot be told",
+                summary=f"{gib(unowned)} of it are in use by no process that the driver names here: whose they are "
+                "cannot be told, so they count as foreign",
                 advice=_ADVICE,
             )
 

@@ -1,5 +1,7 @@
 """What cannot be mapped to a process is said."""
 
+from advisor.advise import advise
+from advisor.history import History
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.rules import engine_not_mapped, memory_without_owner
@@ -25,13 +27,20 @@ def test_processes_of_another_pid_namespace_are_told_with_their_memory():
         visible_pids=frozenset({1, 100, 101}),
     )
     assert finding.subject == "GPU 0"
-    assert "1 of the 2 processes on it are in no process table that can be read here, with 10.0 GiB" in finding.summary
+    assert "1 of the 2 processes on it are in no process table that can be read here, with 10.00 GiB" in finding.summary
     assert "--pid=host" in finding.advice
 
 
 def test_memory_that_the_driver_gives_to_nobody_is_told():
     (finding,) = found(memory_without_owner, gpus=(gpu(used=60 * GIB),), visible_pids=frozenset({1}))
-    assert finding.summary.startswith("60.0 GiB of it are in use by no process that the driver names here")
+    assert finding.summary.startswith("60.00 GiB of it are in use by no process that the driver names here")
+
+
+def test_memory_that_nobody_names_is_foreign_and_not_the_drivers():
+    snapshot = Snapshot(now_seconds=0.0, gpus=(gpu(used=60 * GIB),), visible_pids=frozenset({1}))
+    (judgement,) = advise(snapshot, History(), Policy()).gpus
+    parts = judgement.memory_component_bytes
+    assert (parts["foreign"], parts["driver_reserved"]) == (60 * GIB, GIB // 2)
 
 
 def test_a_gpu_whose_processes_are_all_in_sight_is_fine():
