@@ -194,9 +194,9 @@ class Service:
         ups = [engine.up for engine in published.report.engines]
         failing = [f"{each.collector}: {', '.join(each.failing)}" for each in self.health() if each.failing]
         parts = [
-            f"{len(published.report.gpus)} GPUs",
-            f"{ups.count(1)} of {len(ups)} engines up",
-            f"{len(published.report.findings)} findings",
+            f"GPUs: {len(published.report.gpus)}",
+            f"engines up: {ups.count(1)} of {len(ups)}",
+            f"findings: {len(published.report.findings)}",
             *failing,
         ]
         return "; ".join(parts)

@@ -204,6 +204,9 @@ class HttpServer:
             if len(self._idle) + len(self._busy) >= self.limits.connections and not self._end_longest_idle():
                 connection.close()
                 continue
+            if connection.family != socket.AF_UNIX:
+                # An answer is several writes: none of them is to wait for the client's delayed acknowledgement.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = loop.create_task(self._open(connection))
             self._tasks.add(task)
             self._idle[task] = task.cancel
