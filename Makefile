@@ -39,7 +39,7 @@ backtest: $(BIN)/vllm-headroom
 
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
-	git diff --exit-code -- METRICS.md dashboards/generated docs/runbooks/README.md
+	git diff --exit-code -- METRICS.md docs/configuration.md dashboards/generated docs/runbooks/README.md
 
 # Scores the estimator on real deployments and writes docs/accuracy.md. The packages it is compared with are optional:
 # PACKAGES_PYTHON names the interpreter of an environment that has bench/accuracy/requirements.txt.

@@ -268,7 +268,7 @@ def holders_on(
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
         found.append((server, engine, float(held)))
     foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
-    return found, float(foreign or 0)
+    return found, float((foreign or 0) + snapshot.unowned_on(gpu))
 
 
 def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:

@@ -10,7 +10,9 @@ class Policy:
     oom_horizon_seconds: float = 900.0
     """``headroom_gpu_oom_risk_ratio`` is the probability of running out within this time."""
     oom_risk_warning_ratio: float = 0.25
+    """From this risk on there is a warning."""
     oom_risk_critical_ratio: float = 0.7
+    """From this risk on it is critical."""
     stalled_after_seconds: float = 60.0
     """Requests wait or run and no token has come for this long: the engine is stuck."""
     kv_full_ratio: float = 0.95

@@ -4,7 +4,7 @@ import logging
 import platform
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -22,8 +22,8 @@ from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
 from exporter.engines import Engines, Watched, open_session
-from exporter.errors import SourceError
-from exporter.health import Build, Collector
+from exporter.errors import RestartNeeded, SourceError
+from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.schedule import Schedule
 from exporter.sources.model import ModelSource
@@ -43,6 +43,8 @@ _ONCE_SECONDS = 5.5
 """What a command that looks once waits for: a little more than the slowest source gives itself."""
 _RISK_SECONDS = 2 * 86400.0
 """What the risk model remembers is about the last one to two days."""
+_RESTARTS_WANTED = 3
+"""Reads in a row: while a driver is being replaced its parts disagree for a moment."""
 _MODEL_SECONDS = 5.0
 """Model files hardly change, but a server that has just started waits for its theory."""
 
@@ -99,13 +101,21 @@ class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
     def __init__(
-        self, config: Config, world: World, *, start_log: EngineStartLog | None = None, keeps_state: bool = True
+        self,
+        config: Config,
+        world: World,
+        *,
+        start_log: EngineStartLog | None = None,
+        keeps_state: bool = True,
+        web_is_current: Callable[[], bool] = lambda: True,
     ) -> None:
         """Take what to watch, the world to watch it in, and a start-up log that was given by hand.
 
-        A command that only reads what a daemon keeps passes ``keeps_state=False``.
+        A command that only reads what a daemon keeps passes ``keeps_state=False``; ``web_is_current`` knows whether the
+        web configuration in effect is the one on disk.
         """
         self._keeps_state = keeps_state and config.state_dir is not None
+        self._web_is_current = web_is_current
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -130,6 +140,10 @@ class Service:
             load=self._load_file.load(load.from_json, {}),
         )
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
+        self._watching = threading.RLock()
+        """Held while the set of servers under watch changes: a reload comes from another thread than a discovery."""
+        self._reload = ConfigReload(last_reload_successful=1, last_reload_success_timestamp_seconds=self._clock.wall())
+        self._restarts_wanted = 0
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
     def start(self) -> None:
@@ -138,14 +152,74 @@ class Service:
         Raises:
             UsageError: The config names credentials that cannot be read.
         """
-        interval = self._config.poll_interval
+        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models]
+        if self._keeps_state:
+            self._sources.append(_Keeping(self._keep))
         self._schedule.start()
         self._engines.start()
-        self._read_every(interval, NvmlSource(self._world.nvml))
-        self._read_every(interval, self._processes)
-        self._read_every(max(interval, _MODEL_SECONDS), self._models)
-        if self._keeps_state:
-            self._read_every(_STATE_SECONDS, _Keeping(self._keep))
+        self._schedule_reads()
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on by a changed config: engines and their keys, policy, interval. What is known of engines stays.
+
+        ``listen_address`` and ``state_dir`` are taken at the start only.
+
+        Raises:
+            UsageError: It names credentials that cannot be read; nothing has changed then.
+        """
+        for engine in config.engines:
+            self._world.session(engine).close()
+        with self._watching:
+            is_another_pace = config.poll_interval != self._config.poll_interval
+            self._config = config
+            self._policy = config.thresholds()
+            self._engines.reconfigure(config.engines)
+            if is_another_pace:
+                self._schedule_reads()
+                for key in self._servers:
+                    # Not at once: a read under way would be taken for one that hangs.
+                    self._read_server_every(config.poll_interval, key, after_seconds=min(1.0, config.poll_interval))
+
+    def note_reload(self, *, successful: bool) -> None:
+        """Keep whether the configuration in effect is the one on disk."""
+        when = self._clock.wall() if successful else self._reload.last_reload_success_timestamp_seconds
+        self._reload = ConfigReload(last_reload_successful=int(successful), last_reload_success_timestamp_seconds=when)
+
+    def every(self, seconds: float, key: str, call: Callable[[], None]) -> None:
+        """Call at even intervals from the same loop that reads, so that it stops when the loop does."""
+        self._schedule.every(seconds, key, call)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether judgements are made, whatever they say: a hung driver is no fault of the loop, a stopped loop is."""
+        reading = self._board.latest("advice")
+        return reading is not None and self._clock.steady() - reading.taken_at_seconds <= self._max_age_seconds + 1.0
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether a source has said time and again that only a fresh process can read it."""
+        return self._restarts_wanted >= _RESTARTS_WANTED
+
+    def summary(self) -> str:
+        """Return the state in one line, for ``systemctl status``."""
+        published = self.published()
+        if published is None:
+            return "reading for the first time"
+        ups = [engine.up for engine in published.report.engines]
+        failing = [f"{each.collector}: {', '.join(each.failing)}" for each in self.health() if each.failing]
+        parts = [
+            f"GPUs: {len(published.report.gpus)}",
+            f"engines up: {ups.count(1)} of {len(ups)}",
+            f"findings: {len(published.report.findings)}",
+            *failing,
+        ]
+        return "; ".join(parts)
+
+    def _schedule_reads(self) -> None:
+        interval = self._config.poll_interval
+        intervals = {"model": max(interval, _MODEL_SECONDS), "state": _STATE_SECONDS}
+        for source in self._sources:
+            self._read_every(intervals.get(source.name, interval), source, source.name)
         self._schedule.every(
             interval,
             "advice",
@@ -212,6 +286,7 @@ class Service:
         """Return everything that /metrics shows now."""
         published = self.published()
         yield self._build
+        yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
         yield from self._fresh_gpus()
         if published is not None:
@@ -224,16 +299,28 @@ class Service:
     def _max_age_seconds(self) -> float:
         return FRESH_INTERVALS * self._config.poll_interval
 
-    def _read_every(self, seconds: float, source: Source) -> None:
-        self._sources.append(source)
-        self._schedule.every(seconds, source.name, lambda: self._read(source.name, source))
+    def _read_every(self, seconds: float, source: Source, key: str) -> None:
+        self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
         key = f"vllm {watched.engine}"
+        before = self._servers.get(key)
         self._servers[key] = source
-        self._schedule.every(self._config.poll_interval, key, lambda: self._read(key, source))
+        if before is not None:
+            before.close()
+            return
+        self._read_server_every(self._config.poll_interval, key)
         log.info("watching engine %s at %s", watched.engine, watched.url)
+
+    def _read_server_every(self, seconds: float, key: str, *, after_seconds: float = 0.0) -> None:
+        """Read whatever source stands under this key when the time comes: a reload may put another there."""
+
+        def read() -> None:
+            if source := self._servers.get(key):
+                self._read(key, source)
+
+        self._schedule.every(seconds, key, read, after_seconds=after_seconds)
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
@@ -246,8 +333,13 @@ class Service:
     def _read(self, key: str, source: Source) -> None:
         self._started[key] = (source.name, self._clock.steady())
         reading = observe(key, source, self._clock)
+        if source.name == "vllm" and self._servers.get(key) is not source:
+            return  # it left the config, or has other credentials now, while this read was under way
         self._board.put(reading)
         self._failures.note(reading)
+        if source.name == "nvml":
+            wanted = isinstance(reading.failure, RestartNeeded)
+            self._restarts_wanted = self._restarts_wanted + 1 if wanted else 0
 
     def _overrun(self, key: str) -> None:
         """A read is due while the last one is still under way: its source shows as hung, its data go."""
@@ -261,7 +353,8 @@ class Service:
         now = self._clock.steady()
         servers = self._fresh_facts("process", now)
         if servers is not None:
-            self._engines.discover(servers, self._clock.wall())
+            with self._watching:
+                self._engines.discover(servers, self._clock.wall())
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )
@@ -281,6 +374,7 @@ class Service:
             gpus=gpu_readings.gpus if gpu_readings else (),
             gpu_processes=gpu_readings.processes if gpu_readings else (),
             servers=servers or (),
+            visible_pids=None if servers is None else self._processes.visible_pids,
             engines=readings,
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),

@@ -13,6 +13,13 @@ from exporter.errors import UsageError
 @click.command(name="check")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A configuration file.")
 @click.option(
+    "--web.config.file",
+    "web_config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A web configuration file (TLS, users).",
+)
+@click.option(
     "--rules",
     "rule_files",
     type=click.Path(path_type=Path),
@@ -41,22 +48,29 @@ from exporter.errors import UsageError
 def command(
     context: click.Context,
     config_file: Path | None,
+    web_config_file: Path | None,
     rule_files: tuple[Path, ...],
     dashboard_files: tuple[Path, ...],
     pages: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check a configuration file; check that the metrics in rules and dashboards exist.
+    """Check configuration files: every problem with its path. Check that the metrics in rules and dashboards exist.
 
     Metrics that vLLM renamed are found by name, with the new name. Exit status 1 if a metric is wrong, 2 if a file
     cannot be used.
     """
-    if config_file is None and not rule_files and not dashboard_files:
-        raise UsageError("nothing to check: give --config, --rules or --dashboard")
-    if config_file is not None:
-        config = load(config_file, {})
-        watched = f"{len(config.engines)} engines" if config.engines else "engines discovered on this host"
-        click.echo(f"{config_file}: good ({watched}, every {config.poll_interval:g} s, on {config.listen_address})")
+    if config_file is None and web_config_file is None and not rule_files and not dashboard_files:
+        raise UsageError("nothing to check: give --config, --web.config.file, --rules or --dashboard")
+    problems = []
+    for check, path in ((_config, config_file), (_web_config, web_config_file)):
+        if path is None:
+            continue
+        try:
+            click.echo(f"{path}: good ({check(path)})")
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
     if (rule_files or dashboard_files) and _metrics_are_wrong(rule_files, dashboard_files, pages, as_json=as_json):
         context.exit(1)
 
@@ -89,3 +103,20 @@ def _metrics_are_wrong(
         else f"{expressions}: good"
     )
     return bool(wrong)
+
+
+def _config(path: Path) -> str:
+    config = load(path, {})
+    watched = f"{len(config.engines)} engines" if config.engines else "engines discovered on this host"
+    return f"{watched}, every {config.poll_interval:g} s, on {config.listen_address}"
+
+
+def _web_config(path: Path) -> str:
+    from exporter.web.live import check_web_config
+
+    config, context = check_web_config(path)
+    spoken = "plain HTTP" if context is None else "TLS"
+    clients = ""
+    if config.tls_server_config is not None and config.tls_server_config.client_auth_type != "NoClientCert":
+        clients = f", client certificates ({config.tls_server_config.client_auth_type})"
+    return f"{spoken}{clients}, {len(config.basic_auth_users) or 'no'} users"

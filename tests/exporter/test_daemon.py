@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from exporter.reference import all_metrics, metrics_page
+from exporter.reference import all_metrics
 from tests.exporter.daemon import FakeServer, daemon, vllm_page
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
@@ -243,10 +242,6 @@ def test_every_series_on_the_page_is_declared_in_the_reference(card, server):
         running.wait_for(lambda: running.value("headroom_gpu_memory_slack_bytes") is not None)
         shown = {name: {key for key, _ in labels} for name, labels in running.metrics() if "headroom" in name}
     assert {name: labels for name, labels in shown.items() if declared.get(name) != labels} == {}
-
-
-def test_the_reference_page_is_current():
-    assert Path("METRICS.md").read_text(encoding="utf-8") == metrics_page()
 
 
 def test_nothing_on_the_pages_names_a_process_a_command_line_or_a_path(server):
