@@ -14,6 +14,7 @@ from advisor import starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
+from advisor.policy import Policy
 from advisor.readings import EngineReading, EngineStartLog, Gpu
 from advisor.report import Report
 from advisor.snapshot import Snapshot
@@ -24,6 +25,7 @@ from exporter.engines import Engines, Watched, open_session
 from exporter.errors import SourceError
 from exporter.health import Build, Collector
 from exporter.observe import FailureLog, Source, never_returned, observe
+from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
@@ -112,6 +114,7 @@ class Service:
         self._sources: list[Source] = []
         self._state = State(config.state_dir, "starts")
         self._history = History(starts=self._state.load(starts.from_json, starts.NONE_YET))
+        self._recent = Recent()
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
@@ -177,6 +180,16 @@ class Service:
         return self._world.mode
 
     @property
+    def policy(self) -> Policy:
+        """The thresholds in effect."""
+        return self._policy
+
+    @property
+    def poll_interval_seconds(self) -> float:
+        """Time between two readings."""
+        return self._config.poll_interval
+
+    @property
     def ready(self) -> bool:
         """Whether the first judgement is done, whatever it said."""
         return self._board.latest("advice") is not None
@@ -186,6 +199,10 @@ class Service:
         fresh = self._board.fresh("advice", self._clock.steady(), self._max_age_seconds)
         reading = fresh.get("advice")
         return reading.facts if reading else None
+
+    def recent(self, subject: Subject) -> dict[str, tuple[float, ...]]:
+        """Return the last hour of one GPU (``("gpu", uuid)``) or engine (``("engine", engine, rank)``)."""
+        return self._recent.of(subject, self._clock.steady())
 
     def health(self) -> tuple[Collector, ...]:
         """Return the state of every source."""
@@ -269,6 +286,7 @@ class Service:
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
+        self._recent.note(now, _recent_figures(report))
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
@@ -292,3 +310,21 @@ class Service:
     def _close_all(self) -> None:
         for source in self._sources:
             source.close()
+
+
+def _recent_figures(report: Report) -> dict[Subject, dict[str, float | None]]:
+    """Return what the page draws of the last hour."""
+    gpus: dict[Subject, dict[str, float | None]] = {
+        ("gpu", gpu.uuid): {"oom_risk_ratio": gpu.oom_risk_ratio, "memory_slack_bytes": gpu.memory_slack_bytes}
+        for gpu in report.gpus
+    }
+    engines: dict[Subject, dict[str, float | None]] = {
+        ("engine", engine.engine, engine.dp_rank): {
+            "kv_usage_ratio": engine.kv_usage_ratio,
+            "request_headroom": engine.request_headroom,
+            "requests_running": engine.requests_running,
+            "requests_waiting": engine.requests_waiting,
+        }
+        for engine in report.engines
+    }
+    return gpus | engines

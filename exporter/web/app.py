@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from exporter.metrics import FactCollector
 from exporter.service import Service
-from exporter.web.page import render_page
-from exporter.web.status import status
+from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
+from exporter.web.status import recents, status
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -24,7 +24,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
 }
 
 
@@ -40,7 +40,7 @@ def build_app(service: Service) -> Starlette:
         return Response(encode(registry), media_type=None, headers={"Content-Type": content_type})
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(render_page(status(service)))
+        return HTMLResponse(render_page(status(service), recents(service)))
 
     async def api_status(_request: Request) -> Response:
         return JSONResponse(status(service))
