@@ -1,8 +1,10 @@
 """The application behind every path."""
 
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
+import anyio.to_thread
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -14,8 +16,10 @@ from starlette.routing import Route
 
 from exporter.metrics import FactCollector
 from exporter.service import Service
+from exporter.web.openapi import openapi
 from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
 from exporter.web.status import recents, status
+from exporter.web.what_if import QueryError, plans, read_query
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,6 +49,25 @@ def build_app(service: Service) -> Starlette:
     async def api_status(_request: Request) -> Response:
         return JSONResponse(status(service))
 
+    one_at_a_time = anyio.CapacityLimiter(1)
+
+    async def api_plan(request: Request) -> Response:
+        try:
+            changes = read_query(request.query_params.multi_items())
+        except QueryError as error:
+            told = {"error": {"parameter": error.parameter, "message": str(error)}}
+            return JSONResponse(told, status_code=400)
+        published = service.published()
+        engines = (
+            await anyio.to_thread.run_sync(plans, published.snapshot, changes, limiter=one_at_a_time)
+            if published is not None
+            else []
+        )
+        return JSONResponse({"changed": changes, "engines": engines})
+
+    async def api_description(_request: Request) -> Response:
+        return JSONResponse(openapi(version("vllm-headroom")))
+
     async def healthy(_request: Request) -> Response:
         return PlainTextResponse("healthy\n")
 
@@ -61,6 +84,8 @@ def build_app(service: Service) -> Starlette:
             route("/", page),
             route("/metrics", metrics),
             route("/api/v1/status", api_status),
+            route("/api/v1/plan", api_plan),
+            route("/api/v1/openapi.json", api_description),
             route("/-/healthy", healthy),
             route("/-/ready", ready),
         ],

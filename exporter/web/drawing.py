@@ -60,6 +60,16 @@ def bar(segments: Sequence[Segment], *, label: str, marks: Sequence[float] = (),
     )
 
 
+def swatch(name: str) -> Html:
+    """Return a piece of a bar's colour for its legend; ``band`` is the bracket of bounds."""
+    piece = (
+        element("line", class_="band", x1=0, x2=14, y1=11, y2=11)
+        if name == "band"
+        else element("rect", class_=f"c-{name}", width=14, height=14)
+    )
+    return element("svg", piece, class_="swatch", viewBox="0 0 14 14", aria_hidden="true")
+
+
 def chart(
     title: str,
     lines: Sequence[tuple[str, Sequence[float]]],

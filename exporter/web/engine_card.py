@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from exporter import words
-from exporter.web.drawing import Segment, bar, chart
+from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
 from exporter.words import Level, Status
 
@@ -62,7 +62,14 @@ def _cache(engine: Status) -> Html | None:
         Segment(name="kv_used", share=used / whole),
         Segment(name="kv_idle", share=(capacity - used) / whole),
     ]
-    return element("div", bar(segments, label=label, band=band), class_="memory")
+    names = [("kv_used", "in use"), ("kv_idle", "idle"), *([("band", "what theory says")] if band else [])]
+    legend = [element("li", swatch(name), text) for name, text in names]
+    return element(
+        "div",
+        bar(segments, label=label, band=band),
+        element("ul", legend, class_="legend", aria_hidden="true"),
+        class_="memory",
+    )
 
 
 def _facts(engine: Status) -> Iterable[tuple[str, str | None]]:

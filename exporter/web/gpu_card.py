@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from exporter import words
-from exporter.web.drawing import Segment, bar, chart
+from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
 from exporter.words import Level, Status
 
@@ -64,13 +64,7 @@ def _memory(gpu: Status) -> Html | None:
     legend = [
         element(
             "li",
-            element(
-                "svg",
-                element("rect", class_=f"c-{name}", width=14, height=14),
-                class_="swatch",
-                viewBox="0 0 14 14",
-                aria_hidden="true",
-            ),
+            swatch(name),
             words.COMPONENT_WORDS.get(name, name),
             " ",
             element("b", words.gib(size)),

@@ -15,7 +15,7 @@ class Html(str):
 Child = str | Html | None | Iterable["Child"]
 
 
-def element(name: str, *children: Child, **attributes: object) -> Html:
+def element(name: str, /, *children: Child, **attributes: object) -> Html:
     """Return an element.
 
     Args:

@@ -190,7 +190,7 @@ def _gpus(status: Status, recents: Recents) -> Html:
     gpus = sorted(status["gpus"], key=lambda gpu: -LEVELS.index(words.gpu_level(gpu, policy)))
     cards = [gpu_card(gpu, policy, recents.get(("gpu", gpu["uuid"]), {}), pill) for gpu in gpus]
     why = _why_none(status, "nvml", "No GPU is readable here")
-    return element("section", element("h2", "GPUs"), cards or element("p", why, class_="empty"))
+    return element("section", element("h2", "GPUs"), _cards(cards) or element("p", why, class_="empty"))
 
 
 def _engines(status: Status, recents: Recents) -> Html:
@@ -200,7 +200,11 @@ def _engines(status: Status, recents: Recents) -> Html:
         for engine in engines
     ]
     why = _why_none(status, "process", "No vLLM server has been found on this host")
-    return element("section", element("h2", "Engines"), cards or element("p", why, class_="empty"))
+    return element("section", element("h2", "Engines"), _cards(cards) or element("p", why, class_="empty"))
+
+
+def _cards(cards: Sequence[Html]) -> Html | None:
+    return element("div", cards, class_="cards") if cards else None
 
 
 def _why_none(status: Status, collector: str, fallback: str) -> str:
