@@ -58,11 +58,10 @@ def build_app(service: Service) -> Starlette:
             told = {"error": {"parameter": error.parameter, "message": str(error)}}
             return JSONResponse(told, status_code=400)
         published = service.published()
-        engines = (
-            await anyio.to_thread.run_sync(plans, published.snapshot, changes, limiter=one_at_a_time)
-            if published is not None
-            else []
-        )
+        if published is None:
+            told = {"error": {"parameter": None, "message": "there is no fresh reading to plan from"}}
+            return JSONResponse(told, status_code=503)
+        engines = await anyio.to_thread.run_sync(plans, published.snapshot, changes, limiter=one_at_a_time)
         return JSONResponse({"changed": changes, "engines": engines})
 
     async def api_description(_request: Request) -> Response:

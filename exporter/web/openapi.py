@@ -61,6 +61,7 @@ def openapi(version: str) -> Schema:
                     "responses": {
                         "200": _answer("One entry an engine that answers.", "Plans"),
                         "400": _answer("A parameter is unknown, repeated or out of range.", "Error"),
+                        "503": _answer("There is no fresh reading to plan from.", "Error"),
                     },
                 }
             },
@@ -166,7 +167,7 @@ def _schemas() -> dict[str, Schema]:
             }
         ),
         "Plan": _plan(),
-        "Error": _object({"error": _object({"parameter": _TEXT, "message": _TEXT})}),
+        "Error": _object({"error": _object({"parameter": _MAYBE_TEXT, "message": _TEXT})}),
     }
 
 
