@@ -153,7 +153,9 @@ class Service:
         self._read_together({nvml.name: nvml, self._processes.name: self._processes})
         self._judge()  # finds the servers, and which files tell of them
         self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
-        return self._judge()
+        published = self._judge()
+        self._read("advice", _Advice(lambda: published))  # from here on `published` and `facts` tell of it too
+        return published
 
     def _read_together(self, sources: Mapping[str, Source]) -> None:
         end = self._clock.steady() + _ONCE_SECONDS

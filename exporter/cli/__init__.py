@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
+    "top": "Show GPUs, engines, headroom and risk live in the terminal.",
     "check": "Check a configuration file.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }

@@ -24,7 +24,7 @@ def status(service: Service) -> dict[str, Any]:
             engines.append(plain(fact))
         elif fact.subject == "collector":
             collectors.append(plain(fact))
-        else:
+        elif fact.subject == "build":
             build = plain(fact)
     sentences = published.report.factor_sentences if published else {}
     for (uuid, factor), sentence in sentences.items():
