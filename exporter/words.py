@@ -1,7 +1,7 @@
 """How figures and states read, the same on the page and in the terminal. Input is the status, as JSON has it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from advisor.report import COMPONENTS, LIMITERS
 from advisor.units import GIB, spelled_seconds
@@ -99,7 +99,7 @@ def percent(ratio: Any) -> str:
     return f"{ratio:.0%}".replace("%", " %")
 
 
-def until(value: Any, *, none: str = "none in sight") -> str:
+def until(value: Any, *, none: str = "not in sight") -> str:
     """Spell the time until something happens; ``+Inf`` is never."""
     if value == "+Inf":
         return none
@@ -120,7 +120,7 @@ def worst(levels: Sequence[Level]) -> Level:
 def risk_level(gpu: Status, policy: Status) -> Level:
     """Return how bad a GPU's risk of running out of memory is."""
     risk = gpu.get("oom_risk_ratio")
-    if risk is None:
+    if not _is_number(risk):
         return "unknown"
     if risk >= policy["oom_risk_critical_ratio"]:
         return "critical"
@@ -152,6 +152,30 @@ def engine_level(engine: Status) -> Level:
     return worst(levels)
 
 
+def hardware(gpu: Status) -> list[str]:
+    """Return how busy, how warm and how hungry a GPU is, as far as it says."""
+    told = []
+    if gpu.get("utilization_ratio") is not None:
+        told.append(f"{percent(gpu['utilization_ratio'])} busy")
+    if gpu.get("temperature_celsius") is not None:
+        told.append(f"{gpu['temperature_celsius']:.0f} °C")
+    if gpu.get("power_watts") is not None:
+        told.append(f"{gpu['power_watts']:.0f} W")
+    return told
+
+
+def engine_state(engine: Status) -> str:
+    """Return an engine's state in a few"""
+    if not engine.get("up"):
+        return f"down: {failing(engine.get('failing'))}"
+    if engine.get("asleep"):
+        return "asleep"
+    limiter = limiter(engine)
+    if limiter is None:
+        return "up"
+    return "room for more" if limiter == "none" else f"limited by {LIMITER_WORDS[limiter]}"
+
+
 def used_really_bytes(gpu: Status) -> float | None:
     """Return what is in use of a GPU without the idle part of the preallocated KV cache."""
     components = gpu.get("memory_component_bytes")
@@ -161,7 +185,7 @@ def used_really_bytes(gpu: Status) -> float | None:
 
 
 def why_full(gpu: Status) -> str | None:
-    """Say why a GPU with a vLLM engine is nearly full at any load; None where no engine holds a KV cache."""
+    """Say why a GPU with a vLLM engine is nearly full whatever its load; None where no engine holds a KV cache."""
     components, total = gpu.get("memory_component_bytes"), gpu.get("memory_total_bytes")
     really = used_really_bytes(gpu)
     if not components or not total or really is None:
@@ -170,10 +194,10 @@ def why_full(gpu: Status) -> str | None:
     pool = idle + components.get("kv_used", 0.0)
     if pool <= 0:
         return None
-    shown = percent(1 - components.get("free", 0.0) / total)
+    taken = percent(1 - components.get("free", 0.0) / total)
     return (
-        f"{shown} taken is normal: vLLM reserves its KV cache when it starts and keeps it. Of these {gib(pool)}, "
-        f"{gib(idle)} are idle now, so {gib(really)} ({percent(really / total)}) are really in use."
+        f"{taken} is taken at any load, because vLLM reserves its KV cache when it starts and keeps it. Of these "
+        f"{gib(pool)}, {gib(idle)} are idle now, so {gib(really)} ({percent(really / total)}) are really in use."
     )
 
 
@@ -259,21 +283,48 @@ def headline(status: Status) -> tuple[Level, str]:
     if status["time_seconds"] is None:
         return "critical", "Blind: there is no fresh reading, so nothing is shown that may no longer be so."
     gpus, engines, policy = status["gpus"], status["engines"], status["policy"]
-    found = [finding["severity"] for finding in status["findings"]]
-    bad_gpus = [f"GPU {gpu.get('gpu', '?')}" for gpu in gpus if gpu_level(gpu, policy) in ("warning", "critical")]
-    bad_engines = [engine["engine"] for engine in engines if engine_level(engine) in ("warning", "critical")]
     level = worst(
-        [*(gpu_level(gpu, policy) for gpu in gpus), *(engine_level(engine) for engine in engines), *map(_level, found)]
+        [
+            *(gpu_level(gpu, policy) for gpu in gpus),
+            *(engine_level(engine) for engine in engines),
+            *(severity_level(finding["severity"]) for finding in status["findings"]),
+        ]
     )
     if level in ("warning", "critical"):
-        told = [*bad_gpus, *bad_engines] or sorted({finding["subject"] for finding in status["findings"]})
-        return level, f"Look at {_listed(told)}."
+        told = [(gpu_level(gpu, policy), _trouble_of_gpu(gpu)) for gpu in gpus]
+        told += [(engine_level(engine), _trouble_of_engine(engine)) for engine in engines]
+        bad = [trouble for each in ("critical", "warning") for found, trouble in told if found == each]
+        return level, f"Look at {_listed(bad or sorted({each['subject'] for each in status['findings']}))}."
     if not gpus and not engines:
         return "unknown", "Nothing to watch: no GPU is readable here and no vLLM server has been found."
     return "good", f"All is well: {_plural(len(gpus), 'GPU')}, {_plural(len(engines), 'engine')}."
 
 
-def _level(severity: str) -> Level:
+def _trouble_of_gpu(gpu: Status) -> str:
+    name = f"GPU {gpu.get('gpu', '?')}"
+    if gpu.get("row_remap_failed") or gpu.get("row_remap_pending"):
+        return f"{name} (memory faults)"
+    if (gpu.get("memory_slack_bytes") or 0) < 0:
+        return f"{name} (over-committed, risk of running out {percent(gpu.get('oom_risk_ratio'))})"
+    return f"{name} (risk of running out {percent(gpu.get('oom_risk_ratio'))})"
+
+
+def _trouble_of_engine(engine: Status) -> str:
+    name = engine["engine"]
+    if not engine.get("up"):
+        return f"{name} (down)"
+    what = limiter(engine)
+    if what in ("kv", "max_num_seqs"):
+        waiting = engine.get("requests_waiting")
+        queue = f", {count(waiting)} wait" if waiting else ""
+        return f"{name} (limited by {LIMITER_WORDS[what]}{queue})"
+    if what in ("stalled", "queue_cap"):
+        return f"{name} ({'stalled' if what == 'stalled' else 'refuses requests'})"
+    return f"{name} (would not start again)"
+
+
+def severity_level(severity: str) -> Level:
+    """Return how bad a finding is."""
     return next((level for level in LEVELS if level == severity), "info")
 
 
@@ -286,5 +337,5 @@ def _plural(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

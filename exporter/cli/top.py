@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import click
@@ -243,7 +243,7 @@ def _pressed(key: str, view: View) -> View:
 class Keys:
     """The keyboard, key by key and unseen; without one, only time passes."""
 
-    def __enter__(self) -> "Keys":
+    def __enter__(self) -> Self:
         """Take the keyboard."""
         self._descriptor = sys.stdin.fileno() if sys.stdin.isatty() else None
         if self._descriptor is not None:

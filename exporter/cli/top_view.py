@@ -24,13 +24,13 @@ _LEVEL_STYLES: dict[Level, str] = {
 }
 
 _LOOKS = {
-    "weights": ("weights", "black on #56a0d3", "#"),
-    "kv_used": ("KV", "black on #1fb58c", "="),
+    "weights": ("weights", "#000000 on #56a0d3", "#"),
+    "kv_used": ("KV", "#000000 on #1fb58c", "="),
     "kv_idle": ("KV idle", "#c9eadf on #1d5546", "-"),
-    "cuda_graphs": ("graphs", "black on #cc79a7", "%"),
-    "activation_reserve": ("act", "black on #9ad4f5", "+"),
-    "engine_other": ("rest", "black on #e6dc55", "~"),
-    "foreign": ("others", "black on #e8772e", "x"),
+    "cuda_graphs": ("graphs", "#000000 on #cc79a7", "%"),
+    "activation_reserve": ("act", "#000000 on #9ad4f5", "+"),
+    "engine_other": ("rest", "#000000 on #e6dc55", "~"),
+    "foreign": ("others", "#000000 on #e8772e", "x"),
     "driver_reserved": ("drv", "white on #6b727c", ":"),
     "free": ("free", "#c8ccd2 on #3a414b", "."),
 }
@@ -65,7 +65,7 @@ class Canvas:
 
 def draw(status: Status | None, view: View, canvas: Canvas) -> list[Text]:
     """Return the lines of the screen, no more than it is high and none wider than it is."""
-    head = _head(status, view)
+    head = _head(status, view, canvas.width)
     foot = [] if canvas.height is None else [_foot(view)]
     if status is None:
         return _fitted([*head, Text(view.trouble or "The first reading is under way.")], foot, canvas)
@@ -101,7 +101,7 @@ def _fitted(lines: Sequence[Text], foot: Sequence[Text], canvas: Canvas) -> list
     return fitted
 
 
-def _head(status: Status | None, view: View) -> list[Text]:
+def _head(status: Status | None, view: View, width: int) -> list[Text]:
     line = Text.assemble(("vllm-headroom", "bold"), "  ", words.printable(view.source))
     if status is not None and status["time_seconds"] is not None:
         line.append(f"  {datetime.fromtimestamp(status['time_seconds'], UTC):%H:%M:%S} UTC")
@@ -114,7 +114,8 @@ def _head(status: Status | None, view: View) -> list[Text]:
         lines.append(Text(f"■ {words.printable(view.trouble)}; what stands below is old", style="bold red"))
     if status is not None:
         level, sentence = words.headline(status)
-        lines.append(Text(f"{_SIGNS[level]} {words.printable(sentence)}", style=_LEVEL_STYLES[level]))
+        told = _wrapped(words.printable(f"{_SIGNS[level]} {sentence}"), width, "")
+        lines += [Text(line.plain, style=_LEVEL_STYLES[level]) for line in told[:2]]
     return lines
 
 
@@ -126,14 +127,12 @@ def _least_of_findings(findings: Sequence[Mapping[str, Any]], room: int) -> int:
     return min(len(findings), max(1, room // 4)) if findings else 0
 
 
-def _findings(
-    findings: Sequence[Mapping[str, Any]], width: int, spare: int | None, room: int | None
-) -> list[Text]:
+def _findings(findings: Sequence[Mapping[str, Any]], width: int, spare: int | None, room: int | None) -> list[Text]:
     """Return each finding in full where there is room, else its first line; those left out are counted."""
     lines: list[Text] = []
     most = None if spare is None or room is None else max(spare, _least_of_findings(findings, room))
     for position, each in enumerate(findings):
-        level = next((level for level in LEVELS if level == each["severity"]), "info")
+        level = words.severity_level(each["severity"])
         told = words.printable(f"{_SIGNS[level]} {each['subject']}: {each['summary']}. To do: {each['advice']}.")
         wrapped = _wrapped(told, width, _LEVEL_STYLES[level])
         after = len(findings) - position - 1
@@ -209,7 +208,7 @@ def _gpu(gpu: Status, policy: Status, canvas: Canvas, detail: int) -> list[Text]
         rest = canvas.width - name.cell_len - len(told) - state.cell_len
         return [Text.assemble(name, _memory_bar(gpu, max(8, rest), canvas.colour), told, state)]
     name.append(f"  {words.printable(gpu.get('name', ''))}")
-    middle = "  ".join(_hardware(gpu))
+    middle = "  ".join(words.hardware(gpu))
     lines = [_sides(name, Text.assemble((middle, "dim"), "   ", state), canvas.width)]
     if gpu.get("memory_total_bytes"):
         lines.append(_memory_bar(gpu, canvas.width, canvas.colour))
@@ -226,7 +225,8 @@ def _gpu_notes(gpu: Status, width: int) -> list[Text]:
     if gpu.get("memory_slack_bytes") is not None:
         parts.append(f"slack {words.gib(gpu['memory_slack_bytes'], 2)}")
     if gpu.get("time_to_oom_seconds") is not None:
-        parts.append(f"memory ends in {words.until(gpu['time_to_oom_seconds'], none='no time in sight')}")
+        time_to_oom = gpu["time_to_oom_seconds"]
+        parts.append("no OOM in sight" if time_to_oom == "+Inf" else f"OOM in {words.until(time_to_oom)}")
     lines = [Text("  " + ", ".join(parts), style="dim")] if parts else []
     factors, reasons = gpu.get("oom_risk_factor_ratio") or {}, gpu.get("oom_risk_reasons") or {}
     if factors:
@@ -235,17 +235,6 @@ def _gpu_notes(gpu: Status, width: int) -> list[Text]:
             told = words.printable(f"{words.percent(factors[worst])} {worst.replace('_', ' ')}: {reasons[worst]}")
             lines += [Text(f"  {line.plain}") for line in _wrapped(told, width - 2, "")]
     return lines
-
-
-def _hardware(gpu: Status) -> list[str]:
-    told = []
-    if gpu.get("utilization_ratio") is not None:
-        told.append(f"{words.percent(gpu['utilization_ratio'])} busy")
-    if gpu.get("temperature_celsius") is not None:
-        told.append(f"{gpu['temperature_celsius']:.0f} °C")
-    if gpu.get("power_watts") is not None:
-        told.append(f"{gpu['power_watts']:.0f} W")
-    return told
 
 
 def _memory_bar(gpu: Status, width: int, colour: bool) -> Text:
@@ -280,7 +269,7 @@ def _bar(segments: Sequence[tuple[str, float, str]], width: int, colour: bool) -
 
 def _engine(engine: Status, canvas: Canvas, detail: int) -> list[Text]:
     level = words.engine_level(engine)
-    state = Text(f"{_engine_state(engine)} {_SIGNS[level]}", style=_LEVEL_STYLES[level])
+    state = Text(f"{words.engine_state(engine)} {_SIGNS[level]}", style=_LEVEL_STYLES[level])
     name = Text.assemble((words.printable(engine["engine"]), "bold"))
     if engine.get("dp_rank", "0") != "0":
         name.append(f" rank {words.printable(engine['dp_rank'])}")
@@ -299,17 +288,6 @@ def _engine(engine: Status, canvas: Canvas, detail: int) -> list[Text]:
     if detail == 3:
         lines += _engine_notes(engine, canvas.width)
     return lines
-
-
-def _engine_state(engine: Status) -> str:
-    if not engine.get("up"):
-        return f"down: {words.failing(engine.get('failing'))}"
-    if engine.get("asleep"):
-        return "asleep"
-    limiter = words.limiter(engine)
-    if limiter is None:
-        return "up"
-    return "room for more" if limiter == "none" else f"limited by {words.LIMITER_WORDS[limiter]}"
 
 
 def _cache_bar(engine: Status, width: int, colour: bool) -> Text:
@@ -343,7 +321,7 @@ def _engine_notes(engine: Status, width: int) -> list[Text]:
     if capacity:
         notes.append(f"KV cache {capacity}")
     if engine.get("time_to_kv_exhaustion_seconds") is not None:
-        notes.append(f"KV cache full in {words.until(engine['time_to_kv_exhaustion_seconds'], none='no time in sight')}.")
+        notes.append(f"KV cache full in: {words.until(engine['time_to_kv_exhaustion_seconds'])}.")
     restart = words.restart_sentence(engine)
     if restart:
         notes.append(restart)

@@ -55,12 +55,10 @@ def build_app(service: Service) -> Starlette:
         try:
             changes = read_query(request.query_params.multi_items())
         except QueryError as error:
-            told = {"error": {"parameter": error.parameter, "message": str(error)}}
-            return JSONResponse(told, status_code=400)
+            return _refused(400, str(error), parameter=error.parameter)
         published = service.published()
         if published is None:
-            told = {"error": {"parameter": None, "message": "there is no fresh reading to plan from"}}
-            return JSONResponse(told, status_code=503)
+            return _refused(503, "there is no fresh reading to plan from")
         engines = await anyio.to_thread.run_sync(plans, published.snapshot, changes, limiter=one_at_a_time)
         return JSONResponse({"changed": changes, "engines": engines})
 
@@ -91,6 +89,10 @@ def build_app(service: Service) -> Starlette:
         middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)],
         exception_handlers={404: _not_found},
     )
+
+
+def _refused(status_code: int, message: str, *, parameter: str | None = None) -> Response:
+    return JSONResponse({"error": {"parameter": parameter, "message": message}}, status_code=status_code)
 
 
 def _with_headers(handler: Handler) -> Handler:

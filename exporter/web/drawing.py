@@ -24,7 +24,9 @@ class Segment:
     """Of the bar's width, 0 to 1."""
 
 
-def bar(segments: Sequence[Segment], *, label: str, marks: Sequence[float] = (), band: tuple[float, float] | None = None) -> Html:
+def bar(
+    segments: Sequence[Segment], *, label: str, marks: Sequence[float] = (), band: tuple[float, float] | None = None
+) -> Html:
     """Return a bar of segments side by side.
 
     Args:
@@ -102,8 +104,9 @@ def chart(
         zero = _short(_height_of(0.0, bottom, top))
         shapes.append(element("line", class_="zero", x1=0, x2=_CHART_WIDTH, y1=zero, y2=zero))
     for position, (_, values) in reversed(list(enumerate(shown))):
-        for points in _runs(values, bottom, top):
-            shapes.append(element("polyline", class_=f"line line{position}", points=points))
+        shapes += [
+            element("polyline", class_=f"line line{position}", points=points) for points in _runs(values, bottom, top)
+        ]
     now = [(name, _last_known(values)) for name, values in shown]
     told = "; ".join(
         f"{name}now {spelled(value)}, between {spelled(min(finite))} and {spelled(max(finite))}"

@@ -22,7 +22,7 @@ def engine_card(engine: Status, recent: Mapping[str, Sequence[float]], pill: Pil
             "h3",
             element("span", engine["engine"]),
             element("small", f"{engine.get('model_name') or 'model not known'}{rank}{version}"),
-            pill(level, _state(engine)),
+            pill(level, words.engine_state(engine)),
         ),
         _cache(engine),
         element("dl", [_row(term, told) for term, told in _facts(engine)]),
@@ -30,17 +30,6 @@ def engine_card(engine: Status, recent: Mapping[str, Sequence[float]], pill: Pil
         element("div", _charts(recent), class_="charts"),
         class_=f"card {level}",
     )
-
-
-def _state(engine: Status) -> str:
-    if not engine.get("up"):
-        return f"down: {words.failing(engine.get('failing'))}"
-    if engine.get("asleep"):
-        return "asleep"
-    limiter = words.limiter(engine)
-    if limiter is None:
-        return "up"
-    return "room for more" if limiter == "none" else f"limited by {words.LIMITER_WORDS[limiter]}"
 
 
 def _row(term: str, description: Any) -> list[Html] | None:
@@ -135,12 +124,15 @@ def _advice(engine: Status) -> Html | None:
     if not rows:
         return None
     confidence = engine.get("advice_confidence_ratio")
-    head = [element("th", title, scope="col") for title in ("Better", "Now", "Because of")]
+    title = "Advice" if confidence is None else f"Advice, confidence {words.percent(confidence)}"
+    head = [element("th", each, scope="col") for each in ("Better", "Now", "Because of")]
     return element(
         "div",
         element(
             "table",
-            element("caption", "Advice" + (f", confidence {words.percent(confidence)}" if confidence is not None else "")),
+            element(
+                "caption", "Advice" + (f", confidence {words.percent(confidence)}" if confidence is not None else "")
+            ),
             element("thead", element("tr", head)),
             element("tbody", rows),
         ),

@@ -15,7 +15,7 @@ def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]],
     """Return what a GPU holds, how likely it runs out, and how that went in the last hour."""
     level = words.gpu_level(gpu, policy)
     risk = gpu.get("oom_risk_ratio")
-    hardware = ", ".join(_hardware(gpu))
+    hardware = ", ".join(words.hardware(gpu))
     return element(
         "article",
         element(
@@ -28,7 +28,7 @@ def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]],
         element(
             "dl",
             _row("Slack", _slack(gpu)),
-            _row("Memory ends in", _time_to_oom(gpu)),
+            _row("Out of memory in", _time_to_oom(gpu)),
             _row(
                 f"Risk within {words.until(policy['oom_horizon_seconds'])}",
                 _factors(gpu),
@@ -119,15 +119,6 @@ def _factors(gpu: Status) -> Html | None:
         for name, ratio in sorted(factors.items(), key=lambda pair: -pair[1])
     ]
     return element("ul", items, class_="factors")
-
-
-def _hardware(gpu: Status) -> list[str]:
-    spelled = (
-        ("utilization_ratio", lambda value: f"{words.percent(value)} busy"),
-        ("temperature_celsius", lambda value: f"{value:.0f} °C"),
-        ("power_watts", lambda value: f"{value:.0f} W"),
-    )
-    return [spell(gpu[name]) for name, spell in spelled if gpu.get(name) is not None]
 
 
 def _throttled(gpu: Status) -> str | None:

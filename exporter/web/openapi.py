@@ -90,9 +90,7 @@ def _named(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(
-    properties: dict[str, Schema], *, optional: tuple[str, ...] = (), description: str | None = None
-) -> Schema:
+def _object(properties: dict[str, Schema], *, optional: tuple[str, ...] = (), description: str | None = None) -> Schema:
     schema: Schema = {
         "type": "object",
         "properties": properties,

@@ -19,7 +19,8 @@ _STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
 _SCRIPT = (_HERE / "page.js").read_text(encoding="utf-8")
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
-    "%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E%3Crect x='3' y='7' width='10' height='6' fill='white'/%3E"
+    "%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E"
+    "%3Crect x='3' y='7' width='10' height='6' fill='white'/%3E"
     "%3C/svg%3E"
 )
 
@@ -146,7 +147,9 @@ def _tiles(status: Status) -> Html | None:
         waiting = sum(engine["requests_waiting"] for engine in queues)
         running = sum(engine.get("requests_running") or 0 for engine in queues)
         tiles.append(
-            _tile(words.count(waiting), "requests wait", f"{words.count(running)} run", "warning" if waiting else "good")
+            _tile(
+                words.count(waiting), "requests wait", f"{words.count(running)} run", "warning" if waiting else "good"
+            )
         )
     return element("ul", tiles, class_="tiles", aria_label="At a glance") if tiles else None
 

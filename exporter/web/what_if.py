@@ -76,9 +76,7 @@ PARAMETERS = (
     ),
     Parameter(name="max_model_len", kind=int, least=1, most=100_000_000, help="Longest request, in tokens."),
     Parameter(name="max_num_seqs", kind=int, least=1, most=65_536, help="Most requests that run at once."),
-    Parameter(
-        name="max_num_batched_tokens", kind=int, least=1, most=4_194_304, help="Most tokens of one step."
-    ),
+    Parameter(name="max_num_batched_tokens", kind=int, least=1, most=4_194_304, help="Most tokens of one step."),
     Parameter(
         name="kv_cache_dtype",
         kind=str,

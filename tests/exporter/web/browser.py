@@ -32,9 +32,9 @@ class Browser:
         self._answers, to_write = os.pipe()
         # Chromium takes commands on descriptor 3 and answers on 4.
         flags = ["--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run"]
+        flags += [f"--user-data-dir={folder}", "--disable-dev-shm-usage", "--hide-scrollbars", "about:blank"]
         self._process = subprocess.Popen(
-            ["bash", "-c", f'exec 3<&{to_read} 4>&{to_write}; exec "$@"', "bash", program, *flags]
-            + [f"--user-data-dir={folder}", "--disable-dev-shm-usage", "--hide-scrollbars", "about:blank"],
+            ["bash", "-c", f'exec 3<&{to_read} 4>&{to_write}; exec "$@"', "bash", program, *flags],
             pass_fds=(to_read, to_write),
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
