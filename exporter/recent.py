@@ -22,9 +22,10 @@ class _Ring:
         self._newest = -SLOTS
         self._values = array("f", [math.nan]) * SLOTS
 
-    def put(self, slot: int, value: float) -> None:
+    def put(self, slot: int, value: float, *, most_missed: int) -> None:
+        last = self._values[self._newest % SLOTS] if slot - self._newest - 1 <= most_missed else math.nan
         for missed in range(max(self._newest + 1, slot - SLOTS + 1), slot):
-            self._values[missed % SLOTS] = math.nan
+            self._values[missed % SLOTS] = last
         self._values[slot % SLOTS] = value
         self._newest = slot
 
@@ -43,20 +44,24 @@ class Recent:
         self._lock = threading.Lock()
         self._rings: dict[Subject, dict[str, _Ring]] = {}
 
-    def note(self, now_seconds: float, figures: Mapping[Subject, Mapping[str, float | None]]) -> None:
+    def note(
+        self, now_seconds: float, figures: Mapping[Subject, Mapping[str, float | None]], *, holds_seconds: float = 0.0
+    ) -> None:
         """Keep the figures of a moment; within one spacing the last one counts. None leaves a gap.
 
         Args:
             now_seconds: Steady clock.
+            holds_seconds: How long a figure is good for: a longer silence shows as a gap.
             figures: By subject and then by name. Where there are too many subjects, those seen least recently go.
         """
         slot = int(now_seconds // SPACING_SECONDS)
+        most_missed = int(holds_seconds // SPACING_SECONDS)
         with self._lock:
             for subject, values in figures.items():
                 rings = self._rings.pop(subject, {})
                 for name, value in values.items():
                     if value is not None:
-                        rings.setdefault(name, _Ring()).put(slot, value)
+                        rings.setdefault(name, _Ring()).put(slot, value, most_missed=most_missed)
                 self._rings[subject] = rings
             while len(self._rings) > MOST_SUBJECTS:
                 self._rings.pop(next(iter(self._rings)))

@@ -288,7 +288,7 @@ class Service:
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
-        self._recent.note(now, _recent_figures(report))
+        self._recent.note(now, _recent_figures(report), holds_seconds=self._max_age_seconds)
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:

@@ -165,15 +165,15 @@ def hardware(gpu: Status) -> list[str]:
 
 
 def engine_state(engine: Status) -> str:
-    """Return an engine's state in a few"""
+    """Return an engine's state in a few words."""
     if not engine.get("up"):
         return f"down: {failing(engine.get('failing'))}"
     if engine.get("asleep"):
         return "asleep"
-    limiter = limiter(engine)
-    if limiter is None:
+    what = limiter(engine)
+    if what is None:
         return "up"
-    return "room for more" if limiter == "none" else f"limited by {LIMITER_WORDS[limiter]}"
+    return "room for more" if what == "none" else f"limited by {LIMITER_WORDS[what]}"
 
 
 def used_really_bytes(gpu: Status) -> float | None:

@@ -77,16 +77,14 @@ def chart(
     lines: Sequence[tuple[str, Sequence[float]]],
     *,
     spelled: Callable[[float], str],
-    lowest: float | None = 0.0,
     highest: float | None = None,
 ) -> Html | None:
     """Return a small chart of the last hour, None before there are two points.
 
     Args:
         title: What it shows.
-        lines: (what it is called, values from old to new, NaN where nothing is known); the first is drawn strongest.
+        lines: (what it is called, values from old to new, NaN where nothing is known); the second is dashed.
         spelled: How a value reads.
-        lowest: Lower end of the scale at most; None leaves it to the values.
         highest: Upper end of the scale at least; None leaves it to the values.
     """
     known = [value for _, values in lines for value in values if not math.isnan(value)]
@@ -94,7 +92,7 @@ def chart(
         return None
     first = min(_first_known(values) for _, values in lines)
     first = min(first, max(0, len(lines[0][1]) - _SHORTEST_POINTS))
-    bottom = min([*known, *([] if lowest is None else [lowest])])
+    bottom = min([*known, 0.0])
     top = max([*known, *([] if highest is None else [highest])])
     if top <= bottom:
         top = bottom + 1.0
@@ -108,14 +106,7 @@ def chart(
             element("polyline", class_=f"line line{position}", points=points) for points in _runs(values, bottom, top)
         ]
     now = [(name, _last_known(values)) for name, values in shown]
-    told = "; ".join(
-        f"{name}now {spelled(value)}, between {spelled(min(finite))} and {spelled(max(finite))}"
-        for (name, values), (_, value) in zip(
-            [(f"{name} " if name else "", values) for name, values in shown], now, strict=True
-        )
-        for finite in [[each for each in values if not math.isnan(each)]]
-        if finite
-    )
+    told = "; ".join(_told(name, values, spelled) for name, values in shown)
     span = spelled_seconds((len(shown[0][1]) - 1) * SPACING_SECONDS)
     legend = [
         element(
@@ -148,6 +139,13 @@ def chart(
         ),
         class_="history",
     )
+
+
+def _told(name: str, values: Sequence[float], spelled: Callable[[float], str]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return f"{name} not known".strip()
+    return f"{name} now {spelled(known[-1])}, between {spelled(min(known))} and {spelled(max(known))}".strip()
 
 
 def _first_known(values: Sequence[float]) -> int:
