@@ -34,7 +34,6 @@ _MOST_BYTES = 16 * 1024**2
 _TIMEOUT_SECONDS = 5.0
 _TICK_SECONDS = 0.25
 """How soon a resized window is drawn again."""
-_EXPECTED = {"build", "ready", "time_seconds", "policy", "collectors", "gpus", "engines", "findings"}
 
 
 @click.command(name="top")
@@ -155,9 +154,20 @@ class Remote:
             return None, f"{self._url} does not answer in JSON"
         except (requests.RequestException, OSError) as error:
             return None, f"{self._url} cannot be read ({_reason(error)})"
-        if not isinstance(answer, dict) or not answer.keys() >= _EXPECTED:
+        if not _is_understood(answer):
             return None, f"{self._url} is not the status of a vllm-headroom of this version"
         return answer, None
+
+
+def _is_understood(answer: Any) -> bool:
+    """Tell whether an answer can be drawn: what comes from elsewhere must not end the view."""
+    if not isinstance(answer, dict):
+        return False
+    try:
+        draw(answer, View(source="", interval_seconds=1.0), Canvas(width=_PIPE_WIDTH, height=None, colour=False))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

@@ -130,9 +130,7 @@ def _advice(engine: Status) -> Html | None:
         "div",
         element(
             "table",
-            element(
-                "caption", "Advice" + (f", confidence {words.percent(confidence)}" if confidence is not None else "")
-            ),
+            element("caption", title),
             element("thead", element("tr", head)),
             element("tbody", rows),
         ),
