@@ -150,7 +150,7 @@ class Remote:
                     return None, f"{self._url} answers absurdly much"
                 response._content = content  # noqa: SLF001 - bounded above; requests has no bounded read of its own
                 answer = response.json()
-        except requests.exceptions.JSONDecodeError:
+        except (requests.exceptions.JSONDecodeError, RecursionError):
             return None, f"{self._url} does not answer in JSON"
         except (requests.RequestException, OSError) as error:
             return None, f"{self._url} cannot be read ({_reason(error)})"
@@ -165,7 +165,7 @@ def _is_understood(answer: Any) -> bool:
         return False
     try:
         draw(answer, View(source="", interval_seconds=1.0), Canvas(width=_PIPE_WIDTH, height=None, colour=False))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return False
     return True
 

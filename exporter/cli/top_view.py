@@ -36,6 +36,7 @@ _LOOKS = {
 }
 """What a part is called within a bar, its colours, and what fills it where there are none."""
 
+_LEAST_BAR = 8
 _KEYS = "q quit  p pause  s sort  ↑↓ scroll"
 
 
@@ -206,7 +207,7 @@ def _gpu(gpu: Status, policy: Status, canvas: Canvas, detail: int) -> list[Text]
         told = f" slack {words.gib(slack):>9} " if slack is not None else " "
         name.append(" ")
         rest = canvas.width - name.cell_len - len(told) - state.cell_len
-        return [Text.assemble(name, _memory_bar(gpu, max(8, rest), canvas.colour), told, state)]
+        return [Text.assemble(name, _memory_bar(gpu, max(_LEAST_BAR, rest), canvas.colour), told, state)]
     name.append(f"  {words.printable(gpu.get('name', ''))}")
     middle = "  ".join(words.hardware(gpu))
     lines = [_sides(name, Text.assemble((middle, "dim"), "   ", state), canvas.width)]
@@ -275,9 +276,11 @@ def _engine(engine: Status, canvas: Canvas, detail: int) -> list[Text]:
         name.append(f" rank {words.printable(engine['dp_rank'])}")
     if detail == 1:
         told = Text(f" {_requests(engine, short=True)} ")
+        room = canvas.width - told.cell_len - state.cell_len
+        name.truncate(max(8, room - _LEAST_BAR - 1), overflow="ellipsis")
         name.append(" ")
-        rest = canvas.width - name.cell_len - told.cell_len - state.cell_len
-        return [Text.assemble(name, _cache_bar(engine, max(8, rest), canvas.colour), told, state)]
+        rest = room - name.cell_len
+        return [Text.assemble(name, _cache_bar(engine, max(_LEAST_BAR, rest), canvas.colour), told, state)]
     version = f"  vLLM {engine['vllm_version']}" if engine.get("vllm_version") else ""
     name.append(words.printable(f"  {engine.get('model_name') or ''}{version}"))
     lines = [_sides(name, state, canvas.width)]

@@ -54,7 +54,7 @@ def test_a_figure_that_is_not_reported_is_a_gap():
 def test_it_holds_no_more_subjects_and_bytes_than_it_says():
     recent = Recent()
     for number in range(3 * MOST_SUBJECTS):
-        figures = {name: 1.0 for name in ("a", "b", "c", "d")}
+        figures = dict.fromkeys(("a", "b", "c", "d"), 1.0)
         recent.note(float(number), {("engine", str(number), "0"): figures})
     assert len(recent._rings) == MOST_SUBJECTS
     assert recent.of(("engine", "0", "0"), 400.0) == {}
