@@ -291,7 +291,7 @@ def headline(status: Status) -> tuple[Level, str]:
         ]
     )
     if level in ("warning", "critical"):
-        told = [(gpu_level(gpu, policy), _trouble_of_gpu(gpu)) for gpu in gpus]
+        told = [(gpu_level(gpu, policy), _trouble_of_gpu(gpu, policy)) for gpu in gpus]
         told += [(engine_level(engine), _trouble_of_engine(engine)) for engine in engines]
         bad = [trouble for each in ("critical", "warning") for found, trouble in told if found == each]
         return level, f"Look at {_listed(bad or sorted({each['subject'] for each in status['findings']}))}."
@@ -300,13 +300,14 @@ def headline(status: Status) -> tuple[Level, str]:
     return "good", f"All is well: {_plural(len(gpus), 'GPU')}, {_plural(len(engines), 'engine')}."
 
 
-def _trouble_of_gpu(gpu: Status) -> str:
+def _trouble_of_gpu(gpu: Status, policy: Status) -> str:
     name = f"GPU {gpu.get('gpu', '?')}"
-    if gpu.get("row_remap_failed") or gpu.get("row_remap_pending"):
-        return f"{name} (memory faults)"
+    risk = f"risk of running out {percent(gpu.get('oom_risk_ratio'))}"
     if (gpu.get("memory_slack_bytes") or 0) < 0:
-        return f"{name} (over-committed, risk of running out {percent(gpu.get('oom_risk_ratio'))})"
-    return f"{name} (risk of running out {percent(gpu.get('oom_risk_ratio'))})"
+        return f"{name} (over-committed, {risk})"
+    if risk_level(gpu, policy) == "good" and (gpu.get("row_remap_failed") or gpu.get("row_remap_pending")):
+        return f"{name} (memory faults)"
+    return f"{name} ({risk})"
 
 
 def _trouble_of_engine(engine: Status) -> str:

@@ -206,7 +206,7 @@ def test_a_bad_moment_says_in_its_first_line_where_and_why():
 
 def test_what_is_worst_comes_first():
     assert words.headline(statuses.many())[1].startswith(
-        "Look at GPU 5 (memory faults), inference-3.example.internal:8000 (down)"
+        "Look at GPU 5 (risk of running out 99 %), inference-3.example.internal:8000 (down)"
     )
     assert shown(statuses.bad()).index("GPU 1 Demo") < shown(statuses.bad()).index("GPU 0 Demo")
 
