@@ -252,7 +252,8 @@ def test_eight_gpus_and_eight_engines_fit_a_small_terminal_a_line_each():
 
 
 def test_what_does_not_fit_is_counted_and_comes_by_scrolling():
-    assert "… 6 more, scroll with ↓" in drawn(statuses.many(), height=18)
+    # 18 lines less 3 of heading, 1 finding, 1 of keys and this line itself: 12 of 16 are shown.
+    assert "… 4 more, scroll with ↓" in drawn(statuses.many(), height=18)
     assert "inference-7" in drawn(statuses.many(), height=18, offset=8)
 
 
