@@ -173,7 +173,7 @@ def engine_state(engine: Status) -> str:
     what = limiter(engine)
     if what is None:
         return "up"
-    return "room for more" if what == "none" else f"limited by {LIMITER_WORDS[what]}"
+    return "room for more" if what == "none" else f"limited by {LIMITER_WORDS.get(what, what)}"
 
 
 def used_really_bytes(gpu: Status) -> float | None:

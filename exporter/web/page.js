@@ -33,7 +33,7 @@
   async function update() {
     if (!paused && !document.hidden) {
       try {
-        const answer = await fetch("/", { signal: AbortSignal.timeout(10000), cache: "no-store" });
+        const answer = await fetch(location.pathname, { signal: AbortSignal.timeout(10000), cache: "no-store" });
         if (!answer.ok) throw new Error(String(answer.status));
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         if (!paused) {

@@ -256,13 +256,14 @@ def _sources(collectors: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _footer(status: Status) -> Html:
+    # Relative, as the script's own question is: a proxy may serve this below a path of its own.
     links = [
         element("a", text, href=path)
         for path, text in (
-            ("/metrics", "Metrics"),
-            ("/api/v1/status", "Status as JSON"),
-            ("/api/v1/plan", "Plans as JSON"),
-            ("/api/v1/openapi.json", "API description"),
+            ("metrics", "Metrics"),
+            ("api/v1/status", "Status as JSON"),
+            ("api/v1/plan", "Plans as JSON"),
+            ("api/v1/openapi.json", "API description"),
         )
     ]
     return element(
