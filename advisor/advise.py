@@ -36,6 +36,11 @@ class Placed:
     planned: Replanner | None = None
     """The theory again, with other flags."""
 
+    @property
+    def device(self) -> Device | None:
+        """What it runs on, None where that is not known."""
+        return _device(self.gpus, self.reading, self.server) if self.server is not None else None
+
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     """Judge everything in a snapshot."""
@@ -178,7 +183,7 @@ def _theory(
     if files is None:
         return None, "the model's config.json has not been read"
     if files.spec is None:
-        return None, files.declined
+        return None, (files.declined or "").replace(files.path, "the model")  # shown to all: it must name no path
     device = _device(gpus, reading, server)
     if device is None:
         return None, "the GPUs that the server runs on are not known"

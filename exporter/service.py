@@ -14,6 +14,7 @@ from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
+from advisor.policy import Policy
 from advisor.readings import EngineReading, EngineStartLog, Gpu
 from advisor.report import Report
 from advisor.risk_state import GpuState
@@ -25,6 +26,7 @@ from exporter.engines import Engines, Watched, open_session
 from exporter.errors import RestartNeeded, SourceError
 from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
+from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
@@ -139,6 +141,7 @@ class Service:
             gpus=self._risk_file.load(self._risk_state, {}),
             load=self._load_file.load(load.from_json, {}),
         )
+        self._recent = Recent()
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._watching = threading.RLock()
         """Held while the set of servers under watch changes: a reload comes from another thread than a discovery."""
@@ -241,7 +244,9 @@ class Service:
         self._read_together({nvml.name: nvml, self._processes.name: self._processes})
         self._judge()  # finds the servers, and which files tell of them
         self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
-        return self._judge()
+        published = self._judge()
+        self._read("advice", _Advice(lambda: published))  # from here on `published` and `facts` tell of it too
+        return published
 
     def _read_together(self, sources: Mapping[str, Source]) -> None:
         end = self._clock.steady() + _ONCE_SECONDS
@@ -268,6 +273,16 @@ class Service:
         return self._world.mode
 
     @property
+    def policy(self) -> Policy:
+        """The thresholds in effect."""
+        return self._policy
+
+    @property
+    def poll_interval_seconds(self) -> float:
+        """Time between two readings."""
+        return self._config.poll_interval
+
+    @property
     def ready(self) -> bool:
         """Whether the first judgement is done, whatever it said."""
         return self._board.latest("advice") is not None
@@ -277,6 +292,10 @@ class Service:
         fresh = self._board.fresh("advice", self._clock.steady(), self._max_age_seconds)
         reading = fresh.get("advice")
         return reading.facts if reading else None
+
+    def recent(self, subject: Subject) -> dict[str, tuple[float, ...]]:
+        """Return the last hour of one GPU (``("gpu", uuid)``) or engine (``("engine", engine, rank)``)."""
+        return self._recent.of(subject, self._clock.steady())
 
     def health(self) -> tuple[Collector, ...]:
         """Return the state of every source."""
@@ -382,6 +401,7 @@ class Service:
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
+        self._recent.note(now, _recent_figures(report), holds_seconds=self._max_age_seconds)
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
@@ -423,3 +443,21 @@ class Service:
     def _close_all(self) -> None:
         for source in self._sources:
             source.close()
+
+
+def _recent_figures(report: Report) -> dict[Subject, dict[str, float | None]]:
+    """Return what the page draws of the last hour."""
+    gpus: dict[Subject, dict[str, float | None]] = {
+        ("gpu", gpu.uuid): {"oom_risk_ratio": gpu.oom_risk_ratio, "memory_slack_bytes": gpu.memory_slack_bytes}
+        for gpu in report.gpus
+    }
+    engines: dict[Subject, dict[str, float | None]] = {
+        ("engine", engine.engine, engine.dp_rank): {
+            "kv_usage_ratio": engine.kv_usage_ratio,
+            "request_headroom": engine.request_headroom,
+            "requests_running": engine.requests_running,
+            "requests_waiting": engine.requests_waiting,
+        }
+        for engine in report.engines
+    }
+    return gpus | engines

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from advisor.facts import Fact, Kind
+from exporter.recent import Subject
 from exporter.service import Service
 
 
@@ -26,7 +27,7 @@ def status(service: Service) -> dict[str, Any]:
             recommendations.append(plain(fact))
         elif fact.subject == "collector":
             collectors.append(plain(fact))
-        else:
+        elif fact.subject == "build":
             build = plain(fact)
     sentences = published.report.factor_sentences if published else {}
     for (uuid, factor), sentence in sentences.items():
@@ -35,12 +36,24 @@ def status(service: Service) -> dict[str, Any]:
         "build": build,
         "ready": service.ready,
         "time_seconds": published.wall_seconds if published else None,
+        "poll_interval_seconds": service.poll_interval_seconds,
+        "policy": dataclasses.asdict(service.policy),
         "collectors": collectors,
         "gpus": list(gpus.values()),
         "engines": engines,
         "recommendations": recommendations,
         "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
     }
+
+
+def recents(service: Service) -> dict[Subject, dict[str, tuple[float, ...]]]:
+    """Return the last hour of every GPU and engine that is known now."""
+    published = service.published()
+    if published is None:
+        return {}
+    subjects: list[Subject] = [("gpu", gpu.uuid) for gpu in published.report.gpus]
+    subjects += [("engine", engine.engine, engine.dp_rank) for engine in published.report.engines]
+    return {subject: service.recent(subject) for subject in subjects}
 
 
 def plain(fact: Fact) -> dict[str, Any]:

@@ -76,6 +76,12 @@ def test_an_unmapped_engine_is_foreign_memory_and_says_why_it_has_no_theory():
     assert report.engines[0].up == 1
 
 
+def test_why_there_is_no_theory_names_no_path():
+    unread = ModelFiles(path="/models/m", spec=None, declined="no_config: /models/m/config.json: missing", weights=None)
+    (engine,) = advised(situation(models=(unread,))).engines
+    assert engine.theory == "no_config: the model/config.json: missing"
+
+
 def test_a_declined_model_names_the_reason():
     declined = ModelFiles(path="/models/m", spec=None, declined="architecture Foo is not described", weights=None)
     (engine,) = advised(situation(models=(declined,))).engines
