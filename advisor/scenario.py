@@ -72,7 +72,7 @@ def scenario_from(row: Any, *, where: str, version: Version = (0, 32, 0)) -> Sce
         f"{where}: unknown key {key!r}" for key in row if key not in {*_FLAGS, *_OPTIONS, "name", "requests", "version"}
     ]
     flags: dict[str, Any] = {}
-    for key, (flag, kind) in (_FLAGS | _OPTIONS).items():
+    for key, (flag, kind) in {**_FLAGS, **_OPTIONS}.items():
         value = row.get(key)
         if value is None:
             if key in _FLAGS:

@@ -12,6 +12,8 @@ COMMANDS = {
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
+    "simulate": "Say what other settings would do with a trace or a made-up load, without a server.",
+    "bench": "Load a running server and say what its users got, and where its knee is.",
     "check": "Check a configuration file.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }

@@ -74,7 +74,9 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _requests(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, limit: int | None) -> tuple[TracedRequest, ...]:
+def _requests(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, limit: int | None
+) -> tuple[TracedRequest, ...]:
     found: list[TracedRequest] = []
     problems: list[str] = []
     columns: tuple[str, str, str] | None = None
@@ -103,7 +105,8 @@ def _columns(row: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
     for what, known in (("the arrival time", _TIME), ("the prompt tokens", _PROMPT), ("the output tokens", _OUTPUT)):
         name = next((plain[each] for each in known if each in plain), None)
         if name is None:
-            raise UsageError(f"{path}: no column for {what}; known names: {', '.join(known)}; there are {', '.join(row)}")
+            names = f"known names are {', '.join(known)}; there are {', '.join(row)}"
+            raise UsageError(f"{path}: no column for {what}: {names}")
         chosen.append(name)
     return chosen[0], chosen[1], chosen[2]
 
