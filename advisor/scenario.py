@@ -68,9 +68,7 @@ def scenario_from(row: Any, *, where: str, version: Version = (0, 32, 0)) -> Sce
     if not isinstance(row, Mapping):
         raise ScenarioError(f"{where}: an object is needed, this is {type(row).__name__}")
     name = row.get("name", where)
-    problems = [
-        f"{where}: unknown key {key!r}" for key in row if key not in {*_FLAGS, *_OPTIONS, "name", "requests", "version"}
-    ]
+    problems = [f"{where}: unknown key {key!r}" for key in row if key not in {*_FLAGS, *_OPTIONS, "name", "requests"}]
     flags: dict[str, Any] = {}
     for key, (flag, kind) in {**_FLAGS, **_OPTIONS}.items():
         value = row.get(key)

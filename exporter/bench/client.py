@@ -6,6 +6,7 @@ holds, because a busy server sends several at once. A server that knows none of 
 pieces are counted, and the result says so.
 """
 
+import contextlib
 import http.client
 import json
 import socket
@@ -93,13 +94,14 @@ class _Progress:
         total = usage.get("completion_tokens") if isinstance(usage, dict) else None
         choices = event.get("choices")
         # A token that is half a character has no text of its own yet, so an empty piece is output as well.
-        has_output = isinstance(choices, list) and bool(choices)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        has_output = isinstance(choice, dict)
         if isinstance(total, int):
             new = total - (self.counted or 0)
             self.counted = total
             if has_output and new > 0:
                 self.arrivals.append((now, new))
-        elif has_output and self.counted is None and _has_text(choices[0]):
+        elif has_output and self.counted is None and _has_text(choice):
             self.arrivals.append((now, 1))
 
     @property
@@ -220,10 +222,6 @@ class Client:
                 if self._parts.scheme == "https"
                 else http.client.HTTPConnection(host, port, timeout=timeout)
             )
-        if self._connection.sock is None:
-            self._connection.connect()
-            # Small requests and small answers: waiting to fill a segment would be measured as latency.
-            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._connection
 
     def stop(self) -> None:
@@ -232,10 +230,8 @@ class Client:
         connection = self._connection
         sock = connection.sock if connection is not None else None
         if sock is not None:
-            try:
+            with contextlib.suppress(OSError):  # it was over already
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it was over already
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""

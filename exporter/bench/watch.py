@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Self
 
 from advisor.loadtest import Look
 from advisor.readings import EngineReading, Histogram
@@ -24,7 +25,7 @@ class Watch:
         self.problem: str | None = None
         """Why the last look failed, None if it did not."""
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self._look()
         self._thread.start()
         return self

@@ -89,7 +89,7 @@ class _Load:
 )
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
 @click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True, metavar="N")
-@click.option("--shared-prefix-tokens", type=click.IntRange(min=0), default=0, metavar="N", help="Common to all prompts.")
+@click.option("--shared-prefix-tokens", type=click.IntRange(min=0), default=0, metavar="N", help="Of every prompt.")
 @click.option("--seed", type=int, metavar="N", help="Same prompts as another run; they may then be cached.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -201,9 +201,7 @@ def _loads(
     if not counts:
         return [_Load(users=None, trace=sized)]
     # Clients that wait for answers take the lengths alone, again from the start when the trace is over.
-    return [
-        _Load(users=count, trace=tuple(islice(cycle(sized), requests or _requests_of(count)))) for count in counts
-    ]
+    return [_Load(users=count, trace=tuple(islice(cycle(sized), requests or _requests_of(count)))) for count in counts]
 
 
 def _requests_of(users: int) -> int:
