@@ -101,7 +101,7 @@ class Seen:
     steps: float | None
     prefix_cache_hit_ratio: float | None
     queue_seconds: Percentiles | None
-    """Percentiles are interpolated within the server's buckets."""
+    """Percentiles are the upper bounds of the server's buckets that they lie in: at most so long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,18 +229,16 @@ def _grown_percentiles(before: Histogram | None, after: Histogram | None) -> Per
     earlier = before.cumulative if before else (0.0,) * len(after.bounds)
     cumulative = [late - early for late, early in zip(after.cumulative, earlier, strict=True)]
     count = after.count - (before.count if before else 0.0)
-    if count <= 0 or not cumulative:
+    if count <= 0 or len(cumulative) < 2:
         return None
 
+    finite = [bound for bound in after.bounds if not math.isinf(bound)]
+
     def at(share: float) -> float:
-        wanted, lower, below = count * share, 0.0, 0.0
-        for bound, reached in zip(after.bounds, cumulative, strict=True):
-            if reached >= wanted:
-                if math.isinf(bound) or reached == below:
-                    return lower
-                return lower + (bound - lower) * (wanted - below) / (reached - below)
-            lower, below = bound, reached
-        return lower
+        reached = next(
+            (bound for bound, seen in zip(after.bounds, cumulative, strict=True) if seen >= count * share), math.inf
+        )
+        return min(reached, finite[-1])
 
     return Percentiles(
         count=round(count),

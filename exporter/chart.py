@@ -4,7 +4,7 @@ A picture is a list of strokes and words, and each format is one way to draw tho
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,6 +15,7 @@ from exporter.errors import UsageError
 PANEL_WIDTH, PANEL_HEIGHT = 400, 250
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 62, 16, 34, 40
 _TITLE_HEIGHT = 34
+_LEGEND_ROW_HEIGHT = 18
 _COLUMNS = 2
 _COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3fa0", "#7a7a1f", "#a02f4f", "#3f8a93", "#555555")
 _INK, _FAINT, _PAPER = "#222222", "#d8d8d8", "#ffffff"
@@ -101,7 +102,7 @@ def size_of(chart: Chart) -> tuple[int, int]:
     """Return width and height of a drawing."""
     columns = min(_COLUMNS, len(chart.panels))
     rows = -(-len(chart.panels) // _COLUMNS)
-    return columns * PANEL_WIDTH, _TITLE_HEIGHT + rows * PANEL_HEIGHT
+    return columns * PANEL_WIDTH, round(_top(chart)) + rows * PANEL_HEIGHT
 
 
 def svg(chart: Chart) -> str:
@@ -161,9 +162,11 @@ def marks(chart: Chart) -> Iterator[Mark]:
     """Yield everything there is to draw, bottom first."""
     width, _ = size_of(chart)
     yield Words(width / 2, 22, chart.title, 14, "middle")
+    for x, y, name, colour in _legend(chart):
+        yield Words(x, y, name, 11, "start", colour)
     for number, panel in enumerate(chart.panels):
         row, column = divmod(number, _COLUMNS)
-        yield from _panel(panel, left=column * PANEL_WIDTH, top=_TITLE_HEIGHT + row * PANEL_HEIGHT)
+        yield from _panel(panel, left=column * PANEL_WIDTH, top=_top(chart) + row * PANEL_HEIGHT)
 
 
 def _panel(panel: Panel, *, left: float, top: float) -> Iterator[Mark]:
@@ -190,7 +193,6 @@ def _panel(panel: Panel, *, left: float, top: float) -> Iterator[Mark]:
         if number % shown_every == 0 or number == len(places) - 1:
             yield Words(across(place), y0 + 14, f"{place:,.0f}", 10, "middle")
     yield Words((x0 + x1) / 2, y0 + 30, panel.horizontal, 10, "middle")
-    yield from _legend(panel.series, x=x1, y=top + 14)
     for number, series in enumerate(panel.series):
         colour = _COLOURS[number % len(_COLOURS)]
         points = tuple((across(x), up(y)) for x, y in series.points)
@@ -200,14 +202,27 @@ def _panel(panel: Panel, *, left: float, top: float) -> Iterator[Mark]:
             yield Dot(x, y, colour)
 
 
-def _legend(series: Sequence[Series], *, x: float, y: float) -> Iterator[Mark]:
-    """Name the lines from right to left, if there is more than one."""
-    if len(series) < 2:
-        return
-    for number, each in reversed(tuple(enumerate(series))):
-        colour = _COLOURS[number % len(_COLOURS)]
-        yield Words(x, y, each.name, 10, "end", colour)
-        x -= 7 * len(each.name) + 10
+def _legend(chart: Chart) -> tuple[tuple[float, float, str, str], ...]:
+    """Return (x, y, name, colour) of each line, in rows below the title; a single line needs no name."""
+    names = list(dict.fromkeys(series.name for panel in chart.panels for series in panel.series))
+    if len(names) < 2:
+        return ()
+    width = min(_COLUMNS, len(chart.panels)) * PANEL_WIDTH
+    found = []
+    x, y = float(_MARGIN_LEFT), float(_TITLE_HEIGHT + 6)
+    for number, name in enumerate(names):
+        needed = 7 * len(name) + 16
+        if x > _MARGIN_LEFT and x + needed > width - _MARGIN_RIGHT:
+            x, y = float(_MARGIN_LEFT), y + _LEGEND_ROW_HEIGHT
+        found.append((x, y, name, _COLOURS[number % len(_COLOURS)]))
+        x += needed
+    return tuple(found)
+
+
+def _top(chart: Chart) -> float:
+    """Return where the panels begin."""
+    legend = _legend(chart)
+    return legend[-1][1] + _LEGEND_ROW_HEIGHT / 2 if legend else float(_TITLE_HEIGHT)
 
 
 def _tick(highest: float) -> float:

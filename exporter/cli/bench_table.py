@@ -90,7 +90,10 @@ def _one(console: Console, level: Level, max_num_seqs: int | None) -> None:
         ("end to end", level.end_to_end_seconds),
     ):
         if found is not None:
-            table.add_row(name, *(_ms(value) for value in _figures(found)))
+            mean, *shares = (_ms(value) for value in _figures(found))
+            # The server books queueing in buckets: their upper bounds are all that is known.
+            at_most = "≤" if name.startswith("queueing") else ""
+            table.add_row(name, mean, *(at_most + share for share in shares))
     console.print(table)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from advisor.percentiles import Percentiles
 from advisor.whatif import Outcome
 from exporter.chart import Chart, Panel, Series
 
@@ -23,41 +22,31 @@ def chart_of(found: Sequence[Outcome], *, title: str) -> Chart:
     for each in found:
         groups.setdefault(_group(each, axis, found), []).append(each)
 
-    def lines(*figures: tuple[str, Callable[[Outcome], float]]) -> tuple[Series, ...]:
-        return tuple(
-            Series(
-                name=" ".join(filter(None, (group, name if len(figures) > 1 else ""))),
-                points=tuple((float(getattr(each, axis)), figure(each)) for each in members),
-            )
+    def panel(name: str, unit: str, figure: Callable[[Outcome], float]) -> Panel:
+        lines = tuple(
+            Series(name=group, points=tuple((float(getattr(each, axis)), figure(each)) for each in members))
             for group, members in groups.items()
-            for name, figure in figures
         )
-
-    def panel(name: str, unit: str, *figures: tuple[str, Callable[[Outcome], float]]) -> Panel:
-        return Panel(title=name, horizontal=_AXES[axis], unit=unit, series=lines(*figures))
+        return Panel(title=name, horizontal=_AXES[axis], unit=unit, series=lines)
 
     return Chart(
         title=title,
         panels=(
-            panel("output tokens/s", "", ("", lambda each: each.output_tokens_per_second)),
-            panel("end to end, s", "", *_pair(lambda each: each.end_to_end_seconds)),
-            panel("first token, s", "", *_pair(lambda each: each.time_to_first_token_seconds)),
-            panel("longest stall, s", "", ("", lambda each: each.longest_stall_seconds)),
-            panel("preemptions", "", ("", lambda each: float(each.preemptions))),
-            panel("KV in use", "ratio", ("", lambda each: each.mean_kv_usage_ratio)),
+            panel("output tokens/s", "", lambda each: each.output_tokens_per_second),
+            panel("end to end, p95, s", "", lambda each: each.end_to_end_seconds.p95),
+            panel("first token, p95, s", "", lambda each: each.time_to_first_token_seconds.p95),
+            panel("longest stall, s", "", lambda each: each.longest_stall_seconds),
+            panel("preemptions", "", lambda each: float(each.preemptions)),
+            panel("KV in use, mean", "ratio", lambda each: each.mean_kv_usage_ratio),
         ),
     )
-
-
-def _pair(of: Callable[[Outcome], Percentiles]) -> tuple[tuple[str, Callable[[Outcome], float]], ...]:
-    return ("p50", lambda each: of(each).p50), ("p95", lambda each: of(each).p95)
 
 
 def _group(each: Outcome, axis: str, found: Sequence[Outcome]) -> str:
     """Name the settings other than the one that goes across, where they differ."""
     told = [
-        f"{getattr(each, field):,}"
+        f"{_AXES[field]} {getattr(each, field):,}"
         for field in _AXES
         if field != axis and len({getattr(other, field) for other in found}) > 1
     ]
-    return "/".join(told)
+    return ", ".join(told)
