@@ -37,8 +37,8 @@ def _table(title: str, found: Sequence[Outcome]) -> tuple[Table, tuple[str, ...]
 
 
 def _load_table(found: Sequence[Outcome]) -> Table:
-    table, chosen = _table("", found)
-    for name in ("tok/s", "run", "peak", "wait", "peak", "KV", "preempted", "recomputed", "steps"):
+    table, chosen = _table("again: tokens computed once more after a preemption", found)
+    for name in ("tok/s", "run", "peak", "wait", "peak", "KV", "preempt", "again", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
         table.add_row(
@@ -57,8 +57,8 @@ def _load_table(found: Sequence[Outcome]) -> Table:
 
 
 def _latency_table(found: Sequence[Outcome]) -> Table:
-    table, chosen = _table("seconds", found)
-    for name in ("queue p50", "TTFT p50", "p95", "gap p50", "p99", "stall", "total p50", "p95"):
+    table, chosen = _table("seconds, median where nothing else is said; gap: between two tokens; stall: the longest", found)
+    for name in ("queue", "TTFT", "p95", "gap", "p99", "stall", "total", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
         first, gap, total = each.time_to_first_token_seconds, each.inter_token_seconds, each.end_to_end_seconds
