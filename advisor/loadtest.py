@@ -251,35 +251,56 @@ def _grown_percentiles(before: Histogram | None, after: Histogram | None) -> Per
     )
 
 
+_STEPS_A_STRETCH = 5
+"""Fewer and the one step that lies across its ends weighs too much."""
+
+
 def stretches_of(looks: Iterable[Look]) -> tuple[Stretch, ...]:
-    """Return what the engine did between each two looks during which it seems to have been busy all the time.
+    """Return what the engine did in stretches of some steps each, in which every look found it busy.
 
     Prompt tokens count when their prefill is done and leave out those computed again after a preemption, as in vLLM's
     metrics; the context is that of all running requests.
     """
     found = []
-    for before, after in pairwise(looks):
-        seconds = after.seconds - before.seconds
-        if not before.running or not after.running or seconds <= 0:
+    span: list[Look] = []
+    for look in looks:
+        if not look.running or look.steps is None:
+            span = []
             continue
-        values = [
-            (getattr(before, name), getattr(after, name))
-            for name in ("steps", "prompt_tokens", "generation_tokens", "decode_gaps")
-        ]
-        grown = [None if early is None or late is None else late - early for early, late in values]
-        steps, prompt, generated, gaps = grown
-        decode = generated if gaps is None else gaps
-        if steps is None or steps <= 0 or prompt is None or decode is None or min(prompt, decode) < 0:
-            continue
-        used = 0.0
-        if after.kv_capacity_tokens and before.kv_usage_ratio is not None and after.kv_usage_ratio is not None:
-            used = after.kv_capacity_tokens * (before.kv_usage_ratio + after.kv_usage_ratio) / 2
-        found.append(
-            Stretch(
-                seconds=seconds, steps=steps, prefill_tokens=prompt, decode_tokens=decode, context_tokens=used * steps
-            )
-        )
+        span.append(look)
+        steps = look.steps - (span[0].steps or 0.0)
+        if steps < 0:  # another server answers now
+            span = [look]
+        elif steps >= _STEPS_A_STRETCH:
+            stretch = _stretch(span, steps)
+            if stretch is not None:
+                found.append(stretch)
+            span = [look]
     return tuple(found)
+
+
+def _stretch(span: Sequence[Look], steps: float) -> Stretch | None:
+    first, last = span[0], span[-1]
+
+    def grown(name: str) -> float | None:
+        before, after = getattr(first, name), getattr(last, name)
+        return None if before is None or after is None or after < before else after - before
+
+    prompt = grown("prompt_tokens")
+    decode = grown("decode_gaps")
+    if decode is None:
+        decode = grown("generation_tokens")
+    if prompt is None or decode is None or last.seconds <= first.seconds:
+        return None
+    usage = _quantity([(each.seconds, each.kv_usage_ratio) for each in span])
+    used = usage.mean * last.kv_capacity_tokens if usage is not None and last.kv_capacity_tokens is not None else 0.0
+    return Stretch(
+        seconds=last.seconds - first.seconds,
+        steps=steps,
+        prefill_tokens=prompt,
+        decode_tokens=decode,
+        context_tokens=used * steps,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,6 +46,8 @@ class _Engine:
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
     prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    async_scheduling: bool | None = None
     version: Version | None = None
     step_times: StepTimeModel | None = None
     step_times_from: str = ""
@@ -69,6 +71,7 @@ class _Engine:
 @click.option("--block-size", type=click.IntRange(min=1), metavar="N", help="Tokens in a block.")
 @click.option("--max-model-len", type=click.IntRange(min=2), metavar="N", help="Most tokens of a request.")
 @click.option("--no-prefix-caching", is_flag=True, help="As --no-enable-prefix-caching.")
+@click.option("--no-async-scheduling", is_flag=True, help="As vLLM's flag, and as on the CPU.")
 @click.option("--gpu", metavar="NAME", help="Capacity from a plan: a GPU, and a vLLM command line after --.")
 @click.option("--gpu-memory-gib", type=float, metavar="GIB", help="Its CUDA-visible total instead.")
 @click.option("--gpu-count", type=click.IntRange(min=1), metavar="N")
@@ -108,6 +111,7 @@ def command(
     block_size: int | None,
     max_model_len: int | None,
     no_prefix_caching: bool,
+    no_async_scheduling: bool,
     gpu: str | None,
     gpu_memory_gib: float | None,
     gpu_count: int | None,
@@ -173,6 +177,8 @@ def command(
         block_size=block_size,
         max_model_len=length,
         prefix_caching=not no_prefix_caching and base.prefix_caching is not False,
+        chunked_prefill=base.chunked_prefill is not False,
+        async_scheduling=False if no_async_scheduling else base.async_scheduling,
         version=version or base.version or NEWEST_STUDIED,
     )
     _refuse_endless(served, settings)
@@ -307,6 +313,8 @@ def _planned(
         max_num_batched_tokens=flags.max_num_batched_tokens,
         max_model_len=flags.max_model_len,
         prefix_caching=flags.enable_prefix_caching,
+        chunked_prefill=flags.enable_chunked_prefill,
+        async_scheduling=found.flags.async_scheduling,
         version=found.version,
         notes=tuple(notes),
     )
@@ -407,6 +415,8 @@ def _settings(
     block_size: int | None,
     max_model_len: int,
     prefix_caching: bool,
+    chunked_prefill: bool,
+    async_scheduling: bool | None,
     version: Version,
 ) -> tuple[SchedulerConfig, ...]:
     """Return every combination asked for, capacities outermost.
@@ -447,6 +457,8 @@ def _settings(
                 max_num_batched_tokens=tokens,
                 max_model_len=max_model_len,
                 enable_prefix_caching=prefix_caching,
+                enable_chunked_prefill=chunked_prefill,
+                async_scheduling=async_scheduling,
             )
             for count, tokens, running in combinations
         )

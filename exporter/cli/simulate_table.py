@@ -57,7 +57,9 @@ def _load_table(found: Sequence[Outcome]) -> Table:
 
 
 def _latency_table(found: Sequence[Outcome]) -> Table:
-    table, chosen = _table("seconds, median where nothing else is said; gap: between two tokens; stall: the longest", found)
+    table, chosen = _table(
+        "seconds, median where nothing else is said; gap: between two tokens; stall: the longest", found
+    )
     for name in ("queue", "TTFT", "p95", "gap", "p99", "stall", "total", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:

@@ -109,26 +109,40 @@ def test_queueing_is_told_by_the_buckets_that_grew():
     assert (queue.p50, queue.p95, queue.p99, queue.max) == (0.3, 0.5, 1.0, 1.0)
 
 
+def busy(seconds, steps, prompt_tokens=0, decode_gaps=0, kv_usage_ratio=None):
+    return look(
+        seconds,
+        running=4,
+        steps=steps,
+        prompt_tokens=prompt_tokens,
+        decode_gaps=decode_gaps,
+        kv_usage_ratio=kv_usage_ratio,
+        kv_capacity_tokens=1000,
+    )
+
+
 def test_stretches_are_what_was_done_while_the_engine_was_busy():
-    looks = [
-        look(0.0, running=0, steps=0, prompt_tokens=0, generation_tokens=0, decode_gaps=0),
-        look(1.0, running=4, steps=10, prompt_tokens=100, generation_tokens=20, decode_gaps=18),
-        look(
-            2.0,
-            **{"running": 4, "steps": 30, "prompt_tokens": 150, "generation_tokens": 90, "decode_gaps": 80},
-            **{"kv_usage_ratio": 0.5, "kv_capacity_tokens": 1000},
-        ),
-        look(
-            4.0,
-            **{"running": 4, "steps": 50, "prompt_tokens": 150, "generation_tokens": 170, "decode_gaps": 160},
-            **{"kv_usage_ratio": 0.7, "kv_capacity_tokens": 1000},
-        ),
-        look(5.0, running=4, steps=50, prompt_tokens=150, generation_tokens=170, decode_gaps=160),
-    ]
-    first, second = stretches_of(looks)
+    idle = look(0.0, running=0, steps=0, prompt_tokens=0, decode_gaps=0)
+    first, second = stretches_of(
+        [idle, busy(1.0, 10, 100, 18), busy(2.0, 30, 150, 80, 0.5), busy(4.0, 50, 150, 160, 0.7)]
+    )
     assert (first.seconds, first.steps, first.prefill_tokens, first.decode_tokens) == (1.0, 20, 50, 62)
-    assert first.context_tokens == 0
     assert second.context_tokens == pytest.approx(0.6 * 1000 * 20)
+
+
+def test_looks_between_which_little_happened_are_one_stretch_and_no_time_is_lost():
+    looks = [busy(0.0, 0), busy(0.5, 0), busy(1.0, 1), busy(1.5, 1), busy(2.0, 5), busy(9.0, 10)]
+    assert [(each.seconds, each.steps) for each in stretches_of(looks)] == [(2.0, 5), (7.0, 5)]
+
+
+def test_a_stretch_ends_where_the_engine_was_idle_or_started_anew():
+    idle = look(2.0, running=0, steps=3)
+    assert stretches_of([busy(1.0, 0), idle, busy(3.0, 3), busy(4.0, 4)]) == ()
+    assert stretches_of([busy(1.0, 100), busy(2.0, 2), busy(3.0, 7)])[0].steps == 5
+
+
+def test_without_counters_there_are_no_stretches():
+    assert stretches_of([look(0.0, running=3), look(1.0, running=3)]) == ()
 
 
 # --- the knee ---
@@ -179,9 +193,7 @@ def test_a_queue_beside_an_empty_cache_is_max_num_seqs():
 
 
 def test_failures_are_named_before_anything_else():
-    failing = level_of(
-        [sample()] + [sample(end=End.FAILED, reason="http_503", arrivals=(), tokens=0)] * 3, [], users=8
-    )
+    failing = level_of([sample()] + [sample(end=End.FAILED, reason="http_503", arrivals=(), tokens=0)] * 3, [], users=8)
     knee = find_knee([level(4, 100), failing])
     assert (knee.users, knee.limited_by) == (4, "failures")
     assert "http_503" in knee.sentence

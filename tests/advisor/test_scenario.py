@@ -50,7 +50,9 @@ def test_a_script_does_at_every_step_what_vllm_did(name):
     run = recorded(name)
     names = {str(position): position for position in range(len(run["requests"]))}
     config = {
-        KEYS.get(key, key): value for key, value in run["config"].items() if key != "long_prefill_token_threshold_adaptive"
+        KEYS.get(key, key): value
+        for key, value in run["config"].items()
+        if key != "long_prefill_token_threshold_adaptive"
     }
     requests = [
         {

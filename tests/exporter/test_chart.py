@@ -28,9 +28,7 @@ def test_a_picture_is_well_formed_and_says_what_it_shows():
 
 def test_higher_values_are_higher_up_and_settings_are_evenly_spaced():
     root = ElementTree.fromstring(svg(chart(panels=1)))
-    dots = [
-        (float(each.get("cx")), float(each.get("cy"))) for each in root.iter("{http://www.w3.org/2000/svg}circle")
-    ]
+    dots = [(float(each.get("cx")), float(each.get("cy"))) for each in root.iter("{http://www.w3.org/2000/svg}circle")]
     assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
     assert dots[1][1] < dots[2][1] < dots[0][1]
 

@@ -61,9 +61,7 @@ def test_a_ramp_has_a_level_for_each_number_and_says_where_the_knee_is():
 
 def test_before_it_sends_anything_it_says_what_and_where():
     with server_standin() as (url, _):
-        _, result = measured(
-            url, "--users", "3", "--requests", "7", "--prompt-tokens", "10", "--output-tokens", "2"
-        )
+        _, result = measured(url, "--users", "3", "--requests", "7", "--prompt-tokens", "10", "--output-tokens", "2")
     said = " ".join(result.stderr.split())
     assert f"Sends up to 7 requests (70 prompt and 14 output tokens) to {MODEL} at {url}, by 3 users" in said
 
@@ -78,9 +76,7 @@ def test_a_trace_gives_times_and_lengths(tmp_path):
         state.asked.clear()
         found, _ = measured(url, "--trace", str(trace), "--speed", "100")
     assert sorted(len(each["prompt"]) for each in state.asked) == [40, 80]
-    assert found["notes"] == [
-        "1 requests were not sent: their prompts leave no room within max-model-len (4,096)."
-    ]
+    assert found["notes"] == ["1 requests were not sent: their prompts leave no room within max-model-len (4,096)."]
 
 
 def test_users_take_a_traces_lengths_again_from_the_start(tmp_path):

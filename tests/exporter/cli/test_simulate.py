@@ -7,6 +7,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from exporter.cli import plan
 from exporter.cli.simulate import command
 from exporter.errors import UsageError
 from tests.advisor.test_plan import LLAMA_3_1_8B
@@ -111,13 +112,13 @@ def test_a_made_up_load_needs_no_trace():
 def test_capacity_and_flags_come_from_a_plan(trace, tmp_path):
     model = tmp_path / "config.json"
     model.write_text(json.dumps(LLAMA_3_1_8B))
-    found = simulated(
-        *("--trace", trace, "--requests", "5", "--gpu", "H100 SXM", "--vllm-version", "0.19.0", "--"),
-        *("serve", str(model), "--max-model-len", "8192", "--max-num-seqs", "48"),
-    )
+    wanted = ("--gpu", "H100 SXM", "--vllm-version", "0.19.0", "--", "serve", str(model))
+    flags = ("--max-model-len", "8192", "--max-num-seqs", "48")
+    found = simulated("--trace", trace, "--requests", "5", *wanted, *flags)
+    planned = json.loads(CliRunner().invoke(plan.command, ["--json", *wanted, *flags]).stdout)
     (setting,) = found["settings"]
     assert setting["max_num_seqs"] == 48
-    assert 300_000 < setting["kv_tokens"] < 450_000
+    assert setting["kv_tokens"] == pytest.approx(planned["kv"]["capacity_tokens"]["expected"], abs=16)
     assert found["max_model_len"] == 8192
     assert "H100" in found["engine"]
 
@@ -152,7 +153,10 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         (("--rate", "1", "--kv-tokens", "none"), "--kv-tokens: 'none' is not a whole number"),
         (("--rate", "1", "--kv-tokens", "100"), "do not hold one request of max-model-len"),
         (("--rate", "1", "--kv-tokens", "9999", "--prompt-tokens", "600", "--max-model-len", "600"), "every prompt"),
-        (("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", "9000", "--max-num-batched-tokens", "16"), "at least"),
+        (
+            ("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", "9000", "--max-num-batched-tokens", "16"),
+            "at least",
+        ),
         (("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", ",".join(map(str, range(1, 70)))), "are too many"),
         (("--rate", "1", "--kv-tokens", "9999", "--vllm-version", "new"), "'new' is not a release"),
         (("--rate", "1", "--kv-tokens", "9999", "--vllm-version", "0.8.5"), "0.10.2 or newer, not 0.8.5"),
