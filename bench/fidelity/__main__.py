@@ -23,6 +23,27 @@ _ROOT = Path(__file__).parents[2]
 _BLOCK_SIZE = 128
 _MAX_MODEL_LEN = 2048
 _SPEED = 20.0
+_HEAD = """\
+# How near the simulation comes to a real vLLM
+
+Written by `make fidelity`, which is
+
+```sh
+python -m bench.fidelity --vllm .../bin/vllm {flags}
+```
+
+A real vLLM on the CPU with a tiny model of random weights and {blocks} blocks of {block_size} tokens gets {what},
+played {speed:g} times as fast (`bench --trace`). The same requests go through `simulate`. Only how long a step takes is
+taken from the real run, as a model with four parts fitted to the server's own counters; who runs, who waits and who is
+preempted is the simulation's own.
+
+Counts are exact on both sides, except that the server's gauges are looked at twice a second. Wall time is noise: the
+server, its clients and whatever else the machine does share its cores, and the same load can take twice as long in the
+next run. The requests arrive within seconds, so that counts hardly depend on it.
+
+The scheduler itself is equal to vLLM's own on every recorded step (`tests/advisor/test_simulate.py`).
+
+"""
 
 
 def main() -> int:
@@ -104,43 +125,21 @@ def _made_up(file: Path) -> Path:
 
 
 def _head(asked: argparse.Namespace) -> list[str]:
+    scaled = f"lengths x {asked.scale_lengths:g}"
     what = (
-        f"the first {asked.requests} requests of `{asked.trace.name}`, lengths x {asked.scale_lengths:g}"
+        f"the first {asked.requests} requests of `{asked.trace.name}` ({scaled})"
         if asked.trace
         else f"{asked.requests} made-up requests with log-normal lengths"
     )
     more = f" --trace .../{asked.trace.name} --scale-lengths {asked.scale_lengths:g}" if asked.trace else ""
-    return [
-        "# How near the simulation comes to a real vLLM",
-        "",
-        "Written by `make fidelity`, which is",
-        "",
-        "```sh",
-        (
-            f"python -m bench.fidelity --vllm .../bin/vllm --requests {asked.requests} --blocks {asked.blocks} "
-            f"--max-num-seqs {asked.max_num_seqs}{more}"
-        ),
-        "```",
-        "",
-        (
-            f"A real vLLM on the CPU with a tiny model of random weights and {asked.blocks} blocks of {_BLOCK_SIZE} "
-            f"tokens is loaded with {what}, played {_SPEED:g} times as fast (`bench --trace`). The same requests go through "
-            "`simulate`. Only how long a step takes is taken from the real run, as a model with four parts fitted to the "
-            "server's own counters; who runs, who waits and who is preempted is the simulation's own."
-        ),
-        "",
-        (
-            "Counts are exact on both sides. Wall time is not: the server, its clients and whatever else the machine does "
-            "share its cores, and the same load took from half to twice as long from one run to the next. Requests here "
-            "arrive within seconds, so that counts do not depend on it."
-        ),
-        "",
-        (
-            "Step for step the scheduler itself is equal to vLLM's own on every recorded step "
-            "(`tests/advisor/test_simulate.py`)."
-        ),
-        "",
-    ]
+    text = _HEAD.format(
+        flags=f"--requests {asked.requests} --blocks {asked.blocks} --max-num-seqs {asked.max_num_seqs}{more}",
+        blocks=asked.blocks,
+        block_size=_BLOCK_SIZE,
+        what=what,
+        speed=_SPEED,
+    )
+    return text.splitlines()
 
 
 def _section(seqs: str, found: tuple[Figure, ...], real: dict[str, Any], busy_before: float) -> list[str]:

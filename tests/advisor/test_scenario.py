@@ -24,8 +24,13 @@ def script(**changes):
     """Two requests of one block each in a pool of ten blocks of four tokens."""
     return {
         "name": "two",
-        **{"num_blocks": 11, "block_size": 4, "max_num_seqs": 8, "max_num_batched_tokens": 64, "max_model_len": 40},
-        **{"async": False, "prefix_caching": False},
+        "num_blocks": 11,
+        "block_size": 4,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+        "max_model_len": 40,
+        "async": False,
+        "prefix_caching": False,
         "requests": [
             {"id": "a", "step": 0, "prompt": 3, "max_tokens": 2, "prefix": 0, "priority": 0},
             {"id": "b", "step": 1, "prompt": 3, "max_tokens": 1, "prefix": 0, "priority": 0},

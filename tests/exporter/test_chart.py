@@ -1,6 +1,6 @@
 """Line charts as pictures."""
 
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -19,7 +19,7 @@ def words(of):
 
 
 def test_a_picture_is_well_formed_and_says_what_it_shows():
-    root = ElementTree.fromstring(svg(chart()))
+    root = ET.fromstring(svg(chart()))
     assert (root.get("width"), root.get("height")) == tuple(map(str, size_of(chart())))
     texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"a load", "tokens & <more>", "max-num-seqs", "4", "8", "16", "20"} <= set(texts)
@@ -27,7 +27,7 @@ def test_a_picture_is_well_formed_and_says_what_it_shows():
 
 
 def test_higher_values_are_higher_up_and_settings_are_evenly_spaced():
-    root = ElementTree.fromstring(svg(chart(panels=1)))
+    root = ET.fromstring(svg(chart(panels=1)))
     dots = [(float(each.get("cx")), float(each.get("cy"))) for each in root.iter("{http://www.w3.org/2000/svg}circle")]
     assert dots[1][0] - dots[0][0] == pytest.approx(dots[2][0] - dots[1][0], abs=0.2)
     assert dots[1][1] < dots[2][1] < dots[0][1]

@@ -45,7 +45,7 @@ def test_a_list_of_numbers_keeps_its_order_and_each_once():
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "-3", "1.5", "many", "65"])
 def test_what_is_no_list_of_numbers_is_refused(text):
-    with pytest.raises(UsageError, match="--users: .* is not a whole number from 1 to 64"):
+    with pytest.raises(UsageError, match=r"--users: .* is not a whole number from 1 to 64"):
         numbers(text, "--users", most=64)
 
 

@@ -57,7 +57,7 @@ class ServerState:
             f"vllm:iteration_tokens_total_sum{labels} {tokens}\n"
             f"vllm:iteration_tokens_total_count{labels} {steps}\n"
             "# TYPE vllm:cache_config_info gauge\n"
-            f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="101",enable_prefix_caching="True"}} 1\n'
+            'vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="101",enable_prefix_caching="True"} 1\n'
         )
 
 

@@ -91,8 +91,10 @@ def test_step_times_given_are_those_used(trace):
 
 def test_step_times_come_from_the_json_of_a_load_test(trace, tmp_path):
     parts = {
-        **{"base_seconds": 0.5, "per_prefill_token_seconds": 0.0},
-        **{"per_decode_request_seconds": 0.0, "per_context_token_seconds": 0.0},
+        "base_seconds": 0.5,
+        "per_prefill_token_seconds": 0.0,
+        "per_decode_request_seconds": 0.0,
+        "per_context_token_seconds": 0.0,
     }
     file = tmp_path / "bench.json"
     file.write_text(json.dumps({"step_times": {"model": parts, "stretches": 9, "error_ratio": 0.1}}))
