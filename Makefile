@@ -48,5 +48,10 @@ PACKAGES_PYTHON ?= $(BIN)/python
 accuracy: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.accuracy --packages-python $(PACKAGES_PYTHON)
 
+# Loads a real vLLM on the CPU, simulates the same load and writes docs/simulation.md: some minutes of a quiet machine.
+.PHONY: fidelity
+fidelity: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.fidelity $(FIDELITY_FLAGS)
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

@@ -13,6 +13,8 @@ COMMANDS = {
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
     "advise": "Say what max-num-seqs and the other memory flags should be, from the load seen.",
+    "simulate": "Say what other settings would do with a trace or a made-up load, without a server.",
+    "bench": "Load a running server and say what its users got, and where its knee is.",
     "top": "Show GPUs, engines, headroom and risk live in the terminal.",
     "check": "Check configuration files, rules and dashboards.",
     "dashboards": "Write out dashboards, rules and alerts for Grafana, Prometheus and Alertmanager.",

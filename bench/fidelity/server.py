@@ -1,0 +1,66 @@
+"""A real vLLM on this machine's CPU with a tiny model and a scarce KV cache."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import urlopen
+
+_STARTS_WITHIN_SECONDS = 600.0
+_TINY_MODEL = Path(__file__).parents[2] / "tests" / "end_to_end" / "tiny_model.py"
+
+
+def write_model(vllm: Path, directory: Path) -> Path:
+    """Write the tiny model with vLLM's own Python, which has the tokenizers package."""
+    subprocess.run([vllm.parent / "python", _TINY_MODEL, directory], check=True)  # noqa: S603 - our own script
+    return directory
+
+
+@contextmanager
+def serving(vllm: Path, model: Path, *flags: str, log: Path) -> Iterator[str]:
+    """Serve the model on a free port of loopback while the context lasts; yield the URL.
+
+    Raises:
+        RuntimeError: The server ended or was not up in time.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    argv = [
+        *(str(vllm), "serve", str(model), "--load-format", "dummy", "--dtype", "bfloat16"),
+        *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", *flags),
+    ]
+    with log.open("ab") as output:
+        # A session of its own, so that stopping it stops its workers and nothing else.
+        process = subprocess.Popen(  # noqa: S603 - the program that the caller named
+            argv, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    end = time.monotonic() + _STARTS_WITHIN_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310 - loopback
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"the server was not up within {_STARTS_WITHIN_SECONDS:.0f} s")

@@ -1,0 +1,1 @@
+"""A load test of a vLLM server over its own HTTP API."""

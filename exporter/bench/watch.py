@@ -1,0 +1,112 @@
+"""The server's own metrics while a load test runs."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self
+
+from advisor.loadtest import Look
+from advisor.readings import EngineReading, Histogram
+from exporter.errors import SourceError
+from exporter.sources.vllm import VllmSource
+
+INTERVAL_SECONDS = 0.5
+
+
+class Watch:
+    """Looks at the server's metrics at even intervals until it is stopped."""
+
+    def __init__(self, source: VllmSource, clock: Callable[[], float]) -> None:
+        """Take what reads the server, and the test's clock."""
+        self._source = source
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.looks: list[Look] = []
+        self.problem: str | None = None
+        """Why the last look failed, None if it did not."""
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        self._source.close()
+
+    def between(self, begin_seconds: float, end_seconds: float) -> Sequence[Look]:
+        """Return the looks of this stretch of time."""
+        return [look for look in tuple(self.looks) if begin_seconds <= look.seconds <= end_seconds]
+
+    def look(self) -> None:
+        """Look once more, now."""
+        self._look()
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            readings = self._source.read()
+        except SourceError as error:
+            self.problem = error.reason
+            return
+        self.problem = None
+        self.looks.append(look_of(readings, self._clock()))
+
+
+def look_of(readings: Iterable[EngineReading], seconds: float) -> Look:
+    """Return what a server's data-parallel engines say together."""
+    readings = tuple(readings)
+
+    def together(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    def total(key: str) -> float | None:
+        return together(each.totals.get(key) for each in readings)
+
+    def histogram(key: str) -> Histogram | None:
+        return _merged([found for each in readings if (found := each.histograms.get(key)) is not None])
+
+    usages = [each.kv_usage_ratio for each in readings if each.kv_usage_ratio is not None]
+    iterations, gaps = histogram("iteration_tokens"), histogram("inter_token_seconds")
+    return Look(
+        seconds=seconds,
+        running=together(each.requests_running for each in readings),
+        waiting=together(each.requests_waiting for each in readings),
+        kv_usage_ratio=sum(usages) / len(usages) if usages else None,
+        kv_capacity_tokens=together(_capacity(each) for each in readings),
+        preemptions=total("preemptions_total"),
+        steps=iterations.count if iterations else None,
+        prompt_tokens=total("prompt_tokens_total"),
+        generation_tokens=total("generation_tokens_total"),
+        decode_gaps=gaps.count if gaps else None,
+        prefix_cache_queries=total("prefix_cache_queries_total"),
+        prefix_cache_hits=total("prefix_cache_hits_total"),
+        queue_seconds=histogram("queue_seconds"),
+    )
+
+
+def _capacity(reading: EngineReading) -> float | None:
+    cache = reading.cache
+    if cache.kv_cache_size_tokens is not None:
+        return cache.kv_cache_size_tokens
+    if cache.num_gpu_blocks is None or cache.block_size is None:
+        return None
+    return cache.num_gpu_blocks * cache.block_size
+
+
+def _merged(histograms: Sequence[Histogram]) -> Histogram | None:
+    """Add histograms of the same buckets; None where there is none or they differ."""
+    if not histograms or any(each.bounds != histograms[0].bounds for each in histograms):
+        return None
+    return Histogram(
+        bounds=histograms[0].bounds,
+        cumulative=tuple(sum(counts) for counts in zip(*(each.cumulative for each in histograms), strict=True)),
+        sum=sum(each.sum for each in histograms),
+        count=sum(each.count for each in histograms),
+    )

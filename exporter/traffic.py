@@ -1,0 +1,67 @@
+"""The requests of a load test or a simulation: from a trace, or made up from a few numbers."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from advisor.whatif import TracedRequest, rescaled
+from exporter.errors import UsageError
+from exporter.sources.trace import read_trace
+
+_LOWEST_ID, _HIGHEST_ID = 100, 999
+"""Token ids that every vocabulary has and that are no control tokens in those known."""
+
+
+def traced(
+    path: Path, *, limit: int | None, lengths: float, speed: float | None, rate: float | None
+) -> tuple[TracedRequest, ...]:
+    """Return the first ``limit`` requests of a trace, scaled.
+
+    Raises:
+        UsageError: The file is no trace, or the factors do not suit it.
+    """
+    if speed is not None and rate is not None:
+        raise UsageError("--speed and --rate: both say how fast the requests arrive, give one")
+    try:
+        return rescaled(read_trace(path, limit=limit), lengths=lengths, speed=speed or 1.0, rate=rate)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def made_up(
+    *, count: int, rate: float, prompt_tokens: int, output_tokens: int, chance: random.Random
+) -> tuple[TracedRequest, ...]:
+    """Return requests of one size that arrive independently of each other, ``rate`` a second on average."""
+    seconds = 0.0
+    found = []
+    for _ in range(count):
+        found.append(TracedRequest(seconds=seconds, prompt_tokens=prompt_tokens, output_tokens=output_tokens))
+        seconds += chance.expovariate(rate)
+    return tuple(found)
+
+
+def prompts(
+    trace: Sequence[TracedRequest], *, shared_prefix_tokens: int, chance: random.Random
+) -> Iterator[tuple[int, ...]]:
+    """Yield the token ids of each request's prompt: random, so that nothing is found in the prefix cache by chance."""
+    shared = chance.choices(range(_LOWEST_ID, _HIGHEST_ID), k=shared_prefix_tokens)
+    for each in trace:
+        prefix = shared[: each.prompt_tokens]
+        own = chance.choices(range(_LOWEST_ID, _HIGHEST_ID), k=each.prompt_tokens - len(prefix))
+        yield (*prefix, *own)
+
+
+def numbers(text: str, name: str, *, most: int) -> tuple[int, ...]:
+    """Read ``16,32,64``, in the order given and each once.
+
+    Raises:
+        UsageError: One is not a whole number from 1 to ``most``.
+    """
+    found: list[int] = []
+    for word in text.split(","):
+        value = int(word) if word.strip().isdecimal() else 0
+        if not 1 <= value <= most:
+            raise UsageError(f"{name}: {word.strip()!r} is not a whole number from 1 to {most:,}")
+        if value not in found:
+            found.append(value)
+    return tuple(found)
