@@ -6,8 +6,8 @@ from typing import Any, cast
 from advisor.facts import Fact, Kind
 from advisor.policy import Policy
 from advisor.readings import Gpu
-from advisor.report import LIMITERS, Engine, Finding, GpuJudgement, Severity
-from exporter.health import Build, Collector
+from advisor.report import LIMITERS, Engine, Finding, GpuJudgement, Recommendation, Severity
+from exporter.health import Build, Collector, ConfigReload
 from exporter.web.what_if import PARAMETERS
 
 Schema = dict[str, Any]
@@ -113,6 +113,11 @@ def _schemas() -> dict[str, Schema]:
     }
     engine = _fact(Engine)
     engine["properties"]["limiter"]["propertyNames"] = {"enum": list(LIMITERS)}
+    advised = _fact(Recommendation)
+    for name in ("engine", "model_name", "dp_rank"):
+        del advised["properties"][name]
+        advised["required"].remove(name)
+    engine["properties"]["recommendation_info"] = _list(advised)
     return {
         "Status": _object(
             {
@@ -124,6 +129,7 @@ def _schemas() -> dict[str, Schema]:
                 },
                 "poll_interval_seconds": {**_NUMBER, "description": "Time between two readings."},
                 "policy": _named("Policy"),
+                "config": _named("ConfigReload"),
                 "collectors": _list(_named("Collector")),
                 "gpus": _list(_named("Gpu")),
                 "engines": _list(_named("Engine")),
@@ -131,11 +137,15 @@ def _schemas() -> dict[str, Schema]:
             }
         ),
         "Build": _fact(Build),
+        "ConfigReload": _fact(ConfigReload),
         "Collector": _fact(Collector),
         "Gpu": gpu,
         "Engine": engine,
         "Policy": _object(
-            {field.name: _NUMBER for field in dataclasses.fields(Policy)},
+            {
+                field.name: _NUMBER if field.default is not None else _MAYBE_NUMBER
+                for field in dataclasses.fields(Policy)
+            },
             description="The thresholds by which is judged.",
         ),
         "Finding": _object(
