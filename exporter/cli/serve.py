@@ -77,6 +77,7 @@ def command(
     log_format: str,
 ) -> None:
     """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
+    hold_signals()
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,
@@ -99,6 +100,14 @@ def command(
         run(config, world, serving)
 
 
+def hold_signals() -> None:
+    """Block the signals that `run` waits for, in this thread and those to come.
+
+    They are waited for rather than handled, because a handler that runs just before a wait begins would be slept over.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 def nothing_to_watch(world: World) -> bool:
     """Tell whether this host has neither a GPU driver nor a vLLM server."""
     nvml = NvmlSource(world.nvml)
@@ -112,13 +121,11 @@ def nothing_to_watch(world: World) -> bool:
 
 
 def run(config: Config, world: World, serving: Serving) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the files again.
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the files again. `hold_signals` was called before any thread began.
 
     Raises:
         UsageError: The address cannot be bound, a key cannot be read, the web configuration is not usable.
     """
-    # Blocked in every thread and waited for in one: a handler that runs just before a wait begins would be slept over.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     notifier = Notifier()
     web = _web_config(serving.web_config_file)
     sockets = passed_sockets() if serving.systemd_socket else (listen(config.listen_address),)
@@ -205,6 +212,10 @@ def _reload(started_with: Config, service: Service, web: "LiveWebConfig | None",
     except UsageError as error:
         service.note_reload(successful=False)
         log.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a message, not a trace
+        return
+    except Exception:
+        service.note_reload(successful=False)
+        log.exception("configuration not reloaded in an unforeseen way")
         return
     service.note_reload(successful=True)
     log.info("configuration reloaded")
