@@ -36,6 +36,6 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
 
 
 _ADVICE = (
-    "run vllm-headroom on the host or in its PID namespace (docker run --pid=host, Kubernetes hostPID: true); on the "
+    "run vllm-headroom on the host, or let it see the host's processes (docs/installation.md, In a container); on the "
     "host itself, a process that died may have left its memory behind (nvidia-smi, fuser /dev/nvidia*)"
 )

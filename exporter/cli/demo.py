@@ -23,10 +23,11 @@ def command(
     log_format: str,
 ) -> None:
     """Show everything on a made-up host: two GPUs, one vLLM server, a rush, a leak, all within eight minutes."""
+    from exporter.cli.serve import Serving, hold_signals
+
+    hold_signals()
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {"listen_address": listen_address} if listen_address else {}
-    from exporter.cli.serve import Serving
-
     run_demo(load(None, given), Serving(web_config_file=web_config_file, systemd_socket=systemd_socket))
 
 

@@ -1,7 +1,7 @@
 """``vllm-headroom serve``: the daemon."""
 
 import logging
-import queue
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -31,10 +31,9 @@ log = logging.getLogger(__name__)
 
 RESTART_STATUS = 75
 """Exit status that asks whoever supervises the daemon for a fresh process (EX_TEMPFAIL of sysexits.h)."""
-_RESTART = 0
-"""Stands in the queue of signals for the daemon's own wish to be restarted."""
-
-
+_OWN_WISH = signal.SIGUSR1
+"""How the daemon wakes its own main thread; from anybody else it means nothing."""
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
 _BEAT_SECONDS = 2.0
 
 
@@ -78,6 +77,7 @@ def command(
     log_format: str,
 ) -> None:
     """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
+    hold_signals()
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,
@@ -100,6 +100,14 @@ def command(
         run(config, world, serving)
 
 
+def hold_signals() -> None:
+    """Block the signals that `run` waits for, in this thread and those to come.
+
+    They are waited for rather than handled, because a handler that runs just before a wait begins would be slept over.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 def nothing_to_watch(world: World) -> bool:
     """Tell whether this host has neither a GPU driver nor a vLLM server."""
     nvml = NvmlSource(world.nvml)
@@ -113,14 +121,11 @@ def nothing_to_watch(world: World) -> bool:
 
 
 def run(config: Config, world: World, serving: Serving) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the files again.
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the files again. `hold_signals` was called before any thread began.
 
     Raises:
         UsageError: The address cannot be bound, a key cannot be read, the web configuration is not usable.
     """
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(handled, lambda received, _frame: signals.put(received))
     notifier = Notifier()
     web = _web_config(serving.web_config_file)
     sockets = passed_sockets() if serving.systemd_socket else (listen(config.listen_address),)
@@ -130,22 +135,35 @@ def run(config: Config, world: World, serving: Serving) -> None:
     server.start()
     address = shown_url(sockets[0], secure=web is not None and web.context is not None)
     log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", address)
-    beat = _Heartbeat(service, server, notifier, wants_restart=lambda: signals.put(_RESTART))
+    beat = _Heartbeat(service, server, notifier, wants_restart=lambda: os.kill(os.getpid(), _OWN_WISH))
     service.every(beat.seconds, "heartbeat", beat)
-    while (number := signals.get()) == signal.SIGHUP:
+
+    def reload() -> None:
         notifier.reloading()
         _reload(config, service, web, serving)
         notifier.ready(service.summary())
-    if number == _RESTART:
-        log.error(
-            "the NVIDIA driver was replaced under this process: ending with status %d for a fresh start", RESTART_STATUS
-        )
+
+    restarting = _wait(reload, service)
+    if restarting:
+        log.error("the driver was replaced under this process: ending with status %d for a fresh start", RESTART_STATUS)
     log.info("stopping")
     notifier.stopping()
     server.stop()
     service.stop()
-    if number == _RESTART:
+    if restarting:
         sys.exit(RESTART_STATUS)
+
+
+def _wait(reload: Callable[[], None], service: Service) -> bool:
+    """Serve signals until the end comes; return whether it is the daemon's own wish for a fresh process."""
+    while True:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGHUP:
+            reload()
+        elif number != _OWN_WISH:
+            return False
+        elif service.needs_restart:
+            return True
 
 
 def _web_config(path: Path | None) -> "LiveWebConfig | None":
@@ -194,6 +212,10 @@ def _reload(started_with: Config, service: Service, web: "LiveWebConfig | None",
     except UsageError as error:
         service.note_reload(successful=False)
         log.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a message, not a trace
+        return
+    except Exception:
+        service.note_reload(successful=False)
+        log.exception("configuration not reloaded in an unforeseen way")
         return
     service.note_reload(successful=True)
     log.info("configuration reloaded")

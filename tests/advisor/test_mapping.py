@@ -28,7 +28,7 @@ def test_processes_of_another_pid_namespace_are_told_with_their_memory():
     )
     assert finding.subject == "GPU 0"
     assert "1 of the 2 processes on it are in no process table that can be read here, with 10.00 GiB" in finding.summary
-    assert "--pid=host" in finding.advice
+    assert "host's processes" in finding.advice
 
 
 def test_memory_that_the_driver_gives_to_nobody_is_told():
@@ -67,15 +67,17 @@ def test_a_driver_that_does_not_split_memory_by_process_is_no_lost_memory():
     )
 
 
-def test_an_engine_that_answers_without_a_process_in_sight_is_told():
-    (finding,) = found(engine_not_mapped, targets=(target(),), engines=(reading(),), visible_pids=frozenset({1}))
+OUT_OF_SIGHT = {"gpus": (gpu(used=60 * GIB),), "visible_pids": frozenset({1})}
+
+
+def test_an_engine_that_answers_without_a_process_in_sight_is_told_where_memory_has_no_owner_in_sight():
+    (finding,) = found(engine_not_mapped, targets=(target(),), engines=(reading(),), **OUT_OF_SIGHT)
     assert (finding.subject, finding.severity) == ("127.0.0.1:8000", "info")
+    assert not found(engine_not_mapped, targets=(target(),), engines=(reading(),), visible_pids=frozenset({1}))
 
 
 def test_an_engine_with_its_process_on_another_host_or_down_is_not():
-    pids = frozenset({1})
-    assert not found(
-        engine_not_mapped, targets=(target(),), engines=(reading(),), servers=(server(),), visible_pids=pids
-    )
-    assert not found(engine_not_mapped, targets=(target("http://gpu-7:8000"),), engines=(reading(),), visible_pids=pids)
-    assert not found(engine_not_mapped, targets=(target(),), visible_pids=pids)
+    engines = (reading(),)
+    assert not found(engine_not_mapped, targets=(target(),), engines=engines, servers=(server(),), **OUT_OF_SIGHT)
+    assert not found(engine_not_mapped, targets=(target("http://gpu-7:8000"),), engines=engines, **OUT_OF_SIGHT)
+    assert not found(engine_not_mapped, targets=(target(),), **OUT_OF_SIGHT)

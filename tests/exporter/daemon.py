@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 _ADDRESS = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)/")
@@ -44,6 +45,15 @@ class Daemon:
         request = Request(f"{self.scheme}://127.0.0.1:{self._port}{path}", headers={**self.headers, **headers})
         with urlopen(request, timeout=10, context=self.tls) as answer:
             return answer.read().decode()
+
+    def refusal(self, path, **headers):
+        """Return status and headers of an answer that is an error."""
+        try:
+            self.get(path, **headers)
+        except HTTPError as error:
+            with error:
+                return error.code, error.headers
+        raise AssertionError(f"{path} was answered")
 
     def metrics(self):
         """Return {(name, frozenset of label pairs): value} of the page as it is now."""

@@ -50,7 +50,7 @@ def test_a_daemon_in_a_pid_namespace_of_its_own_says_what_it_cannot_map(tmp_path
             lambda: {each["rule"]: each for each in json.loads(running.get("/api/v1/status"))["findings"]}
         )
         assert set(rules) == {"memory_without_owner", "engine_not_mapped"}
-        assert "--pid=host" in rules["memory_without_owner"]["advice"]
+        assert "host's processes" in rules["memory_without_owner"]["advice"]
         assert str(os.getpid()) not in json.dumps(rules)
         assert running.value("headroom_gpu_memory_component_bytes", component="foreign") == 60 * GIB
         gpu.set_processes()  # what a driver shows to such a container: nothing
