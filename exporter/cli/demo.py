@@ -9,6 +9,10 @@ from exporter.cli.options import web_options
 from exporter.config import Config, load
 
 
+_HURRIED = {"advice_least_busy_seconds": 60.0, "advice_least_requests": 50.0}
+"""A day of eight minutes has no ten for advice to wait."""
+
+
 @click.command(name="demo")
 @web_options
 def command(listen_address: str | None, log_level: str, log_format: str) -> None:
@@ -25,6 +29,6 @@ def run_demo(config: Config) -> None:
 
     demo = build_demo()
     try:
-        run(config.model_copy(update={"poll_interval": 1.0}), demo.world)
+        run(config.model_copy(update={"poll_interval": 1.0, "policy": {**_HURRIED, **config.policy}}), demo.world)
     finally:
         demo.stop()
