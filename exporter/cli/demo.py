@@ -8,7 +8,6 @@ from exporter import logs
 from exporter.cli.options import web_options
 from exporter.config import Config, load
 
-
 _HURRIED = {"advice_least_busy_seconds": 60.0, "advice_least_requests": 50.0}
 """A day of eight minutes has no ten for advice to wait."""
 
