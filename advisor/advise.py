@@ -8,13 +8,17 @@ from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
-from advisor.history import EngineHistory, GpuHistory, History
+from advisor.history import EngineHistory, History
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
+from advisor.residuals import Residuals, flags_key, place_key
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
+from advisor.spec import ModelSpec
 from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
@@ -30,6 +34,7 @@ class Placed:
     no_theory: str | None
     planned: Replanner | None = None
     """The theory again, with other flags."""
+    spec: ModelSpec | None = None
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -52,17 +57,23 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    culprits: dict[str, Culprit] = {}
+    states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
-        shares, foreign = _shares(snapshot, gpu, placed)
-        judgement, reasons = judge_gpu(
+        shares, strangers = _shares(snapshot, gpu, placed)
+        judgement, said, states[gpu.uuid] = judge_gpu(
             gpu,
             shares=shares,
-            foreign_bytes=foreign,
-            history=history.gpus.get(gpu.uuid, GpuHistory()),
+            strangers=strangers,
+            state=history.gpus.get(gpu.uuid, GpuState()),
+            now_seconds=snapshot.now_seconds,
             policy=policy,
         )
         judgements.append(judgement)
-        sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
+        if said is not None:
+            sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            if said.culprit is not None:
+                culprits[gpu.uuid] = said.culprit
     counselled = [
         counsel(
             snapshot,
@@ -84,8 +95,32 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
+        residuals=_learned(history.residuals, placed),
+        culprits=culprits,
+        gpu_states=states,
     )
     return replace(report, findings=findings(snapshot, report, policy))
+
+
+def _learned(residuals: Residuals, placed: list[Placed]) -> Residuals:
+    """Fold in by how much theory missed for each engine whose pool vLLM sized by its budget."""
+    for each in placed:
+        memory = each.theory.memory if each.theory else None
+        blocks = each.reading.cache.num_gpu_blocks
+        if each.theory is None or memory is None or blocks is None or each.server is None or each.spec is None:
+            continue
+        flags = each.theory.flags
+        if flags.kv_cache_memory_bytes is not None or flags.num_gpu_blocks_override is not None:
+            continue
+        missed = blocks * each.theory.layout.bytes_per_block - memory.available_for_kv.expected
+        place = place_key(
+            each.spec,
+            version=parse_version(each.reading.vllm_version),
+            gpu=each.theory.device_name,
+            flags=each.server.flags,
+        )
+        residuals = residuals.learned(place, flags_key(each.server.flags), missed)
+    return residuals
 
 
 def placements(snapshot: Snapshot) -> list[Placed]:
@@ -116,13 +151,22 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
+    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
     planned = None
     if theory is not None and server is not None:
-        files, device = snapshot.model_at(server.model_path, reading.model_path), _device(gpus, reading, server)
+        device = _device(gpus, reading, server)
         assert files is not None  # else there were no theory
         assert device is not None
         planned = Replanner(files=files, server=server, reading=reading, device=device)
-    return Placed(reading=reading, server=server, gpus=gpus, theory=theory, no_theory=reason, planned=planned)
+    return Placed(
+        reading=reading,
+        server=server,
+        gpus=gpus,
+        theory=theory,
+        no_theory=reason,
+        planned=planned,
+        spec=files.spec if files else None,
+    )
 
 
 def _theory(
@@ -187,10 +231,23 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], float]:
-    """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
-    holders, foreign = holders_on(snapshot, gpu, placed)
-    return [_share(server, engine, gpu, held) for server, engine, held in holders], foreign
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:
+    """Return what each engine holds and may claim on a GPU, and what each foreign process holds."""
+    holders, _ = holders_on(snapshot, gpu, placed)
+    processes = snapshot.processes_on(gpu)
+    shares = []
+    for server, engine, held in holders:
+        running = engine.reading.requests_running if engine else None
+        first_pid = min(process.pid for process in processes if process.pid in server.pids)
+        share = _share(server, engine, gpu, held)
+        shares.append(replace(share, key=f"engine {first_pid}", busy=None if running is None else running > 0))
+    known = {pid for server in snapshot.servers for pid in server.pids}
+    strangers = {
+        str(process.pid): float(process.used_bytes)
+        for process in processes
+        if process.pid not in known and process.used_bytes is not None
+    }
+    return shares, strangers
 
 
 def holders_on(

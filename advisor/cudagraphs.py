@@ -25,8 +25,8 @@ def cudagraph_mode(
     """Return what is captured.
 
     V0 captures whole decode steps; V1 pieces between attention calls, and from 0.11 whole decode steps beside them,
-    except where the model or the parallelism does not allow it. An attention backend without support for whole steps
-    lowers that further when the server starts; none of the usual ones does.
+    except where the model or the parallelism does not allow it. An attention backend that cannot capture whole steps
+    lowers that further when the server starts, as FlashInfer does with speculative decoding; that is not told here.
     """
     given: dict[str, Any] = dict(flags.compilation_config or {})
     level = given.get("mode", given.get("level"))
@@ -101,7 +101,7 @@ def capture_sizes(
     if named is None and version >= (0, 28, 0):
         if query > 1:
             decode = [query * count for count in _requests(min(max_num_seqs, ceiling)) if query * count <= largest]
-        elif version >= (0, 33, 0) and max_num_seqs <= largest:
+        elif version >= (0, 32, 0) and max_num_seqs <= largest:  # 0.30 and 0.31 not read
             decode = (max_num_seqs,)
     largest = min(largest, max_num_batched_tokens)
     sizes = {size for size in (1, 2, 4) if size <= largest} | set(_stepped(largest))

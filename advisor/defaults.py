@@ -6,7 +6,7 @@ batches.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode
@@ -471,13 +471,13 @@ def _chunks_prefill(
 
 
 def _caches_prefixes(version: Version, traits: ModelTraits, is_v1: bool) -> bool:
-    """V1 does by default where the layers can: hybrids from 0.26 on, states alone never."""
+    """V1 does by default where the layers can: hybrids from 0.29 on (0.28 not read), states alone never."""
     if not is_v1:
         return False
     if traits.is_pooling and version >= (0, 9, 0):
         return traits.pools_last_token
     if traits.is_hybrid:
-        return version >= (0, 26, 0)
+        return version >= (0, 28, 0)
     return not traits.is_attention_free and not (traits.is_encoder_decoder and version >= (0, 12, 0))
 
 
@@ -563,18 +563,9 @@ def _mamba_cache_mode(
     given = flags.mamba_cache_mode
     origins["mamba_cache_mode"] = "default" if given is None else "given"
     if not is_cached or not (traits.is_hybrid or traits.is_attention_free):
-        return given or "none" if not (traits.is_hybrid or traits.is_attention_free) else "none"
-    if given not in (None, "none"):
-        return given or "none"
-    if version >= (0, 28, 0):
-        return "align"
+        return "none"
     keeps_all = traits.architecture in (_ALL_STATES if version >= (0, 26, 0) else _ALL_STATES_BEFORE_0_26)
-    if (0, 20, 0) <= version < (0, 26, 0) and drafted:
-        return "align"
-    return "all" if keeps_all else "align"
-
-
-FLAG_NAMES = tuple(
-    each.name for each in fields(ResolvedFlags) if each.name not in ("origins", "is_v1", "is_max_model_len_auto")
-)
-"""Every resolved flag by name."""
+    if given not in (None, "none"):
+        return given if given != "all" or keeps_all else "align"
+    drafts_align = (0, 20, 0) <= version < (0, 26, 0) and drafted > 0
+    return "all" if keeps_all and version < (0, 28, 0) and not drafts_align else "align"

@@ -72,7 +72,7 @@ def memory_plan(
     weights: Estimate,
     captures: GraphCount,
     kv_cache_memory_bytes: int | None = None,
-    reserved_bytes: float = 0.0,
+    residual: Estimate | None = None,
 ) -> MemoryPlan:
     """Divide one GPU's memory as vLLM's start-up does (``gpu_worker.py:determine_available_memory``).
 
@@ -84,7 +84,7 @@ def memory_plan(
         weights: Bytes of this rank's weights.
         captures: How many CUDA graphs are captured.
         kv_cache_memory_bytes: The flag of that name, which replaces what the budget leaves.
-        reserved_bytes: What else the engine keeps out of the KV pool (LoRA slots, a draft model).
+        residual: What engines like this one turned out to have beyond the estimate; it replaces the estimate's bounds.
     """
     graphs = overheads.cuda_graphs(
         num_layers=-(-len(spec.layers) // step.pipeline_parallel_size),
@@ -109,8 +109,14 @@ def memory_plan(
         expected=budget(total.expected, gpu_memory_utilization),
         upper=budget(total.upper, gpu_memory_utilization),
     )
-    beside = added((weights, activation, non_torch, exactly(reserved_bytes), *((graphs,) if in_budget else ())))
+    beside = added((weights, activation, non_torch, *((graphs,) if in_budget else ())))
     available = allowed.minus(beside, floor=float("-inf"))
+    if residual is not None:
+        available = Estimate(
+            lower=available.expected + residual.lower,
+            expected=available.expected + residual.expected,
+            upper=available.expected + residual.upper,
+        )
     if kv_cache_memory_bytes is not None:
         kv_cache = exactly(kv_cache_memory_bytes, Origin.DERIVED)
     else:

@@ -5,44 +5,23 @@ The daemon compares a running server with it, ``vllm-headroom plan`` prints it b
 
 import json
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from advisor.activation import Step
+from advisor.calibration import overheads
 from advisor.cudagraphs import graph_count
 from advisor.defaults import Device, ResolvedFlags, resolve_flags
-from advisor.estimate import Estimate, exactly
+from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
-from advisor.kv import KvLayout, KvSettings, kv_layout
+from advisor.kv import KvLayout, KvSettings, checkpoint_kv_cache_dtype, kv_layout
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
+from advisor.start_up import Fit, RankMemory, Requirement, Verdict, first_flag_error, first_memory_error, verdict
 from advisor.traits import ModelTraits, model_traits
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
 from advisor.weights import TensorIndex, model_dtype, stage_weights, unmatched_tensors
-
-Verdict = Literal["fits", "does_not_fit", "too_close_to_call"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartUp:
-    """Whether the engine starts."""
-
-    verdict: Verdict
-    error: str | None
-    margin_bytes: float | None
-
-
-def _start_up(layout: KvLayout, memory: MemoryPlan | None, kv_bytes: Estimate, *, has_override: bool) -> StartUp:
-    needed = layout.bytes_needed()
-    if has_override:
-        return StartUp(verdict="fits", error=None, margin_bytes=None)
-    margin = kv_bytes.expected - needed
-    verdict: Verdict = (
-        "fits" if kv_bytes.lower >= needed else "does_not_fit" if kv_bytes.upper < needed else "too_close_to_call"
-    )
-    return StartUp(verdict=verdict, error=None if verdict == "fits" else "x", margin_bytes=margin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,20 +41,17 @@ class EnginePlan:
     kv_tokens: Estimate
     """``GPU KV cache size`` as that release prints it."""
     full_context_concurrency: Estimate
-    start_up: StartUp
+    verdict: Fit
+    margin: Estimate | None
+    """Bytes of one GPU that are left by what decides the verdict, negative where they are missing; None where the
+    number of blocks was given."""
+    binding: str
+    """What decides it: ``cache``, ``free memory``, ``loading``, ``profile run``, ``warm-up`` or ``flags``."""
+    error: str | None
+    """What vLLM would say, None where it would start."""
     quantized: str | None
     """Method by which the weights are quantised."""
     notes: tuple[str, ...] = ()
-
-    @property
-    def verdict(self) -> Verdict:
-        """``fits``, ``does_not_fit`` or ``too_close_to_call``."""
-        return self.start_up.verdict
-
-    @property
-    def error(self) -> str | None:
-        """What vLLM would say, None where it would start."""
-        return self.start_up.error
 
     def concurrency_at(self, num_tokens: int) -> Estimate:
         """Return how many requests of this length fit at once."""
@@ -93,6 +69,7 @@ def plan_engine(
     tensors: TensorIndex | None = None,
     total: Estimate | None = None,
     kv_cache_bytes: int | None = None,
+    residual: Estimate | None = None,
 ) -> EnginePlan:
     """Return what this engine should hold.
 
@@ -105,6 +82,7 @@ def plan_engine(
         tensors: What the weights' files say, where they can be read.
         total: CUDA-visible bytes of one GPU with their bounds; None: exactly the device's.
         kv_cache_bytes: KV bytes of one rank where the engine says them; they replace the memory plan's.
+        residual: What engines like this one had beyond the estimate before (`advisor.residuals`).
 
     Raises:
         ValueError: The flags contradict the model, or a part is of a kind these rules do not describe
@@ -125,7 +103,7 @@ def plan_engine(
             f"{needed} GPUs are needed (tensor x pipeline x data parallel size), there are {gpu_count}: "
             "lower --tensor-parallel-size, --pipeline-parallel-size or --data-parallel-size"
         )
-    dtype = model_dtype(spec, flags.dtype, version)
+    dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner))
     memory = None
@@ -144,11 +122,13 @@ def plan_engine(
             runner=runner,
             tensors=tensors,
             kv_cache_bytes=given,
+            residual=residual,
         )
         kv_bytes = memory.kv_cache
     blocks = kv_bytes.mapped(layout.num_blocks)
     if resolved.num_gpu_blocks_override is not None:
         blocks = exactly(resolved.num_gpu_blocks_override)
+    judged, error = _judge(spec, resolved, traits, version=version, device=device, layout=layout, memory=memory)
     return EnginePlan(
         device_name=device.name,
         gpus_needed=needed,
@@ -160,7 +140,10 @@ def plan_engine(
         num_gpu_blocks=blocks,
         kv_tokens=blocks.mapped(lambda count: layout.size_tokens(int(count))),
         full_context_concurrency=blocks.mapped(lambda count: layout.max_concurrency(int(count))),
-        start_up=_start_up(layout, memory, kv_bytes, has_override=resolved.num_gpu_blocks_override is not None),
+        verdict=judged.fit if judged else "fits",
+        margin=judged.margin if judged else None,
+        binding=judged.binding if judged else "",
+        error=error,
         quantized=flags.quantization or (spec.quantization.method if spec.quantization else None),
         notes=_notes(spec, tensors, resolved) if memory is not None else (),
     )
@@ -177,11 +160,14 @@ def _kv_settings(
     resolved: ResolvedFlags, spec: ModelSpec, version: Version, device: Device, dtype: str, runner: Runner
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
+    kv_cache_dtype = resolved.kv_cache_dtype
+    if kv_cache_dtype == "auto":
+        kv_cache_dtype = checkpoint_kv_cache_dtype(spec.quantization, version)
     return KvSettings(
         max_model_len=resolved.max_model_len,
         version=version,
         model_dtype=dtype,
-        kv_cache_dtype=resolved.kv_cache_dtype,
+        kv_cache_dtype=kv_cache_dtype,
         kv_cache_dtype_skip_layers=resolved.kv_cache_dtype_skip_layers,
         block_size=None if own_choice else resolved.block_size,
         num_gpu_blocks_override=resolved.num_gpu_blocks_override,
@@ -218,6 +204,7 @@ def _fullest_rank(
     runner: Runner,
     tensors: TensorIndex | None,
     kv_cache_bytes: int | None,
+    residual: Estimate | None,
 ) -> MemoryPlan:
     """Divide the memory of each pipeline stage; the one with the least left decides for all."""
     capability = device.capability or _USUAL_CAPABILITY
@@ -238,6 +225,7 @@ def _fullest_rank(
         pooling=traits.is_pooling,
         max_loras=resolved.max_loras if resolved.enable_lora else 0,
         max_lora_rank=resolved.max_lora_rank,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
     )
     counts = graph_count(
         version,
@@ -274,6 +262,7 @@ def _fullest_rank(
                 weights=_resident(weights, resolved.cpu_offload_gb),
                 captures=counts,
                 kv_cache_memory_bytes=kv_cache_bytes,
+                residual=residual,
             )
         )
     return min(plans, key=lambda plan: plan.available_for_kv.expected)
@@ -287,6 +276,64 @@ def _drafts_by_itself(resolved: ResolvedFlags) -> bool:
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
+
+
+def _judge(
+    spec: ModelSpec,
+    resolved: ResolvedFlags,
+    traits: ModelTraits,
+    *,
+    version: Version,
+    device: Device,
+    layout: KvLayout,
+    memory: MemoryPlan | None,
+) -> tuple[Verdict | None, str | None]:
+    """Hold the plan against the release's start-up checks on a GPU that nobody else uses."""
+    refused = first_flag_error(resolved, spec, version=version, device=device, is_mla=traits.is_mla or device.is_cpu)
+    if refused is not None:
+        return Verdict(fit="does_not_fit", margin=exactly(0.0), binding="flags"), refused.text
+    if memory is None:
+        return None, None
+    free = exactly(memory.total_bytes).minus(overheads.CUDA_CONTEXT)
+    cache = Requirement(name="cache", available=memory.kv_cache, needed=exactly(layout.bytes_needed()))
+    held = added((memory.weights, memory.non_torch, memory.kv_cache, memory.cuda_graphs))
+    requirements = [
+        Requirement(name="loading", available=free, needed=memory.weights),
+        Requirement(
+            name="profile run",
+            available=free,
+            needed=added((memory.weights, memory.non_torch, memory.activation_peak)),
+        ),
+        cache,
+        Requirement(name="warm-up", available=free, needed=held),
+    ]
+    if resolved.is_v1 and version >= _FREE_MEMORY_CHECKED_SINCE and resolved.kv_cache_memory_bytes is None:
+        requirements.insert(0, Requirement(name="free memory", available=free, needed=exactly(memory.budget_bytes)))
+    if resolved.num_gpu_blocks_override is not None:
+        requirements.remove(cache)
+    found = verdict(requirements)
+    if found.fit == "fits":
+        return found, None
+    error = first_memory_error(
+        RankMemory(
+            total_bytes=memory.total_bytes,
+            free_bytes=free.expected,
+            weights_bytes=memory.weights.expected,
+            kv_available_bytes=memory.kv_cache.expected,
+            kv_needed_bytes=layout.bytes_needed() - layout.reserved_bytes,
+            bytes_per_block=layout.bytes_per_block,
+            activation_peak_bytes=memory.activation_peak.expected,
+            non_torch_bytes=memory.non_torch.expected,
+            cuda_graph_bytes=memory.cuda_graphs.expected,
+        ),
+        resolved,
+        version=version,
+        longest_max_model_len=layout.largest_max_model_len(memory.kv_cache.expected),
+    )
+    return found, error.text if error is not None else None
+
+
+_FREE_MEMORY_CHECKED_SINCE: Version = (0, 9, 1)
 
 
 def _resident(weights: Estimate, cpu_offload_gb: float) -> Estimate:

@@ -9,7 +9,7 @@ class Policy:
 
     oom_horizon_seconds: float = 900.0
     """``headroom_gpu_oom_risk_ratio`` is the probability of running out within this time."""
-    oom_risk_warning_ratio: float = 0.3
+    oom_risk_warning_ratio: float = 0.25
     oom_risk_critical_ratio: float = 0.7
     stalled_after_seconds: float = 60.0
     """Requests wait or run and no token has come for this long: the engine is stuck."""
@@ -23,10 +23,20 @@ class Policy:
     """Reported capacity this far below theory is worth a finding."""
     capacity_drop_warning_ratio: float = -0.02
     """Capacity this far below that of the last start with the same flags is worth a finding."""
-
+    time_to_oom_warning_seconds: float = 4 * 3600.0
+    """Growth that ends free memory within this time is worth a look; within the horizon it is critical."""
+    kv_exhaustion_warning_seconds: float = 120.0
+    """A KV cache that is full this soon is worth a warning: its horizon is minutes, a leak's is hours."""
+    preemption_risk_warning_ratio: float = 0.5
+    """From this probability on a full KV cache is taken to end in preemption rather than in a passing peak."""
+    preemptions_warning_per_second: float = 0.05
+    """More preemptions than this (three a minute) for minutes on end waste work that users wait for."""
+    advice_confidence_ratio: float = 0.8
+    """Advice with less support in the observed load is shown and alerts nobody."""
+    temperature_warning_celsius: float = 85.0
+    """From here on boards without their own limit nearby start to slow down."""
     kv_horizon_seconds: float = 300.0
     """``headroom_engine_preemption_risk_ratio`` is the probability of a preemption within this time."""
-    preemption_risk_warning_ratio: float = 0.7
     queue_warning_seconds: float = 300.0
     """A growing queue that takes this long to drain is worth a finding."""
     far_off_ratio: float = 1.5
@@ -50,6 +60,7 @@ class Policy:
             "kv_full_ratio",
             "preemption_risk_warning_ratio",
             "preempted_target_ratio",
+            "advice_confidence_ratio",
         ):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"policy.{name} must lie in (0, 1]")
@@ -62,6 +73,10 @@ class Policy:
             "queue_warning_seconds",
             "advice_least_requests",
             "advice_least_busy_seconds",
+            "time_to_oom_warning_seconds",
+            "kv_exhaustion_warning_seconds",
+            "preemptions_warning_per_second",
+            "temperature_warning_celsius",
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"policy.{name} must be above zero")

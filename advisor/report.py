@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flag_advice import FlagAdvice
+from advisor.residuals import NO_RESIDUALS, Residuals
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
 from advisor.tuning import Observed, SeqsAdvice
 
 COMPONENTS = (
@@ -43,8 +46,10 @@ class GpuJudgement(Fact):
     memory_slack_bytes: float | None = level(
         "Free memory minus what the engines on this GPU may still rightly claim; negative means over-committed."
     )
+    memory_slack_low_bytes: float | None = level("Lowest slack of the last one to two days.")
     memory_growth_bytes_per_second: float | None = level(
-        "Robust trend of memory use; restarts and single steps do not count as growth."
+        "Growth that goes on, of everything but the preallocated pool; restarts, steps, and what an allocator or a day "
+        "takes and gives back do not count."
     )
     oom_risk_ratio: float | None = level(
         "Probability that this GPU runs out of memory within the horizon (15 minutes unless configured)."
@@ -53,7 +58,13 @@ class GpuJudgement(Fact):
         "Probability that this cause alone exhausts the GPU within the horizon.", by="factor"
     )
     time_to_oom_seconds: float | None = level(
-        "Time until free memory is gone at the present growth; +Inf when none is in sight."
+        "Time until present growth has eaten the slack (free memory, where slack is gone); +Inf when none is in sight."
+    )
+    time_to_oom_lower_seconds: float | None = level(
+        "Lower bound: engines call in all they may claim, and growth is at the upper end of its error."
+    )
+    time_to_oom_upper_seconds: float | None = level(
+        "Upper bound: no engine takes more, and growth is at the lower end of its error."
     )
 
 
@@ -239,3 +250,9 @@ class Report:
     previous_starts: Mapping[tuple[str, str], Start] = field(default_factory=dict)
     """The start before the present one with the same flags, by (engine, rank)."""
     advice: tuple[EngineAdvice, ...] = ()
+    residuals: Residuals = NO_RESIDUALS
+    """By how much theory missed so far, this moment included; kept in the state directory."""
+    culprits: Mapping[str, Culprit] = field(default_factory=dict)
+    """Who ends a GPU's memory, by its uuid; absent while no cause stands out."""
+    gpu_states: Mapping[str, GpuState] = field(default_factory=dict)
+    """For the next moment: what the risk model remembers, by GPU uuid, this moment included."""

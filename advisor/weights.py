@@ -68,6 +68,9 @@ class TensorIndex:
     """``safetensors headers``, ``safetensors index`` or ``file sizes``, for people."""
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     """By name; empty where only the total could be read."""
+    mistral_format: bool = False
+    """Whether Mistral's own params.json stands beside: from 0.12 vLLM reads the model by that, and its image encoder is
+    then not split."""
 
 
 def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors headers") -> TensorIndex:
@@ -75,11 +78,11 @@ def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors h
     return TensorIndex(total_bytes=sum(each.size_bytes for each in tensors.values()), source=source, tensors=tensors)
 
 
-def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> str:
+def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version, tensors: TensorIndex | None = None) -> str:
     """Return the dtype that vLLM computes in: the flag's, else the config's with float32 lowered to 16 bits.
 
     Source: ``config/model.py:_get_and_verify_dtype``: ``auto`` serves a float32 model in float16, from 0.9 in the
-    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by its tensors.
+    device's preferred bfloat16. A config that names no dtype is read as float32 until 0.8, later by the files' headers.
     """
     flag = (dtype_flag or "auto").lower()
     if flag != "auto":
@@ -87,7 +90,12 @@ def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version) -> st
     stored = spec.dtype or "float32"
     if stored != "float32":
         return stored
-    return "bfloat16" if version >= (0, 9, 0) else "float16"
+    if version < (0, 9, 0):
+        return "float16"
+    if spec.dtype is None and tensors is not None:
+        plain = {each.dtype for each in tensors.tensors.values()} & _PLAIN_DTYPES
+        return "float16" if plain == {"F16"} else "bfloat16"
+    return "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +127,7 @@ def stage_weights(
     pooling: bool = False,
     max_loras: int = 0,
     max_lora_rank: int = 16,
+    max_num_batched_tokens: int = 0,
 ) -> tuple[Estimate, ...]:
     """Return the weight bytes of the fullest rank of each pipeline stage.
 
@@ -139,6 +148,7 @@ def stage_weights(
         pooling: Whether it is served for embeddings or scores, which leaves the output head out.
         max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
         max_lora_rank: ``--max-lora-rank``.
+        max_num_batched_tokens: What Qwen3-VL's buffers for the encoder's inner layers are made for.
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -159,6 +169,8 @@ def stage_weights(
         width=_DTYPE_BYTES[dtype],
     )
     stored = _stored(tensors) if tensors is not None and tensors.tensors else None
+    if tensors is not None and tensors.mistral_format and version >= (0, 12, 0):
+        replicate_encoder = True
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
     stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
@@ -167,8 +179,12 @@ def stage_weights(
         draft = counter.sum_of(last)
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    if spec.architecture.startswith(_DEEPSTACK_FAMILIES) and not language_model_only:
+        tables += _DEEPSTACK_LEVELS * max_num_batched_tokens * spec.hidden_size * layout.width
     beside = [
-        tables + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        tables
+        + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
+        + counter.latent_bytes(parameters, version)
         for parameters in stages
     ]
     unknown = _unmatched_bytes(spec, tensors, load_draft_layers=load_draft_layers)
@@ -182,7 +198,7 @@ def stage_weights(
 def unmatched_tensors(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool = False) -> tuple[str, ...]:
     """Return the names in the files that no parameter of the model claims, those that vLLM skips left out.
 
-    Experts' numbers read ``*``. Their bytes are in the upper bound of `stage_weights`.
+    All routed experts of a layer have one name. Their bytes are in the upper bound of `stage_weights`.
     """
     return tuple(sorted(_unmatched(spec, tensors, load_draft_layers=load_draft_layers)))
 
@@ -233,35 +249,36 @@ class _Counter:
         self._expected: dict[str, int] = {}
         if stored is not None:
             for each in spec.parameters:
-                self._expected[each.name] = self._expected.get(each.name, 0) + each.elements
+                name = _together(each.name)
+                self._expected[name] = self._expected.get(name, 0) + each.elements
 
     def sum_of(self, parameters: Iterable[Parameter]) -> _Sum:
         """Return the bytes of these parameters on the fullest rank that holds them."""
         held = spread = missing = quantised = 0.0
         fused: dict[str, int] = {}
         known, choice, stored = self._known, self._choice, self._stored
-        latent_layers = self._latent_layers() if choice is not None else frozenset()
+        wide_routers = self._spec.architecture in _FLOAT32_ROUTERS
         for each in parameters:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
-            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, scheme)
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, id(scheme))
             sizes = known.get(key)
             if sizes is None or each.layer is None:
                 sizes = self._sizes(each, scheme)
                 known[key] = sizes
             size, values = sizes
+            if wide_routers and each.sharding == "copied" and each.name.removesuffix(".weight").endswith(".gate"):
+                size = values = size // self._layout.width * 4
             if stored is not None:
                 found = _find(stored, each.name)
                 if found is None:
                     missing += size
                 elif scheme is None and found.plain_elements:
-                    size = values = round(size * found.plain_elements / self._expected[each.name])
+                    size = values = round(size * found.plain_elements / self._expected[_together(each.name)])
             if scheme is not None:
                 quantised += size
                 spread += size * scheme.spread_ratio
-                if each.layer in latent_layers and ".kv_b_proj." in each.name:
-                    held += self._sizes(each, None)[0]
             held += size
             if values >= _MOSTLY_SMALL:
                 module, _, leaf = each.name.removesuffix(".weight").rpartition(".")
@@ -270,10 +287,32 @@ class _Counter:
         rounding = _rounding_bytes(fused.values())
         return _Sum(held, rounding, spread, missing, quantised)
 
-    def _latent_layers(self) -> frozenset[int]:
-        """MLA keeps a 16-bit copy of what it expands keys and values by, where that is quantised."""
-        layers = self._spec.layers
-        return frozenset(index for index, kept in enumerate(layers) if any(isinstance(each, Latent) for each in kept))
+    def latent_bytes(self, parameters: Iterable[Parameter], version: Version) -> int:
+        """Return what MLA keeps of these parameters beside themselves (``layers/attention/mla_attention.py``).
+
+        What expands keys and values stands in 16 bits, too, where it is quantised. 0.7 kept its products with the
+        query's and the output's projection on top (``attention/backends/mla/utils.py``, matrix absorption).
+        """
+        latent = next((kept for layer in self._spec.layers for kept in layer if isinstance(kept, Latent)), None)
+        if latent is None:
+            return 0
+        total = _FLASHINFER_MLA_WORKSPACE if (0, 12, 0) <= version < (0, 25, 0) else 0
+        ranks = self._layout.tensor_parallel_size
+        absorbs = (0, 7, 0) <= version < (0, 8, 0)
+        heads = -(-self._spec.num_attention_heads // ranks)
+        for each in parameters:
+            if each.layer is None or len(each.shape) != 2:
+                continue
+            module = each.name.removesuffix(".weight").rpartition(".")[2]
+            quantised = self._choice is not None and self._scheme(each, self._choice) is not None
+            if module == "kv_b_proj" and quantised:
+                total += self._sizes(each, None)[0]
+            elif absorbs and module in {"q_proj", "q_b_proj", "o_proj"}:
+                other = each.shape[0] if module == "o_proj" else each.shape[1]
+                total += other * heads * latent.kv_lora_rank * (1 if quantised else self._layout.width)
+                if module != "o_proj":
+                    total += other * heads * latent.qk_rope_head_dim * self._layout.width
+        return total
 
     def _scheme(self, each: Parameter, choice: Choice) -> Scheme | None:
         if each.role not in ("linear", "expert", "lm_head"):
@@ -305,11 +344,33 @@ class _Counter:
         return count * (values + scales), count * values
 
 
+_FLASHINFER_MLA_WORKSPACE = 128 * MIB
+"""Taken when its module is imported, which choosing among MLA's backends does, whichever is chosen
+(``flashinfer_mla.py``, 0.12 to 0.24); seen as the same 0.125 GiB more of DeepSeek-V2-Lite on one, two and four H100."""
+
 _MOSTLY_SMALL = 64 * 1024
 """Tensors below this share the allocator's pool of small ones, which adds next to nothing."""
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_DEEPSTACK_FAMILIES = ("Qwen3VL", "Qwen3Omni")
+_DEEPSTACK_LEVELS = 3
+"""Layers of the encoder whose outputs go into the decoder, each by a buffer of its own (``models/qwen3_vl.py``)."""
+
+_FLOAT32_ROUTERS = frozenset(
+    {
+        *(
+            "AfmoeForCausalLM",
+            "Ernie4_5_MoeForCausalLM",
+            "Ernie4_5_VLMoeForConditionalGeneration",
+            "Glm4MoeForCausalLM",
+        ),
+        *("HYV3ForCausalLM", "MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxText01ForCausalLM"),
+        "Step3p5ForCausalLM",
+    }
+)
+"""Whose routers are in float32 whatever the model's dtype (``models/*.py``, params_dtype, 0.19 and 0.33)."""
 
 _DOWN = frozenset({"down_proj", "w2", "c_proj", "output_linear", "wo", "fc2", "dense_4h_to_h", "linear_2"})
 
@@ -468,7 +529,7 @@ def _estimate(
     expected = counted.held + counted.rounding + beside_bytes
     if tensors is not None and whole_bytes is None:
         return Estimate(
-            lower=counted.held - counted.missing - counted.spread,
+            lower=counted.held - counted.missing - counted.spread + beside_bytes,
             expected=expected,
             upper=max(expected, 1.004 * counted.held + beside_bytes) + counted.spread + unknown_bytes,
             origin=Origin.DERIVED,
@@ -505,56 +566,76 @@ class _Stored:
     """With scales and all."""
 
 
-_SUFFIX = re.compile(
-    r"\.(?:qweight|qzeros|scales|g_idx|weight_packed|weight_scale(?:_inv|_2)?|weight_zero_point|weight_g_idx"
-    r"|weight_shape|weight_global_scale|input_scale|input_global_scale|input_zero_point|weight_format|SCB"
-    r"|weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*)|scale|k_scale|v_scale|q_scale"
-    r"|output_scale|prob_output_scale|pre_quant_scale)$|(?<=_proj)_(?:blocks|scales|packed|scale|scale_inv)$"
+_PARTS_OF_A_WEIGHT = frozenset(
+    {
+        *(
+            "qweight",
+            "qzeros",
+            "scales",
+            "g_idx",
+            "weight_packed",
+            "weight_scale",
+            "weight_scale_inv",
+            "weight_scale_2",
+        ),
+        *("weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale", "weight_format", "SCB", "scale"),
+        *("input_scale", "input_global_scale", "input_zero_point", "output_scale", "pre_quant_scale"),
+        *("k_scale", "v_scale", "q_scale", "prob_output_scale"),
+    }
 )
-_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
+"""Last components of a quantised weight's tensors."""
+
+_ENDS_OF_A_STACK = tuple(f"_proj{end}" for end in ("_blocks", "_scales", "_packed", "_scale", "_scale_inv"))
+"""Ends of the names of stacked experts' tensors (gpt-oss), which have no ``.weight``."""
+
 _VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
 
 
 @lru_cache(maxsize=16)
 def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
-    """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
+    """Return what the files hold by parameter; a layer's experts and a quantised weight's parts are put together."""
     found: dict[str, _Stored] = {}
     for name, info in tensors.tensors.items():
-        base = _parameter_name(name)
+        base, is_part = _parameter_name(name)
         entry = found.get(base)
         if entry is None:
             entry = found[base] = _Stored()
         entry.size_bytes += info.size_bytes
-        if base == name or (base.count("*") and not _SUFFIX.search(name)):
-            if info.dtype in _PLAIN_DTYPES:
-                entry.plain_elements += info.elements
-            else:
-                entry.packed = True
-        elif name.endswith(_VALUES):
+        if is_part:
+            entry.packed = entry.packed or name.endswith(_VALUES)
+        elif info.dtype in _PLAIN_DTYPES:
+            entry.plain_elements += info.elements
+        else:
             entry.packed = True
     return found
 
 
-def _parameter_name(tensor_name: str) -> str:
-    """Return the parameter that a file's tensor belongs to: its own name, or that of the weight it is a part of."""
-    name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
-    match = _SUFFIX.search(name)
-    if match is None:
-        return name
-    base = name[: match.start()]
-    return base if match.group().startswith("_") else f"{base}.weight"
+def _parameter_name(tensor_name: str) -> tuple[str, bool]:
+    """Return (the parameter that a file's tensor belongs to, whether it is a part of it and not the whole)."""
+    module, _, leaf = tensor_name.rpartition(".")
+    if leaf in ("weight", "bias"):
+        return _together(tensor_name), False
+    if leaf in _PARTS_OF_A_WEIGHT:
+        return _together(f"{module}.weight"), True
+    module, of_weight, _ = tensor_name.partition(".weight.")
+    if of_weight:
+        return _together(f"{module}.weight"), True
+    is_part = leaf.endswith(_ENDS_OF_A_STACK)
+    return _together(tensor_name), is_part
+
+
+def _together(name: str) -> str:
+    """Return the name that all routed experts of a layer share: one file has a tensor each, another all in one."""
+    head, is_expert, _ = name.partition(".experts.")
+    return f"{head}.experts" if is_expert and not name.endswith("bias") else name
 
 
 _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
 
 
-@lru_cache(maxsize=16)
-def _bare_names(names: tuple[str, ...]) -> Mapping[str, str]:
-    return {_WRAPPERS.sub("", name): name for name in names}
-
-
 def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
     """Return what the files hold of a parameter, whichever wrapper's prefix stands before it."""
+    name = _together(name)
     found = stored.get(name)
     if found is not None:
         return found
@@ -576,7 +657,7 @@ _LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 def _unmatched(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool) -> dict[str, int]:
     if not tensors.tensors:
         return {}
-    claimed = {_WRAPPERS.sub("", each.name) for each in spec.parameters}
+    claimed = {_WRAPPERS.sub("", _together(each.name)) for each in spec.parameters}
     unmatched = {}
     for name, entry in _stored(tensors).items():
         bare = _WRAPPERS.sub("", name)

@@ -12,6 +12,7 @@ from advisor.flags import EngineFlags, FlagError, parse_flags, require_valid
 from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
 from advisor.plan import EnginePlan, plan_engine
 from advisor.readings import ModelFiles
+from advisor.residuals import NO_RESIDUALS, Residuals, flags_key, place_key
 from advisor.spec import ModelSpec
 from advisor.suggest import Suggestion
 from advisor.units import GIB
@@ -32,6 +33,8 @@ class Asked:
     gpu_count: int | None = None
     vllm_version: str | None = None
     argv: tuple[str, ...] = ()
+    residuals: Residuals = NO_RESIDUALS
+    """What a daemon of this host has learned."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: str) -> "Asked":
@@ -77,6 +80,7 @@ class Answer:
     version: Version
     device: Device
     total: Estimate
+    residual: Estimate | None
     plan: EnginePlan
 
 
@@ -95,13 +99,36 @@ def answer(asked: Asked) -> Answer:
     if flags.model is None:
         raise UsageError("no model: the command line needs one after serve, or --model")
     spec, tensors = _model(flags)
+    place = place_key(spec, version=version, gpu=device.name, flags=flags)
+    residual = asked.residuals.estimate(place, flags_key(flags))
     try:
         plan = plan_engine(
-            spec, flags, version=version, device=device, gpu_count=asked.gpu_count, tensors=tensors, total=total
+            spec,
+            flags,
+            version=version,
+            device=device,
+            gpu_count=asked.gpu_count,
+            tensors=tensors,
+            total=total,
+            residual=residual,
         )
     except ValueError as error:
         raise UsageError(f"{flags.model}: {error}") from error
-    return Answer(spec=spec, tensors=tensors, flags=flags, version=version, device=device, total=total, plan=plan)
+    if residual is not None:
+        seen = (
+            f"engines like this one had {residual.expected / GIB:+.2f} GiB of KV cache beyond the estimate on this host"
+        )
+        plan = replace(plan, notes=(*plan.notes, f"{seen}: it is shifted by that"))
+    return Answer(
+        spec=spec,
+        tensors=tensors,
+        flags=flags,
+        version=version,
+        device=device,
+        total=total,
+        residual=residual,
+        plan=plan,
+    )
 
 
 def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:
@@ -121,6 +148,7 @@ def plan_of(found: Answer, **changes: Any) -> EnginePlan | None:
             device=device,
             tensors=found.tensors,
             total=total,
+            residual=found.residual if gpu is None else None,
         )
     except ValueError:
         return None
@@ -182,7 +210,8 @@ def result_of(
     result: dict[str, Any] = {
         "verdict": plan.verdict,
         "vllm_error": plan.error,
-        "margin_bytes": plan.start_up.margin_bytes,
+        "margin_bytes": _bounds(plan.margin) if plan.margin is not None else None,
+        "binding": plan.binding,
         "model": {"architecture": found.spec.architecture, "parameters": found.spec.num_parameters},
         "vllm_version": ".".join(map(str, found.version)),
         "gpu": {"name": found.device.name, "count": plan.gpus_needed},

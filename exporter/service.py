@@ -10,12 +10,13 @@ from typing import Any
 
 import requests
 
-from advisor import load, starts
+from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
 from advisor.readings import EngineReading, EngineStartLog, Gpu
 from advisor.report import Report
+from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
 from exporter.board import Board
 from exporter.clock import Clock
@@ -30,7 +31,7 @@ from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
 from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
-from exporter.state import State
+from exporter.state import RESIDUALS_FILE, State
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ _CLOSE_SECONDS = 0.5
 _STATE_SECONDS = 60.0
 _ONCE_SECONDS = 5.5
 """What a command that looks once waits for: a little more than the slowest source gives itself."""
+_RISK_SECONDS = 2 * 86400.0
+"""What the risk model remembers is about the last one to two days."""
 _MODEL_SECONDS = 5.0
 """Model files hardly change, but a server that has just started waits for its theory."""
 
@@ -116,11 +119,15 @@ class Service:
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
-        self._state = State(config.state_dir, "starts")
-        self._load_state = State(config.state_dir, "load")
+        self._starts_file = State(config.state_dir, "starts")
+        self._residuals_file = State(config.state_dir, RESIDUALS_FILE)
+        self._risk_file = State(config.state_dir, "risk")
+        self._load_file = State(config.state_dir, "load")
         self._history = History(
-            starts=self._state.load(starts.from_json, starts.NONE_YET),
-            load=self._load_state.load(load.from_json, {}),
+            starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
+            residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),
+            gpus=self._risk_file.load(self._risk_state, {}),
+            load=self._load_file.load(load.from_json, {}),
         )
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
@@ -284,9 +291,25 @@ class Service:
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
-        history = self._history
-        self._state.save(starts.to_json(history.starts))
-        self._load_state.save(load.to_json(history.load))
+        self._starts_file.save(starts.to_json(self._history.starts))
+        self._residuals_file.save(residuals.to_json(self._history.residuals))
+        self._load_file.save(load.to_json(self._history.load))
+        self._risk_file.save(
+            {
+                "wall_seconds": self._clock.wall(),
+                "steady_seconds": self._clock.steady(),
+                "states": risk_state.to_json(self._history.gpus),
+            }
+        )
+
+    def _risk_state(self, content: Any) -> dict[str, GpuState]:
+        """Read back what the risk model remembered, moved onto this boot's steady clock; too old is forgotten."""
+        age_seconds = self._clock.wall() - float(content["wall_seconds"])
+        if not 0 <= age_seconds <= _RISK_SECONDS:
+            return {}
+        by_seconds = self._clock.steady() - age_seconds - float(content["steady_seconds"])
+        states = risk_state.from_json(content["states"])
+        return {uuid: risk_state.moved(state, by_seconds) for uuid, state in states.items()}
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 Content = TypeVar("Content")
 
 FORMAT = 1
+RESIDUALS_FILE = "residuals"
+"""Written by the daemon, read by ``plan --state-dir`` too."""
 MOST_BYTES = 16 * 1024**2
 
 
@@ -51,7 +53,7 @@ class State:
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"not a state file of format {FORMAT}")  # noqa: TRY301 - see above
             return read(content["content"])
-        except (ValueError, KeyError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._set_aside(error)
             return otherwise
 

@@ -90,7 +90,7 @@ class Dense:
     tied: bool = False
     """Whether the head is tied where the config does not say."""
     windows: WindowRule = one_window_for_all
-    extra: Callable[[Keys, Heads], Parts] | None = None
+    further: Callable[[Keys, Heads], Parts] | None = None
     """Further tensors of each layer."""
 
     def __call__(self, keys: Keys) -> Decoder:
@@ -117,7 +117,7 @@ class Dense:
         common = (
             *self._attention(keys, sizes),
             *(part for name in self.norms if self.norm_weights for part in norm(name, hidden, bias=self.norm_bias)),
-            *(self.extra(keys, sizes) if self.extra else ()),
+            *(self.further(keys, sizes) if self.further else ()),
         )
         if feed_forwards is None:
             parts = [(*common, *self._mlp(keys, hidden, intermediate))] * layers
@@ -201,13 +201,6 @@ class Dense:
         return mlp(self.mlp_module, hidden, intermediate, bias=bias, names=self.mlp_names)
 
 
-_LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
-_SANDWICH = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
 _AFTER_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 _LLAMA = Dense(
@@ -218,9 +211,9 @@ _LLAMA = Dense(
 )
 _MISTRAL = Dense(defaults={"num_key_value_heads": 8, "sliding_window": 4096}, windows=window_by_layer_type)
 _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
-_QWEN2 = Dense(qkv_bias=True, windows=window_from_layer)
+_QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
 _QWEN3 = Dense(
-    defaults={"head_dim": 128},
+    defaults={"head_dim": 128, "use_sliding_window": False},
     qkv_bias="attention_bias",
     qk_norm=True,
     windows=window_from_layer,
@@ -351,7 +344,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         output_bias="attention_bias",
         norms=("input_layernorm",),
         tied=True,
-        extra=_cohere_qk_norms,
+        further=_cohere_qk_norms,
     ),
     "Cohere2ForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -370,7 +363,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         norm_bias=True,
     ),
     "SmolLM3ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 4},
+        defaults={"num_key_value_heads": 4, "use_sliding_window": False},
         qkv_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
@@ -390,7 +383,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         mlp_names=("up_proj", "down_proj"),
         norms=("attention_layernorm", "feedforward_layernorm"),
         qk_norm=True,
-        extra=_xielu,
+        further=_xielu,
     ),
     "HunYuanDenseV1ForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -426,7 +419,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     ),
     "OrionForCausalLM": _orion_defaults,
     "HyperCLOVAXForCausalLM": Dense(
-        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", extra=_peri_norms
+        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", further=_peri_norms
     ),
     "InternLM2ForCausalLM": Dense(
         fused_qkv="wqkv",

@@ -40,6 +40,8 @@ def context_length(text: Keys) -> tuple[int, int | None]:
     factor: float = 1.0
     for scaling in _scalings(text):
         kind = scaling.get("rope_type", scaling.get("type"))
+        if not isinstance(kind, str | None):
+            raise text.error("rope_scaling rope_type", kind, "a string")
         stated = scaling.get("factor")
         original = scaling.get("original_max_position_embeddings")
         if stated is not None and not (is_finite(stated) and 0 < stated <= _LARGEST_FACTOR):

@@ -1,7 +1,7 @@
 """Mixtures of experts over plain (grouped) attention.
 
-Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 and Arctic's kin from 0.22, HunYuan's mixture runs on the
-transformers backend since 0.24).
+Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
+HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import attention_layer, no_window, window_by_layer_type
+from advisor.model.windows import attention_layer, window_by_layer_type
 from advisor.spec import Experts
 
 _EXPERT_COUNT = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -71,7 +71,6 @@ def _phimoe(keys: Keys) -> Decoder:
         output_bias="attention_bias",
         norm_bias=True,
         head_bias=keys.flag("lm_head_bias"),
-        windows=no_window,
     )
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
@@ -83,7 +82,7 @@ def _qwen_sparsity(keys: Keys, count: int) -> Callable[[int], bool]:
 
 
 def _qwen2_moe(keys: Keys) -> Decoder:
-    keys = keys.with_defaults({"num_key_value_heads": 16})
+    keys = keys.with_defaults({"num_key_value_heads": 16, "use_sliding_window": False})
     hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
     shared = keys.count("shared_expert_intermediate_size")
     mixture = _mixture(keys, inner, shared)
@@ -94,14 +93,14 @@ def _qwen2_moe(keys: Keys) -> Decoder:
         *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
     )
     dense = mlp("mlp", hidden, keys.size("intermediate_size"))
-    return Dense(qkv_bias=keys.flag("qkv_bias", default=True), windows=no_window).decoder(
+    return Dense(qkv_bias=keys.flag("qkv_bias", default=True)).decoder(
         keys, _by_sparsity(_qwen_sparsity(keys, mixture.num_experts), block, dense), mixture=mixture
     )
 
 
 def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     """Qwen 3's mixture; the vision models' checkpoints stack the experts."""
-    keys = keys.with_defaults({"num_key_value_heads": 4})
+    keys = keys.with_defaults({"num_key_value_heads": 4, "use_sliding_window": False})
     hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
     shared = keys.count("shared_expert_intermediate_size")
     mixture = _mixture(keys, inner, shared)
@@ -120,9 +119,7 @@ def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     layers = keys.layers()
     all_sparse = all(sparse(layer) for layer in range(layers))
     dense = () if all_sparse else mlp("mlp", hidden, keys.size("intermediate_size"))
-    return Dense(
-        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True, windows=no_window
-    ).decoder(
+    return Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True).decoder(
         keys,
         _by_sparsity(sparse, block, dense),
         mixture=mixture,
@@ -151,7 +148,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
     def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
-    family = Dense(qkv_bias=True, output_bias=True, windows=windows, extra=sinks)
+    family = Dense(qkv_bias=True, output_bias=True, windows=windows, further=sinks)
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
@@ -172,7 +169,7 @@ def llama4(keys: Keys) -> Decoder:
         *mlp("feed_forward.shared_expert", hidden, inner),
     )
     dense = mlp("feed_forward", hidden, keys.size("intermediate_size_mlp", default=inner))
-    family = Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", windows=no_window)
+    family = Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias")
     decoder = family.decoder(keys, _by_sparsity(moe_layers.__contains__, block, dense), mixture=mixture)
     every, chunk = keys.count("no_rope_layer_interval", default=4), keys.count("attention_chunk_size")
     no_rope = keys.whole_numbers("no_rope_layers")
@@ -215,7 +212,7 @@ def glm4_moe(keys: Keys) -> Decoder:
     block = _deepseek_like_block(keys, bias_name="mlp.gate.e_score_correction_bias", shared=shared, inner=inner)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first = keys.count("first_k_dense_replace")
-    family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm", windows=no_window)
+    family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm")
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first, block, dense),
@@ -233,7 +230,7 @@ def _dots1(keys: Keys) -> Decoder:
     )
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
-    family = Dense(qkv_bias="attention_bias", qk_norm=True, windows=no_window)
+    family = Dense(qkv_bias="attention_bias", qk_norm=True)
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
@@ -247,7 +244,7 @@ def _deepseek_v1(keys: Keys) -> Decoder:
     block = _deepseek_like_block(keys, bias_name=None, shared=shared, inner=inner)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
-    return Dense(qkv_bias="attention_bias", windows=no_window).decoder(
+    return Dense(qkv_bias="attention_bias").decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
         mixture=_mixture(keys, inner, shared),
@@ -276,7 +273,7 @@ def _minimax_m2(keys: Keys) -> Decoder:
             ),
         )
 
-    family = Dense(qkv_bias="attention_bias", windows=no_window, extra=qk_norms)
+    family = Dense(qkv_bias="attention_bias", further=qk_norms)
     return family.decoder(keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules"))
 
 
@@ -288,7 +285,7 @@ def _olmoe(keys: Keys) -> Decoder:
         *router("mlp.gate", mixture.num_experts, hidden),
         *experts("mlp.experts", mixture.num_experts, hidden, inner),
     )
-    return Dense(qk_norm=True, qk_norm_whole=True, windows=no_window).decoder(keys, lambda _: block, mixture=mixture)
+    return Dense(qk_norm=True, qk_norm_whole=True).decoder(keys, lambda _: block, mixture=mixture)
 
 
 def granite_block(keys: Keys) -> tuple[Parts, Experts]:
@@ -385,10 +382,13 @@ def _ernie(keys: Keys) -> Decoder:
     )
     dense = mlp("mlp", hidden, keys.size("intermediate_size"), bias=bias)
     first = keys.count("moe_layer_start_index", default=0)
-    last = keys.raw("moe_layer_end_index")[1]
-    last = layers - 1 if last in {None, -1} else keys.count("moe_layer_end_index")
+    last = (
+        layers - 1
+        if keys.raw("moe_layer_end_index")[1] == -1
+        else keys.count("moe_layer_end_index", default=layers - 1)
+    )
     interval = keys.size("moe_layer_interval", default=1)
-    return Dense(qkv_bias=bias, output_bias=bias, tied=True, windows=no_window).decoder(
+    return Dense(qkv_bias=bias, output_bias=bias, tied=True).decoder(
         keys,
         _by_sparsity(lambda layer: first <= layer <= last and (layer + 1) % interval == 0, block, dense),
         mixture=mixture,
@@ -421,7 +421,6 @@ def _hunyuan_moe(keys: Keys) -> Decoder:
         output_bias="attention_bias",
         qk_norm=keys.flag("use_qk_norm", default=True),
         qk_norm_names=("query_layernorm", "key_layernorm"),
-        windows=no_window,
     )
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
@@ -606,7 +605,7 @@ def _afmoe(keys: Keys) -> Decoder:
         qk_norm=True,
         norms=("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"),
         windows=window_by_layer_type,
-        extra=gates,
+        further=gates,
     )
     return family.decoder(keys, _by_sparsity(lambda layer: layer >= first, block, dense), mixture=mixture)
 

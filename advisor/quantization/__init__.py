@@ -35,11 +35,13 @@ CHECKPOINT_METHODS: Mapping[str, Method] = {
     "modelopt_fp4": methods.modelopt,
     "modelopt_mixed": methods.modelopt,
     "modelopt_mxfp8": methods.modelopt,
+    "mixed_precision": methods.modelopt,
+    "nvfp4": methods.modelopt,
     "mxfp4": methods.mxfp4,
     "quark": methods.quark,
     "torchao": methods.torchao,
 }
-"""By the ``quant_method`` of a checkpoint."""
+"""By the ``quant_method`` of a checkpoint, or by the ``quant_algo`` of ModelOpt's that leave the method out."""
 
 RUN_TIME_METHODS: Mapping[str, Method] = {
     "bitsandbytes": methods.bitsandbytes,

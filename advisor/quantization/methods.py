@@ -46,8 +46,15 @@ def fbgemm_fp8(config: Config, version: Version, capability: int | None) -> Choi
 
 
 def experts_int8(config: Config, version: Version, capability: int | None) -> Choice:
-    """Routed experts quantised when they are loaded, all else left alone (``experts_int8.py``, 0.5.5 to 0.33)."""
-    return _experts_only(INT8_CHANNEL)
+    """Routed experts quantised when they are loaded, all else left alone (``experts_int8.py``, 0.5.5 to 0.33).
+
+    Until 0.9 Jamba's dense layers were mixtures of one expert (``models/jamba.py:JambaMLP``).
+    """
+
+    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
+        return INT8_CHANNEL if is_expert or (version < (0, 10, 0) and ".feed_forward." in name) else None
+
+    return choose
 
 
 def awq(config: Config, version: Version, capability: int | None) -> Choice:
@@ -131,7 +138,11 @@ def bitsandbytes(config: Config, version: Version, capability: int | None) -> Ch
 def mxfp4(config: Config, version: Version, capability: int | None) -> Choice:
     """gpt-oss: the experts alone, padded as the kernel needs (``mxfp4.py``, ``oracle/mxfp4.py``, 0.10.1 to 0.33)."""
     scheme = replace(MXFP4, expert_padding=mxfp4_padding(capability), spread_ratio=0.03 if capability is None else 0.0)
-    return _experts_only(scheme)
+
+    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
+        return scheme if is_expert else None
+
+    return choose
 
 
 def mxfp4_padding(capability: int | None) -> ExpertPadding:
@@ -251,13 +262,6 @@ def online(scheme: Scheme, expert_scheme: Scheme | None = None) -> Method:
 
 _CLASSES = frozenset({"Linear", "FusedMoE", "FusedMoEFactory", "RoutedExperts", "MoEGate"})
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
-
-
-def _experts_only(scheme: Scheme) -> Choice:
-    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
-        return scheme if is_expert else None
-
-    return choose
 
 
 def _everything_but(scheme: Scheme, skipped: Names, *, towers: bool = True) -> Choice:

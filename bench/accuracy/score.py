@@ -153,9 +153,11 @@ def reported_kv_bytes(row: Deployment, prediction: Prediction) -> tuple[float | 
     """Return the KV bytes of one GPU that vLLM reported, and whether they were converted from tokens.
 
     A log that prints tokens or blocks alone is converted by the estimate's own bytes per token, so that its row judges
-    the memory plan and not the layout.
+    the memory plan and not the layout. So is one with pipeline stages: the GiB printed are the first rank's, the tokens
+    those of the rank with the least room, which is what the estimate is of.
     """
-    if row.reported.kv_gib is not None:
+    staged = row.reported.kv_tokens is not None and "--pipeline-parallel-size" in row.args
+    if row.reported.kv_gib is not None and not staged:
         return (row.reported.kv_gib * GIB if row.reported.kv_gib > 0 else None), False
     tokens: float | None = row.reported.kv_tokens
     if tokens is None and row.reported.kv_blocks is not None:

@@ -13,7 +13,8 @@ COMMANDS = {
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
     "advise": "Say what max-num-seqs and the other memory flags should be, from the load seen.",
-    "check": "Check a configuration file.",
+    "check": "Check a configuration file, rules and dashboards.",
+    "dashboards": "Write out dashboards, rules and alerts for Grafana, Prometheus and Alertmanager.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }
 """Every command with its one-line help, so that --help imports none of them."""

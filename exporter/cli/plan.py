@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from advisor.plan import EnginePlan
+from advisor.residuals import NO_RESIDUALS, from_json
 from advisor.suggest import Suggestion
 from exporter.errors import HeadroomError, UsageError
 from exporter.planning import Asked, answer, plan_of, result_of
+from exporter.state import RESIDUALS_FILE, State
 
 _MOST_LINE_BYTES = 1024**2
 
@@ -26,6 +28,12 @@ _MOST_LINE_BYTES = 1024**2
 @click.option(
     "--batch", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="One JSON object a line."
 )
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="State directory of a daemon on this host: what it has learned of such engines shifts the estimate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -35,6 +43,7 @@ def command(
     vllm_version: str | None,
     typical_tokens: int | None,
     suggest: bool,
+    state_dir: Path | None,
     batch: Path | None,
     as_json: bool,
     command_line: tuple[str, ...],
@@ -55,6 +64,7 @@ def command(
         gpu_count=gpu_count,
         vllm_version=vllm_version,
         argv=tuple(command_line),
+        residuals=State(state_dir, RESIDUALS_FILE).load(from_json, NO_RESIDUALS) if state_dir else NO_RESIDUALS,
     )
     found = answer(asked)
     suggestions: tuple[Suggestion, ...] = ()

@@ -32,8 +32,7 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
         console.print(_memory(plan))
     console.print(_capacity(plan, typical_tokens))
     colour, words = _VERDICTS[plan.verdict]
-    margin = plan.start_up.margin_bytes
-    spare = f", {abs(margin) / GIB:,.2f} GiB {'to spare' if margin >= 0 else 'short'}" if margin is not None else ""
+    spare = _margin(plan)
     console.print(f"[{colour} bold]{words}[/]{spare}")
     if plan.error is not None:
         console.print(f"vLLM would say: {plan.error}", markup=False)
@@ -42,6 +41,24 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
     if suggestions:
         console.print()
         console.print(_suggestions(suggestions))
+
+
+def _margin(plan: EnginePlan) -> str:
+    margin = plan.margin
+    if margin is None or plan.binding == "flags":
+        return ""
+    word = "to spare" if margin.expected >= 0 else "short"
+    bounds = f" ({margin.lower / GIB:+,.2f} to {margin.upper / GIB:+,.2f})" if plan.verdict != "fits" else ""
+    return f", {abs(margin.expected) / GIB:,.2f} GiB {word}{bounds}, by the check of {_CHECKS[plan.binding]}"
+
+
+_CHECKS = {
+    "cache": "the cache against one request of max-model-len",
+    "free memory": "free memory at start against the budget",
+    "loading": "the weights against free memory",
+    "profile run": "the start-up profile against free memory",
+    "warm-up": "graphs against what the budget leaves free",
+}
 
 
 def _memory(plan: EnginePlan) -> Table:

@@ -4,18 +4,25 @@ Nothing but config.json, the index and the first kilobytes of each weights file 
 HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and a saved login count as they do for vLLM: the hub's own client reads them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advisor.model import parse_model
 from advisor.readings import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.model import MOST_CONFIG_BYTES, parse_config, read_config, read_tensor_index
+from exporter.sources.model import (
+    MISTRAL_CONFIG,
+    MODELOPT_CONFIG,
+    MOST_CONFIG_BYTES,
+    parse_config,
+    read_model_files,
+    with_modelopt,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,35 +56,45 @@ def read_hub_model(model_id: str, *, revision: str | None = None, hub: Hub | Non
     try:
         try:
             with _translated(model_id, revision):
-                config = hub_config(model_id, revision=revision, hub=hub)
-                spec = parse_model(parse_config(config, model_id))
+                config = parse_config(_file(model_id, "config.json", revision, hub), model_id)
+                if config.get("quantization_config") is None:
+                    config = with_modelopt(config, _modelopt_file(model_id, revision, hub))
+                spec = parse_model(config)
                 weights = hub_tensors(model_id, revision=revision, hub=hub)
         except HubUnreachable:
             snapshot = cached_snapshot(model_id, revision=revision, hub=hub)
             if snapshot is None:
                 raise
-            spec = parse_model(read_config(snapshot))
-            weights = read_tensor_index(snapshot)
+            return read_model_files(snapshot)
     except (SourceError, ModelConfigError, DeclinedError) as error:
         return ModelFiles(path=model_id, spec=None, declined=str(error), weights=None)
     return ModelFiles(path=model_id, spec=spec, declined=None, weights=weights)
 
 
-def hub_config(model_id: str, *, revision: str | None, hub: Hub) -> bytes:
-    """Return the content of the model's config.json; it is not kept on disk.
+def _file(model_id: str, name: str, revision: str | None, hub: Hub) -> bytes:
+    """Return the content of a small file; it is not kept on disk.
 
     One question and no repetition: somebody waits for the answer, and the client's own download tries for a minute.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    url = hf_hub_url(model_id, "config.json", revision=revision, endpoint=hub.endpoint)
+    url = hf_hub_url(model_id, name, revision=revision, endpoint=hub.endpoint)
     response = get_session().get(url, headers=build_hf_headers(token=hub.token), timeout=_PATIENCE_SECONDS)
     hf_raise_for_status(response)
     content = response.content
     if len(content) > MOST_CONFIG_BYTES:
-        raise SourceMalformed("config_too_large", f"{model_id}: over {MOST_CONFIG_BYTES} bytes")
+        raise SourceMalformed("config_too_large", f"{model_id}: {name} has over {MOST_CONFIG_BYTES} bytes")
     return content
+
+
+def _modelopt_file(model_id: str, revision: str | None, hub: Hub) -> Mapping[str, Any] | None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return parse_config(_file(model_id, MODELOPT_CONFIG, revision, hub), f"{model_id}: {MODELOPT_CONFIG}")
+    except EntryNotFoundError:
+        return None
 
 
 def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex | None:
@@ -96,6 +113,7 @@ def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex
         total_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for _, tensor in listed),
         source="safetensors headers",
         tensors={name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in listed},
+        mistral_format=api.file_exists(model_id, MISTRAL_CONFIG, revision=revision),
     )
 
 

@@ -13,6 +13,8 @@ from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceMalformed, SourceUnavailable
 
 MOST_CONFIG_BYTES = 32 * 1024**2
+MISTRAL_CONFIG = "params.json"
+MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MOST_HEADER_BYTES = 100 * 1024**2
 """The safetensors format's own bound on a header."""
@@ -57,8 +59,8 @@ class ModelSource:
 def read_model_files(path: Path) -> ModelFiles:
     """Read a model directory, or a lone config.json. Never raises: what went wrong is in ``declined``."""
     try:
-        spec = parse_model(read_config(path))
-    except (SourceUnavailable, SourceMalformed, ModelConfigError, DeclinedError) as error:
+        spec = parse_model(with_modelopt(read_config(path), _modelopt_file(path)))
+    except (OSError, SourceUnavailable, SourceMalformed, ModelConfigError, DeclinedError) as error:
         return ModelFiles(path=str(path), spec=None, declined=str(error), weights=None)
     return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_tensor_index(path))
 
@@ -95,6 +97,23 @@ def parse_config(content: bytes, name: str) -> Mapping[str, Any]:
     return config
 
 
+def with_modelopt(config: Mapping[str, Any], modelopt: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the config with the quantisation that ModelOpt 0.29 and before keeps in a file of its own.
+
+    vLLM reads ``hf_quant_config.json`` where config.json says nothing (``transformers_utils/config.py``, 0.33).
+    """
+    if modelopt is None or config.get("quantization_config") is not None:
+        return config
+    return {**config, "quantization_config": {"quant_method": "modelopt", **modelopt}}
+
+
+def _modelopt_file(path: Path) -> Mapping[str, Any] | None:
+    file = path / MODELOPT_CONFIG
+    if not path.is_dir() or not file.is_file():
+        return None
+    return parse_config(file.read_bytes(), str(file))
+
+
 def read_tensor_index(path: Path) -> TensorIndex | None:
     """Return what a model's files say of its weights: safetensors headers, else the index, else .bin files' sizes."""
     if not path.is_dir():
@@ -107,6 +126,7 @@ def read_tensor_index(path: Path) -> TensorIndex | None:
                 total_bytes=sum(total for total, _ in headers),
                 source="safetensors headers",
                 tensors={name: info for _, tensors in headers for name, info in tensors.items()},
+                mistral_format=(path / MISTRAL_CONFIG).is_file(),
             )
         index = path / SAFETENSORS_INDEX
         if index.is_file():

@@ -18,8 +18,9 @@ _ADDRESS = re.compile(r"http://localhost:(\d+)/|http://127\.0\.0\.1:(\d+)/")
 class Daemon:
     """``vllm-headroom serve`` (or another command) listening on a free port of loopback."""
 
-    def __init__(self, *arguments, environment=None, command="serve"):
-        argv = [sys.executable, "-m", "exporter", command, "--web.listen-address", "127.0.0.1:0", *arguments]
+    def __init__(self, *arguments, environment=None, command="serve", bare=False):
+        program = "tests.exporter.bare" if bare else "exporter"
+        argv = [sys.executable, "-m", program, command, "--web.listen-address", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(
             argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
         )

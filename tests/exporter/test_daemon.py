@@ -40,7 +40,7 @@ def card(tmp_path, nvml_library):
 
 
 def test_a_machine_with_nothing_serves_health_and_names_the_reason():
-    with daemon(*FAST) as running:
+    with daemon(*FAST, bare=True) as running:
         running.wait_for(lambda: running.value("headroom_collector_success", collector="nvml") == 0.0)
         assert running.value("headroom_collector_failing", collector="nvml", reason="no_driver_library") == 1.0
         running.wait_for(lambda: running.value("headroom_collector_success", collector="process") == 1.0)
@@ -172,7 +172,7 @@ def test_what_waits_for_a_minute_without_a_token_is_not_stalled_at_once(server):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_it_in_order(number):
-    with daemon(*FAST) as running:
+    with daemon(*FAST, bare=True) as running:
         status, seconds = running.stop(number)
     assert (status, seconds < 2.0) == (0, True)
     assert "stopping" in running.log[-1]
@@ -191,7 +191,7 @@ def test_pages_come_compressed_and_in_both_formats(server):
 
 
 def test_an_unknown_path_is_not_found():
-    with daemon(*FAST) as running, pytest.raises(HTTPError, match="404"):
+    with daemon(*FAST, bare=True) as running, pytest.raises(HTTPError, match="404"):
         running.get("/nothing/here")
 
 
@@ -328,3 +328,16 @@ def test_a_state_directory_that_cannot_be_written_shows_and_stops_nothing(tmp_pa
             lambda: running.value("headroom_collector_failing", collector="state", reason="state_not_written") == 1.0
         )
         assert running.stop()[0] == 0
+
+
+@pytest.mark.needs_cc
+def test_what_the_risk_model_saw_survives_the_daemon(tmp_path, card):
+    _, gpu, variables = card
+    with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:
+        running.wait_for(lambda: running.value("headroom_gpu_memory_slack_low_bytes") is not None)
+        lowest = running.value("headroom_gpu_memory_slack_low_bytes")
+        running.stop()
+    gpu.set_memory(total=80 * GIB, used=50 * GIB, reserved=GIB // 2)
+    with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:
+        running.wait_for(lambda: (running.value("headroom_gpu_memory_slack_bytes") or 0.0) > lowest)
+        assert running.value("headroom_gpu_memory_slack_low_bytes") == lowest

@@ -75,6 +75,13 @@ def test_older_weights_are_measured_by_their_listed_sizes(hub):
     assert (weights.total_bytes, weights.source) == (77, "file sizes")
 
 
+def test_the_quantisation_that_stands_in_a_file_of_its_own_is_read(hub):
+    where, state = hub
+    modelopt = json.dumps({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}).encode()
+    state.files[MODEL] = {"config.json": CONFIG, "hf_quant_config.json": modelopt}
+    assert "modelopt" in str(read_hub_model(MODEL, hub=where).spec.quantization)
+
+
 def test_a_model_without_weights_is_read_for_its_geometry(hub):
     where, state = hub
     state.files[MODEL] = {"config.json": CONFIG}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.weights import TensorInfo
 from exporter.errors import SourceMalformed
 from exporter.sources.model import ModelSource, read_model_files, read_tensor_index, safetensors_header
 from tests.advisor.examples import LLAMA_8B
@@ -51,6 +52,22 @@ def test_older_weights_are_measured_by_their_files(tmp_path):
     (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"x" * 333)
     weights = read_tensor_index(tmp_path)
     assert (weights.total_bytes, weights.source) == (333, "file sizes")
+
+
+def test_shards_that_the_index_does_not_name_are_left_alone(tmp_path):
+    safetensors(tmp_path / "model-00001-of-00001.safetensors", {"a": 1000})
+    safetensors(tmp_path / "adapter.safetensors", {"b": 10})
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"metadata": {"total_size": 1000}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+    )
+    assert read_tensor_index(tmp_path).tensors == {"a": TensorInfo("BF16", (500,))}
+
+
+def test_the_quantisation_that_stands_in_a_file_of_its_own_is_read(tmp_path):
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    assert "modelopt" in str(read_model_files(model(tmp_path)).spec.quantization)
+    own = read_model_files(model(tmp_path, LLAMA_8B | {"quantization_config": {"quant_method": "fp8"}}))
+    assert "modelopt" not in str(own.spec.quantization)
 
 
 def test_a_directory_without_weights_has_none(tmp_path):

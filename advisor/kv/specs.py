@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from advisor.kv_blocks import BlockSizes, window_block_size
-from advisor.kv_dtypes import head_token_bytes, latent_token_bytes, stored_dtype
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_states import state_bytes
+from advisor.kv.blocks import BlockSizes, window_block_size
+from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
+from advisor.kv.heads import kv_heads_per_rank
+from advisor.kv.settings import KvSettings
+from advisor.kv.states import state_bytes
 from advisor.layers import (
     Cache,
     ChunkedLocal,
@@ -24,11 +24,13 @@ from advisor.layers import (
     SparseIndex,
     State,
 )
+from advisor.versions import Version
 
 _STATES = get_args(State)
 
 Kind = Literal[
     "FullAttentionSpec",
+    "TQFullAttentionSpec",
     "MLAAttentionSpec",
     "SlidingWindowSpec",
     "ChunkedLocalAttentionSpec",
@@ -37,7 +39,7 @@ Kind = Literal[
 ]
 """vLLM's own class names."""
 
-FULL_KINDS = ("FullAttentionSpec", "MLAAttentionSpec")
+FULL_KINDS = ("FullAttentionSpec", "TQFullAttentionSpec", "MLAAttentionSpec")
 """Kinds that keep every token; vLLM puts them into one group although they are not alike."""
 
 
@@ -57,6 +59,8 @@ class LayerSpec:
     state_blocks: int | None = None
     """Blocks of one request's states; None where they grow with the tokens (prefix caching of every block)."""
     draft_blocks: int = 0
+    is_paddable: bool = False
+    """Whether vLLM may pad its blocks to the size of other layers' (0.26 and later)."""
 
     @property
     def page_bytes(self) -> int:
@@ -69,7 +73,7 @@ class LayerSpec:
         """Return the blocks that vLLM reserves for one request of this length (``max_memory_usage_bytes``)."""
         in_flight = settings.max_in_flight_tokens
         match self.kind:
-            case "FullAttentionSpec" | "MLAAttentionSpec":
+            case "FullAttentionSpec" | "TQFullAttentionSpec" | "MLAAttentionSpec":
                 return _blocks(-(-num_tokens // settings.context_shards), self.block_size)
             case "SlidingWindowSpec":
                 # One more, because the window need not begin where a block does.
@@ -124,7 +128,13 @@ def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> 
             if (0, 7, 2) <= settings.version < (0, 8, 0) and not settings.is_v1:
                 token = -(-token // 256) * 256
             kind: Kind = "MLAAttentionSpec" if settings.version >= (0, 11, 0) else "FullAttentionSpec"
-            return LayerSpec(kind=kind, block_size=sizes.block_size, identity=("latent", size), token_bytes=token)
+            return LayerSpec(
+                kind=kind,
+                block_size=sizes.block_size,
+                identity=("latent", size),
+                token_bytes=token,
+                is_paddable=settings.version < (0, 29, 0) and not cache.sparse and _pads(dtype, settings),
+            )
         case SparseIndex():
             # fp8, and an fp32 scale for every 128 elements: DeepseekV32IndexerCache.
             token = cache.head_dim + cache.head_dim // 128 * 4
@@ -139,6 +149,7 @@ def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> 
                 identity=(repr(cache),),
                 state_bytes=state_bytes(cache, settings),
                 padded_page_bytes=sizes.mamba_page_bytes,
+                is_paddable=settings.version >= (0, 26, 0),
                 state_blocks=blocks,
                 draft_blocks=drafts,
             )
@@ -159,18 +170,23 @@ def _heads_spec(
             head_size_v = cache.head_size_v
         case SlidingWindow() if version >= (0, 20, 0):
             head_size_v = cache.head_size_v
-    content = head_token_bytes(dtype, head_size, head_size_v, model_dtype=settings.model_dtype)
-    identity = (heads, head_size, head_size_v, dtype)
+    content = head_token_bytes(
+        _page_dtype(cache, dtype, version), head_size, head_size_v, model_dtype=settings.model_dtype
+    )
+    # The first releases with groups compared windows and pages alone (type_id).
+    identity = () if (0, 9, 1) <= version < (0, 10, 1) else (heads, head_size, head_size_v, dtype)
     token = heads * content
     kind: Kind = "FullAttentionSpec"
     window = 0
     padded = None
     block_size = sizes.block_size
     match cache:
+        case FullAttention() if is_turboquant(dtype) and version < (0, 29, 0):
+            kind = "TQFullAttentionSpec"
         case SlidingWindow() if version >= (0, 8, 3):
             kind, window, padded = "SlidingWindowSpec", cache.window, sizes.skip_page_bytes
             if version >= (0, 26, 0):
-                block_size = window_block_size(token, sizes)
+                block_size = window_block_size(token, dtype, sizes, settings)
         case ChunkedLocal() if version >= (0, 10, 0):
             kind, window = "ChunkedLocalAttentionSpec", cache.chunk
         case CrossAttention():
@@ -182,7 +198,24 @@ def _heads_spec(
         token_bytes=token,
         padded_page_bytes=padded,
         window=window,
+        is_paddable=_pads(dtype, settings),
     )
+
+
+def _page_dtype(cache: Cache, dtype: str, version: Version) -> str:
+    """Return the dtype by which a page is measured: up to 0.28 windows know some packings for one byte an element."""
+    if version >= (0, 29, 0) or isinstance(cache, FullAttention):
+        return dtype
+    if is_turboquant(dtype):
+        return "fp8"
+    return "int8_per_token_head" if dtype == "int4_per_token_head" and isinstance(cache, SlidingWindow) else dtype
+
+
+def _pads(dtype: str, settings: KvSettings) -> bool:
+    """Tell whether an attention layer's blocks can be padded: at first only where the backend strides over blocks."""
+    if settings.version < (0, 29, 0):
+        return settings.version >= (0, 26, 0) and not settings.is_cpu and not is_turboquant(dtype)
+    return True
 
 
 def _state_blocks(state: State, sizes: BlockSizes, settings: KvSettings) -> tuple[int | None, int]:

@@ -4,8 +4,8 @@ Source: vLLM ``model_executor/layers/mamba/mamba_utils.py`` (0.10.2 to 0.33; Mam
 MambaStateDtypeCalculator).
 """
 
-from advisor.kv_dtypes import element_bytes
-from advisor.kv_settings import KvSettings
+from advisor.kv.dtypes import element_bytes
+from advisor.kv.settings import KvSettings
 from advisor.layers import GatedDeltaNet, KimiDelta, LinearAttention, Mamba1, Mamba2, ShortConv, State
 
 

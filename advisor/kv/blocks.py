@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from math import lcm
 from typing import get_args
 
-from advisor.kv_dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_states import state_bytes
+from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
+from advisor.kv.heads import kv_heads_per_rank
+from advisor.kv.settings import KvSettings
+from advisor.kv.states import state_bytes
 from advisor.layers import (
     ChunkedLocal,
     CrossAttention,
@@ -24,6 +24,7 @@ from advisor.layers import (
     Mamba1,
     Mamba2,
     SlidingWindow,
+    SparseIndex,
     State,
 )
 from advisor.spec import DeclinedError
@@ -37,6 +38,10 @@ _BACKEND_BLOCK = {
     "FLASHINFER_MLA": 32,
     "TOKENSPEED_MLA": 32,
 }
+
+_FLASHINFER_BLOCKS = (16, 32, 64)
+_FLASHINFER_LARGE_BLOCKS = (128, 256, 512, 1024)
+"""On Blackwell, where several query heads share a KV head, as in all but the oldest models."""
 
 _STATES = get_args(State)
 
@@ -70,21 +75,43 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
     mode = _mamba_cache_mode(states, settings)
     sizes = BlockSizes(
         block_size=block_size,
-        mamba_block_size=_mamba_block_size(block_size, settings, has_state=bool(states)),
+        # Without prefix caching one block holds the state whatever the length.
+        mamba_block_size=settings.max_model_len if mode == "none" else settings.mamba_block_size or block_size,
         mamba_cache_mode=mode,
+        exports_checkpoints=_exports_checkpoints(states, mode, settings),
     )
     if states and settings.is_v1 and any(not isinstance(cache, _STATES) for layer in layers for cache in layer):
         sizes = _align_with_states(sizes, layers, states, settings)
     return _align_with_skipped(sizes, layers, settings, has_state=bool(states))
 
 
-def window_block_size(token_bytes: int, sizes: BlockSizes) -> int:
-    """Return the block size of a sliding-window layer: the largest kernel block in the page (0.26 and later).
+def window_block_size(token_bytes: int, dtype: str, sizes: BlockSizes, settings: KvSettings) -> int:
+    """Return the block size of a sliding-window layer, which chooses its own from 0.26.
 
-    ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
+    At first the smallest (it is scaled up beside others), from 0.30 the largest of the kernel's that fits the page of
+    other layers: ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
     """
-    budget = sizes.skip_page_bytes or token_bytes * sizes.block_size
-    return max(_DEFAULT_BLOCK_SIZE, budget // token_bytes // _DEFAULT_BLOCK_SIZE * _DEFAULT_BLOCK_SIZE)
+    kernels, multiple_of = _kernel_blocks(dtype, settings)
+    if settings.version < (0, 30, 0):
+        most = (sizes.skip_page_bytes or 0) // token_bytes
+        sizes_known = kernels or (multiple_of,)
+        return max((each for each in sizes_known if each <= most), default=sizes_known[0])
+    most = (sizes.skip_page_bytes or token_bytes * sizes.block_size) // token_bytes
+    if kernels:
+        return max((each for each in kernels if each <= most), default=kernels[0])
+    return max(multiple_of, most // multiple_of * multiple_of)
+
+
+def _kernel_blocks(dtype: str, settings: KvSettings) -> tuple[tuple[int, ...], int]:
+    """Return the block sizes of an attention backend that has only some, else what they are multiples of."""
+    major = settings.compute_capability[0]
+    if settings.is_cpu:
+        return (), 32 if settings.version >= (0, 29, 0) else _DEFAULT_BLOCK_SIZE
+    if is_turboquant(dtype):
+        return (16, 32, 64, 128), _DEFAULT_BLOCK_SIZE
+    if dtype.startswith("nvfp4") or (major == 10 and not dtype.endswith("per_token_head")):
+        return _FLASHINFER_BLOCKS + (_FLASHINFER_LARGE_BLOCKS if major == 10 else ()), _DEFAULT_BLOCK_SIZE
+    return (), _DEFAULT_BLOCK_SIZE
 
 
 def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) -> int:
@@ -103,12 +130,22 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
     backend = settings.attention_backend or _latent_backend(latent, settings)
     wanted = 64 if latent.sparse else _BACKEND_BLOCK.get(backend, _DEFAULT_BLOCK_SIZE)
     if version >= (0, 18, 0):
-        return asked or max(wanted, _DEFAULT_BLOCK_SIZE)
+        if version < (0, 30, 0) and not _starts_latent(layers):
+            wanted = _DEFAULT_BLOCK_SIZE
+        return asked or wanted
+    if not latent.sparse and backend not in _BACKEND_BLOCK:
+        return asked or _DEFAULT_BLOCK_SIZE
     if backend == "FLASHINFER_MLA":
         wanted = 64
     current = asked or _DEFAULT_BLOCK_SIZE
     is_taken = current == wanted if version < (0, 12, 0) or latent.sparse else current % wanted == 0
     return current if is_taken or (backend == "FLASHINFER_MLA" and current == 32) else wanted
+
+
+def _starts_latent(layers: Sequence[DecoderLayer]) -> bool:
+    """Tell whether the first attention layer is latent: up to 0.29 its backend alone is asked."""
+    attention = (cache for layer in layers for cache in layer if not isinstance(cache, _STATES))
+    return isinstance(next(attention, None), Latent | SparseIndex)
 
 
 def _latent_backend(latent: Latent, settings: KvSettings) -> str:
@@ -144,12 +181,6 @@ def _mamba_cache_mode(states: Sequence[State], settings: KvSettings) -> str:
     raise ValueError(f"--mamba-cache-mode {asked}: it is none, align or all")
 
 
-def _mamba_block_size(block_size: int, settings: KvSettings, *, has_state: bool) -> int:
-    if settings.caches_prefixes(has_state=has_state) and settings.version >= (0, 12, 0):
-        return settings.mamba_block_size or block_size
-    return settings.max_model_len
-
-
 def _align_with_states(
     sizes: BlockSizes, layers: Sequence[DecoderLayer], states: Sequence[State], settings: KvSettings
 ) -> BlockSizes:
@@ -158,13 +189,12 @@ def _align_with_states(
     if state == 0:
         return sizes
     token, latent = _token_bytes(layers, settings)
-    checkpoints = _exports_checkpoints(states, sizes.mamba_cache_mode, settings)
     kernel = _kernel_alignment(sizes.block_size, latent, settings)
     if sizes.mamba_cache_mode == "all":
         chunk = lcm(settings.mamba_block_size or _chunk_size(states, settings), kernel)
         attention = chunk * -(-_cdiv(state, token) // chunk)
     else:
-        if checkpoints:
+        if sizes.exports_checkpoints:
             kernel = lcm(kernel, 64)
         attention = kernel * _cdiv(state, kernel * token)
     block_size = max(sizes.block_size, attention)
@@ -179,7 +209,6 @@ def _align_with_states(
         block_size=block_size,
         mamba_block_size=mamba_block_size,
         mamba_page_bytes=None if page == state else page,
-        exports_checkpoints=checkpoints,
     )
 
 
@@ -189,14 +218,14 @@ def _kernel_alignment(block_size: int, latent: Latent | None, settings: KvSettin
         if latent is not None and version >= (0, 11, 1):
             return 128 if settings.attention_backend == "CUTLASS_MLA" else 64
         return _DEFAULT_BLOCK_SIZE
-    smallest = 32 if settings.is_cpu else _DEFAULT_BLOCK_SIZE
+    smallest = _kernel_blocks("auto", settings)[1]
     alignment = max(smallest, block_size)
     return max(alignment, 128) if latent is not None and version >= (0, 27, 0) else alignment
 
 
 def _exports_checkpoints(states: Sequence[State], mode: str, settings: KvSettings) -> bool:
     """Tell whether FlashInfer's prefill of gated delta nets is used, which stores states midway (0.33)."""
-    if mode != "align" or settings.is_cpu or settings.version < (0, 33, 0):
+    if not states or mode != "align" or settings.is_cpu or settings.version < (0, 33, 0):
         return False
     major = settings.compute_capability[0]
     return all(
@@ -215,14 +244,21 @@ def _chunk_size(states: Sequence[State], settings: KvSettings) -> int:
 
 def _token_bytes(layers: Sequence[DecoderLayer], settings: KvSettings) -> tuple[int, Latent | None]:
     """Return the bytes of one token in the model's typical attention layer, and that layer if it is latent."""
-    for layer in layers:
+    for index, layer in enumerate(layers):
         for cache in layer:
             if isinstance(cache, Latent):
                 size = cache.kv_lora_rank + cache.qk_rope_head_dim
                 bytes_ = latent_token_bytes(settings.kv_cache_dtype, size, sparse=cache.sparse, settings=settings)
                 return bytes_, cache
             if isinstance(cache, FullAttention | SlidingWindow | ChunkedLocal | CrossAttention):
-                return _heads_token_bytes(cache, settings.kv_cache_dtype, settings), None
+                dtype = settings.kv_cache_dtype
+                stored = stored_dtype(cache, index, len(layers), settings, has_state=True)
+                if stored != dtype and settings.version >= (0, 29, 0) and not is_turboquant(dtype):
+                    dtype = _as_unquantized_backend_reads(dtype, settings)
+                token = _heads_token_bytes(cache, dtype, settings)
+                if is_turboquant(settings.kv_cache_dtype) and settings.kv_cache_dtype_skip_layers:
+                    token = lcm(token, _heads_token_bytes(cache, "auto", settings))
+                return token, None
     raise ValueError("no attention layer among those given")
 
 
@@ -241,16 +277,19 @@ def _align_with_skipped(
         return sizes
     if not settings.kv_cache_dtype_skip_layers and (not is_turboquant(settings.kv_cache_dtype) or has_state):
         return sizes
-    first = next(
-        (cache for layer in layers for cache in layer if isinstance(cache, FullAttention | SlidingWindow)), None
+    attention = (
+        (index, cache)
+        for index, layer in enumerate(layers)
+        for cache in layer
+        if isinstance(cache, FullAttention | SlidingWindow)
     )
+    index, first = next(attention, (0, None))
     if first is None:
         return sizes
     primary_dtype = settings.kv_cache_dtype
-    if is_turboquant(primary_dtype):
-        # The first layer is left out, and its backend takes the quantised cache for one byte an element.
-        skipped = stored_dtype(first, 0, len(layers), settings, has_state=has_state) == "auto"
-        primary_dtype = "fp8" if skipped else primary_dtype
+    is_skipped = stored_dtype(first, index, len(layers), settings, has_state=has_state) == "auto"
+    if is_skipped or settings.version < (0, 29, 0):
+        primary_dtype = _as_unquantized_backend_reads(primary_dtype, settings)
     primary = _heads_token_bytes(first, primary_dtype, settings)
     largest = _heads_token_bytes(first, "auto", settings)
     if largest == primary:
@@ -265,6 +304,17 @@ def _align_with_skipped(
         skip_page_bytes=page,
         mamba_page_bytes=None if sizes.mamba_page_bytes is None else page,
     )
+
+
+def _as_unquantized_backend_reads(dtype: str, settings: KvSettings) -> str:
+    """Return what the quantised cache is measured as where not the backend that packs it is asked.
+
+    From 0.29 vLLM asks the first layer's, which may be one left out of quantisation; before, none knew TurboQuant's.
+    """
+    knows = dtype.startswith("nvfp4") and settings.compute_capability[0] == 10
+    if settings.version < (0, 29, 0):
+        knows = not is_turboquant(dtype)
+    return dtype if knows else "fp8"
 
 
 def _cdiv(total: int, by: int) -> int:

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
-from advisor.kv_blocks import block_sizes
-from advisor.kv_dtypes import check_kv_cache_dtype
-from advisor.kv_groups import Group, StagedSpec, group_layers
-from advisor.kv_heads import kv_heads_per_rank
-from advisor.kv_settings import KvSettings
-from advisor.kv_specs import FULL_KINDS, Kind, LayerSpec, layer_specs
+from advisor.kv.blocks import block_sizes
+from advisor.kv.dtypes import check_kv_cache_dtype
+from advisor.kv.groups import Group, StagedSpec, group_layers
+from advisor.kv.settings import KvSettings
+from advisor.kv.specs import FULL_KINDS, Kind, LayerSpec, layer_specs
 from advisor.layers import (
     Cache,
     ChunkedLocal,
@@ -27,16 +26,6 @@ from advisor.layers import (
 )
 from advisor.spec import DeclinedError
 from advisor.versions import NEWEST_STUDIED, Version
-
-__all__ = [
-    "KvGroup",
-    "KvLayout",
-    "KvSettings",
-    "StartUpError",
-    "kv_heads_per_rank",
-    "kv_layout",
-    "stage_layer_counts",
-]
 
 _STATES = get_args(State)
 
@@ -83,7 +72,7 @@ class KvGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StartUpError:
+class KvShortage:
     """Why vLLM stops at start-up; the numbers of its message."""
 
     kind: Literal["no_memory", "too_long"]
@@ -189,7 +178,7 @@ class KvLayout:
             for stage in range(len(self.stage_bytes))
         )
 
-    def start_up_error(self, kv_cache_bytes: float) -> StartUpError | None:
+    def start_up_error(self, kv_cache_bytes: float) -> KvShortage | None:
         """Return why vLLM would stop with so many bytes on every GPU, None where it starts.
 
         ``check_enough_kv_cache_memory``; V0: ``raise_if_cache_size_invalid``.
@@ -201,12 +190,12 @@ class KvLayout:
             available = int(self._check_bytes(stage, kv_cache_bytes))
             needed = self._needed(stage, length)
             if available <= 0:
-                return StartUpError(
+                return KvShortage(
                     kind="no_memory", needed_bytes=needed, available_bytes=available, largest_max_model_len=0
                 )
             if needed > available:
                 longest = _longest(length, available, partial(self._needed, stage))
-                return StartUpError(
+                return KvShortage(
                     kind="too_long", needed_bytes=needed, available_bytes=available, largest_max_model_len=longest
                 )
         return None
@@ -241,11 +230,11 @@ class KvLayout:
     def _v0_tokens(self, kv_cache_bytes: float) -> int:
         return self.block_size * (self.num_blocks(kv_cache_bytes) // self._v0_shares)
 
-    def _v0_error(self, kv_cache_bytes: float) -> StartUpError | None:
+    def _v0_error(self, kv_cache_bytes: float) -> KvShortage | None:
         length, tokens = self.settings.max_model_len, self._v0_tokens(kv_cache_bytes)
         if self.num_blocks(kv_cache_bytes) > 0 and length <= tokens:
             return None
-        return StartUpError(
+        return KvShortage(
             kind="too_long" if self.num_blocks(kv_cache_bytes) > 0 else "no_memory",
             needed_bytes=self._v0_blocks(length) * self.bytes_per_block,
             available_bytes=int(kv_cache_bytes),
@@ -276,13 +265,13 @@ def kv_layout(
     stages += [counts.index(counts[-1], len(counts) - 1)] * len(draft_layers)
     staged = [(stage, spec) for stage, each in zip(stages, specs, strict=True) for spec in each]
     if settings.version < (0, 12, 0):  # the runner lists attention first
-        staged.sort(key=lambda each: each[1].kind == "MambaSpec")
+        staged.sort(key=lambda each: (each[0], each[1].kind == "MambaSpec"))
     if not settings.is_v1:
         staged = _v0_layers(staged)
     if not staged:
         raise DeclinedError("no layer of this model keeps a KV cache")
     plan = _plan(staged, settings, len(counts))
-    stage_bytes = tuple(max(group.bytes_per_block(stage) for group in plan) for stage in range(len(counts)))
+    stage_bytes = tuple(max(_bytes_on(group, stage, settings) for group in plan) for stage in range(len(counts)))
     if min(stage_bytes) == 0:
         raise ValueError(
             f"--pipeline-parallel-size {settings.pipeline_parallel_size}: a stage has no layer with a KV cache"
@@ -300,14 +289,26 @@ def kv_layout(
 def _plan(staged: Sequence[StagedSpec], settings: KvSettings, num_stages: int) -> tuple[Group, ...]:
     if settings.version >= (0, 11, 0) or num_stages == 1:
         return group_layers(staged, settings)
-    # Up to 0.10 every stage grouped its own layers.
+    # Up to 0.10 every stage grouped its own layers; vLLM compares as many groups as the shorter list has.
     by_stage = [group_layers([each for each in staged if each[0] == stage], settings) for stage in range(num_stages)]
-    if len({tuple(group.spec.kind for group in groups) for groups in by_stage}) > 1:
-        raise ValueError(
-            f"--pipeline-parallel-size {num_stages}: the stages' layers do not form the same groups, "
-            "which vLLM refuses up to 0.10"
-        )
+    for groups in by_stage[1:]:
+        if any(one.spec != other.spec for one, other in zip(by_stage[0], groups, strict=False)):
+            raise ValueError(
+                f"--pipeline-parallel-size {num_stages}: the stages' layers do not form the same groups, "
+                "which vLLM refuses up to 0.10"
+            )
+        if len(groups) != len(by_stage[0]):
+            raise DeclinedError(
+                f"--pipeline-parallel-size {num_stages}: the stages have different numbers of cache groups, "
+                "which is not described for vLLM up to 0.10"
+            )
     return tuple(Group(members=sum((each.members for each in same), ())) for same in zip(*by_stage, strict=True))
+
+
+def _bytes_on(group: Group, stage: int, settings: KvSettings) -> int:
+    """Return the bytes by which a stage's memory is divided; up to 0.16 a mixed group's of all stages (a defect)."""
+    counts_all = group.is_mixed and settings.version < (0, 17, 0)
+    return group.bytes_per_block(None if counts_all else stage)
 
 
 def _shown(group: Group, stage: int, settings: KvSettings) -> KvGroup:

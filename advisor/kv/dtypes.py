@@ -4,9 +4,9 @@ Sources: vLLM 0.32 ``utils/torch_utils.py`` (STR_DTYPE_TO_TORCH_DTYPE, nvfp4_kv_
 backends' ``customize_spec``; 0.20 to 0.28 compute the same in ``v1/kv_cache_interface.py``.
 """
 
-from advisor.kv_settings import KvSettings
+from advisor.kv.settings import KvSettings
 from advisor.layers import Cache, SlidingWindow
-from advisor.spec import DeclinedError
+from advisor.spec import DeclinedError, Quantization
 from advisor.versions import Version
 
 _ELEMENT_BYTES = {
@@ -160,3 +160,34 @@ def stored_dtype(cache: Cache, index: int, num_layers: int, settings: KvSettings
     if str(index) in skipped or (isinstance(cache, SlidingWindow) and "sliding_window" in skipped):
         return "auto"
     return settings.kv_cache_dtype
+
+
+_FROM_CHECKPOINT_SINCE: Version = (0, 14, 0)
+"""0.13 did not look, 0.16 does; the two releases between were not read."""
+
+
+def checkpoint_kv_cache_dtype(quantization: Quantization | None, version: Version) -> str:
+    """Return what ``--kv-cache-dtype auto`` comes to for a checkpoint that brings scales for its cache.
+
+    Sources: ``utils/torch_utils.py:get_kv_cache_quant_algo_string`` (ModelOpt) and ``attention.py`` (the
+    ``kv_cache_scheme`` of compressed-tensors).
+    """
+    if quantization is None or version < _FROM_CHECKPOINT_SINCE:
+        return "auto"
+    config = quantization.config
+    inner = config.get("quantization")
+    inner = inner if isinstance(inner, dict) else config
+    scheme = inner.get("kv_cache_scheme") or config.get("kv_cache_scheme")
+    if quantization.method == "compressed-tensors":
+        return "fp8" if scheme else "auto"
+    if not quantization.method.startswith("modelopt"):
+        return "auto"
+    if isinstance(scheme, dict):
+        is_float = scheme.get("type") == "float"
+        if is_float and scheme.get("num_bits") == 8 and scheme.get("dynamic") is False:
+            return "fp8"
+        return "nvfp4" if is_float and scheme.get("num_bits") == 4 and version >= _SINCE["nvfp4"] else "auto"
+    named = str(scheme or inner.get("kv_cache_quant_algo") or config.get("kv_cache_quant_algo") or "").lower()
+    if named == "nvfp4" and version >= _SINCE["nvfp4"]:
+        return "nvfp4"
+    return "fp8" if named.startswith("fp8") else "auto"

@@ -7,8 +7,8 @@ Sources: vLLM ``v1/core/kv_cache_utils.py`` (0.33: ``kv_cache_planning.py``), ``
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from advisor.kv_settings import KvSettings
-from advisor.kv_specs import FULL_KINDS, LayerSpec
+from advisor.kv.settings import KvSettings
+from advisor.kv.specs import FULL_KINDS, LayerSpec
 from advisor.versions import Version
 
 StagedSpec = tuple[int, LayerSpec]
@@ -50,6 +50,8 @@ def group_layers(specs: Sequence[StagedSpec], settings: KvSettings) -> tuple[Gro
     version = settings.version
     if settings.disable_hybrid_kv_cache_manager or version < (0, 9, 1) or _chunks_are_promoted(specs, version):
         specs = _promote(specs, version)
+    if (0, 14, 0) <= version < (0, 29, 0):
+        specs = _with_one_value_size(specs)
     if _are_equal(specs):
         return (Group(members=tuple(specs)),)
     if version >= (0, 11, 0) and _are_one_type(specs, version):
@@ -77,6 +79,15 @@ def _chunks_are_promoted(specs: Sequence[StagedSpec], version: Version) -> bool:
 
 def _are_equal(specs: Sequence[StagedSpec]) -> bool:
     return len({spec for _, spec in specs}) == 1
+
+
+def _with_one_value_size(specs: Sequence[StagedSpec]) -> Sequence[StagedSpec]:
+    """Give layers that differ in their values' size alone the first's, as ``FullAttentionSpec.merge`` does to 0.28."""
+    first = specs[0][1]
+    alike = {replace(spec, token_bytes=0, identity=(*spec.identity[:2], *spec.identity[3:])) for _, spec in specs}
+    if first.kind != "FullAttentionSpec" or len(alike) > 1:
+        return specs
+    return [(stage, first) for stage, _ in specs]
 
 
 def _are_one_type(specs: Sequence[StagedSpec], version: Version) -> bool:
@@ -113,7 +124,7 @@ def _promote(specs: Sequence[StagedSpec], version: Version) -> Sequence[StagedSp
 def _with_local_layers_full(specs: Sequence[StagedSpec], version: Version) -> list[StagedSpec]:
     local = ("SlidingWindowSpec", "ChunkedLocalAttentionSpec")
     for kind in local:
-        if len({spec.window for _, spec in specs if spec.kind == kind}) > 1:
+        if version >= (0, 9, 1) and len({spec.window for _, spec in specs if spec.kind == kind}) > 1:
             raise ValueError("vLLM cannot promote layers with windows of different lengths to full attention")
     sizes = {spec.block_size for _, spec in specs if spec.kind in FULL_KINDS}
     full_block = sizes.pop() if len(sizes) == 1 and version >= (0, 27, 0) else None
@@ -126,7 +137,15 @@ def _with_local_layers_full(specs: Sequence[StagedSpec], version: Version) -> li
         padded = spec.padded_page_bytes
         if padded is not None:
             padded = max(padded, spec.token_bytes * block_size)
-        changed = replace(spec, kind="FullAttentionSpec", window=0, block_size=block_size, padded_page_bytes=padded)
+        changed = replace(
+            spec,
+            kind="FullAttentionSpec",
+            window=0,
+            block_size=block_size,
+            padded_page_bytes=padded,
+            # Up to 0.28 the promoted spec forgets it, and so is not equal to the others.
+            is_paddable=spec.is_paddable and version >= (0, 29, 0),
+        )
         promoted.append((stage, changed))
     return promoted
 
@@ -153,13 +172,10 @@ def _unify_pages(specs: Sequence[StagedSpec], version: Version) -> Sequence[Stag
 def _with_page(spec: LayerSpec, page: int, version: Version) -> LayerSpec:
     if spec.page_bytes == page:
         return spec
-    can_pad = version >= (0, 26, 0)
-    if spec.kind == "MambaSpec" and can_pad:
-        return replace(spec, padded_page_bytes=page)
-    grown = spec.padded_page_bytes is None and spec.kind != "MambaSpec" and page % spec.page_bytes == 0
-    if grown and version >= (0, 12, 0):
+    is_state = spec.kind == "MambaSpec"
+    if not is_state and version >= (0, 12, 0) and page % spec.page_bytes == 0 and spec.padded_page_bytes is None:
         return replace(spec, block_size=spec.block_size * (page // spec.page_bytes))
-    if can_pad and spec.kind not in ("MambaSpec", "MLAAttentionSpec") and page % spec.page_bytes:
+    if spec.is_paddable and (is_state or page % spec.page_bytes):
         return replace(spec, padded_page_bytes=page)
     raise _CannotUnifyError(
         f"vLLM {_text(version)} cannot give all layers blocks of one size: {spec.kind} has pages of "
@@ -181,7 +197,10 @@ def _split_evenly(specs: Sequence[StagedSpec], version: Version) -> tuple[Group,
     slack = 1.5 if version >= (0, 18, 0) else 1.25 if version >= (0, 12, 0) else 0
     size = most if most < fewest * slack else fewest
     groups: list[Group] = []
-    for layers in kinds.values():
+    in_order = list(kinds.values())
+    if version < (0, 11, 0):  # unify_kv_cache_configs sorts them
+        in_order = [kinds[spec] for spec in sorted(kinds, key=lambda each: (each.kind, each.block_size, each.identity))]
+    for layers in in_order:
         groups += (Group(members=tuple(each)) for each in _parts(layers, size, version))
     return tuple(groups)
 

@@ -1,0 +1,187 @@
+"""What `plan_engine` says, held against public start-up logs and against what must hold for every plan."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.defaults import Device
+from advisor.estimate import Estimate
+from advisor.flags import parse_flags
+from advisor.model import parse_model
+from advisor.plan import plan_again, plan_engine
+from advisor.runner import Runner
+from advisor.units import GIB
+from tests.advisor.examples import LLAMA_8B
+
+LLAMA_3_1_8B = LLAMA_8B | {
+    "max_position_embeddings": 131_072,
+    "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+}
+MIXTRAL = {
+    "architectures": ["MixtralForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 32768,
+    "vocab_size": 32000,
+    "torch_dtype": "bfloat16",
+}
+H100 = Device(name="NVIDIA H100 80GB HBM3", memory_bytes=int(79.19 * GIB))
+
+
+def planned(config=LLAMA_3_1_8B, *words, version=(0, 19, 0), device=H100, **more):
+    return plan_engine(
+        parse_model(config), parse_flags(["vllm", "serve", "m", *words]), version=version, device=device, **more
+    )
+
+
+def test_llama_on_an_h100_is_what_its_log_printed():
+    """0.19.0, utilization 0.95, 8,192 tokens: 14.99 GiB, 1.89, 0.25, KV 58.11 GiB, 476,016 tokens."""
+    plan = planned(LLAMA_3_1_8B, "--gpu-memory-utilization", "0.95", "--max-model-len", "8192")
+    memory = plan.memory
+    assert memory.weights.expected / GIB == pytest.approx(14.99, abs=0.01)
+    assert memory.activation_peak.expected / GIB == pytest.approx(1.89, abs=0.03)
+    assert memory.non_torch.expected / GIB == pytest.approx(0.25, abs=0.01)
+    assert memory.kv_cache.expected / GIB == pytest.approx(58.11, abs=0.05)
+    assert plan.kv_tokens.expected == pytest.approx(476_016, rel=0.001)
+    assert plan.kv_tokens.lower <= 476_016 <= plan.kv_tokens.upper
+    assert plan.verdict == "fits"
+    assert plan.error is None
+
+
+def test_mixtral_on_two_h100_is_what_its_log_printed():
+    plan = planned(MIXTRAL, "--gpu-memory-utilization", "0.95", "--max-model-len", "8192", "-tp", "2")
+    assert plan.gpus_needed == 2
+    assert plan.memory.weights.expected / GIB == pytest.approx(43.51, abs=0.02)
+    assert plan.memory.kv_cache.expected / GIB == pytest.approx(28.44, abs=0.1)
+    assert plan.kv_tokens.expected == pytest.approx(465_936, rel=0.005)
+
+
+def test_parts_and_kv_make_the_budget():
+    for version in ((0, 11, 0), (0, 19, 0), (0, 24, 0), (0, 32, 0)):
+        memory = planned(version=version).memory
+        parts = memory.weights.expected + memory.activation_peak.expected + memory.non_torch.expected
+        parts += memory.cuda_graphs.expected if memory.graphs_in_budget else 0
+        assert parts + memory.kv_cache.expected == pytest.approx(memory.budget_bytes)
+
+
+def test_graphs_come_out_of_the_budget_from_0_20_and_not_while_runner_v2_estimates_none():
+    assert not planned(version=(0, 19, 0)).memory.graphs_in_budget
+    assert planned(version=(0, 21, 0)).memory.graphs_in_budget
+    of_v2 = planned(version=(0, 26, 0))
+    assert (of_v2.runner, of_v2.memory.graphs_in_budget) == (Runner.V2, False)
+    assert planned(version=(0, 32, 0)).memory.graphs_in_budget
+
+
+def test_no_graphs_no_memory_for_them():
+    eager = planned(LLAMA_3_1_8B, "--enforce-eager", version=(0, 32, 0))
+    assert eager.memory.cuda_graphs.upper == 0
+    assert eager.kv_tokens.expected > planned(version=(0, 32, 0)).kv_tokens.expected
+
+
+def test_the_stage_with_the_least_room_decides():
+    plan = planned(LLAMA_3_1_8B, "-pp", "2", "--gpu-memory-utilization", "0.95", "--max-model-len", "8192")
+    assert plan.kv_tokens.expected == pytest.approx(1_075_312, rel=0.005), "as 0.19.0 printed"
+
+
+def test_a_context_too_long_does_not_fit_and_names_the_longest_that_does():
+    small = Device(name="Tesla T4", memory_bytes=int(14.56 * GIB))
+    plan = planned(LLAMA_3_1_8B, "--max-model-len", "131072", "--dtype", "half", version=(0, 24, 0), device=small)
+    assert plan.verdict == "does_not_fit"
+    assert plan.error
+
+
+def test_a_given_kv_cache_replaces_what_the_budget_leaves():
+    plan = planned(LLAMA_3_1_8B, "--kv-cache-memory-bytes", str(8 * GIB))
+    assert plan.kv_bytes == Estimate(lower=8 * GIB, expected=8 * GIB, upper=8 * GIB, origin=plan.kv_bytes.origin)
+    assert plan.num_gpu_blocks.expected == 8 * GIB // (16 * 131_072)
+
+
+def test_an_override_of_blocks_is_exact_and_starts():
+    plan = planned(LLAMA_3_1_8B, "--num-gpu-blocks-override", "1000", "--max-model-len", "4096")
+    assert (plan.num_gpu_blocks.lower, plan.num_gpu_blocks.upper) == (1000, 1000)
+    assert plan.kv_tokens.expected == 16_000
+
+
+def test_a_total_with_bounds_widens_the_kv_cache():
+    exact = planned()
+    loose = planned(total=Estimate(lower=78.5 * GIB, expected=79.19 * GIB, upper=79.5 * GIB))
+    assert loose.kv_bytes.expected == pytest.approx(exact.kv_bytes.expected)
+    assert loose.kv_bytes.lower < exact.kv_bytes.lower
+
+
+def test_more_gpus_than_there_are_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"4 GPUs are needed .* there are 2"):
+        planned(LLAMA_3_1_8B, "-tp", "4", gpu_count=2)
+
+
+def test_ranks_that_do_not_divide_the_heads_are_refused_in_words():
+    with pytest.raises(ValueError, match="tensor-parallel-size"):
+        planned(LLAMA_3_1_8B, "-tp", "3")
+
+
+def test_an_answer_is_worked_out_once_for_the_same_question():
+    spec, flags = parse_model(LLAMA_3_1_8B), parse_flags(["vllm", "serve", "m"])
+    first = plan_again(spec, flags, version=(0, 19, 0), device=H100)
+    assert plan_again(spec, flags, version=(0, 19, 0), device=H100) is first
+    assert plan_again(spec, flags, version=(0, 20, 0), device=H100) is not first
+    again = parse_model(LLAMA_3_1_8B)
+    assert plan_again(again, flags, version=(0, 19, 0), device=H100) is not first
+
+
+_VERSIONS = st.sampled_from([(0, 7, 3), (0, 8, 5), (0, 10, 2), (0, 12, 0), (0, 19, 0), (0, 24, 0), (0, 32, 0)])
+
+
+@settings(deadline=None)
+@given(version=_VERSIONS, low=st.floats(0.3, 0.94), more=st.floats(0.0, 0.05))
+def test_more_utilization_never_holds_fewer_tokens(version, low, more):
+    few, many = (
+        planned(LLAMA_3_1_8B, "--gpu-memory-utilization", f"{share:.4f}", "--max-model-len", "8192", version=version)
+        for share in (low, low + more)
+    )
+    assert few.kv_tokens.expected <= many.kv_tokens.expected
+
+
+@settings(deadline=None)
+@given(version=_VERSIONS, length=st.integers(16, 65_536), more=st.integers(0, 65_536))
+def test_longer_contexts_never_raise_the_concurrency(version, length, more):
+    short, long = (
+        planned(LLAMA_3_1_8B, "--max-model-len", str(tokens), "--max-num-batched-tokens", "131072", version=version)
+        for tokens in (length, length + more)
+    )
+    assert long.full_context_concurrency.expected <= short.full_context_concurrency.expected
+
+
+@settings(deadline=None)
+@given(version=_VERSIONS, ranks=st.sampled_from([1, 2, 4]))
+def test_more_ranks_never_cost_a_gpu_more_weights(version, ranks):
+    few, many = (planned(LLAMA_3_1_8B, "-tp", str(count), version=version) for count in (ranks, 2 * ranks))
+    assert many.memory.weights.expected <= few.memory.weights.expected
+
+
+@settings(deadline=None)
+@given(version=_VERSIONS, seqs=st.integers(1, 1024), tokens=st.sampled_from([1024, 2048, 8192]))
+def test_bytes_a_token_do_not_depend_on_the_batch(version, seqs, tokens):
+    words = ("--max-num-seqs", str(seqs), "--max-num-batched-tokens", str(tokens), "--max-model-len", "1024")
+    assert planned(LLAMA_3_1_8B, *words, version=version).layout.bytes_per_token == 131_072
+
+
+@given(st.sampled_from([0.5, 0.9, 0.95]))
+def test_bounds_are_in_order(share):
+    plan = planned(LLAMA_3_1_8B, "--gpu-memory-utilization", str(share))
+    for each in (plan.kv_tokens, plan.kv_bytes, plan.memory.weights, plan.memory.startup_peak):
+        assert each.lower <= each.expected <= each.upper
+
+
+def test_what_is_not_counted_is_said():
+    drafting = replace(
+        parse_flags(["vllm", "serve", "m"]), speculative_config={"model": "draft", "num_speculative_tokens": 3}
+    )
+    plan = plan_engine(parse_model(LLAMA_3_1_8B), drafting, version=(0, 19, 0), device=H100)
+    assert any("draft model" in note for note in plan.notes)
