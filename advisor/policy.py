@@ -35,7 +35,6 @@ class Policy:
     """Advice with less support in the observed load is shown and alerts nobody."""
     temperature_warning_celsius: float = 85.0
     """From here on boards without their own limit nearby start to slow down."""
-
     kv_horizon_seconds: float = 300.0
     """``headroom_engine_preemption_risk_ratio`` is the probability of a preemption within this time."""
     preemption_risk_warning_ratio: float = 0.7

@@ -34,6 +34,10 @@ class Pressure:
     """How long a request runs: after it, everybody has been replaced."""
     arrivals_over_completions: float
     """Requests a second by which demand grows."""
+    growth_error_per_second: float
+    """Standard error of that, were arrivals and completions both by chance."""
+    growth_seen_seconds: float
+    """How long it was watched: it is not taken to go on for longer."""
     completions_per_second: float
     """While anything ran."""
     preempted: float
@@ -48,6 +52,12 @@ class Pressure:
         """Those that run once who waits now is let in."""
         wanted = self.running + self.waiting
         return wanted if self.max_num_seqs is None else max(self.running, min(wanted, self.max_num_seqs))
+
+    @property
+    def sure_growth_per_second(self) -> float:
+        """What is left of the growth, or of the fall, beyond chance."""
+        growth = self.arrivals_over_completions
+        return math.copysign(max(0.0, abs(growth) - 2 * self.growth_error_per_second), growth)
 
     @property
     def queue_drain_seconds(self) -> float:
@@ -79,6 +89,8 @@ def pressure(
         held=held,
         turnover_seconds=max(0.1, sums.running / sums.finished),
         arrivals_over_completions=(fast.arrived - fast.finished) / fast.seconds if fast.seconds > 0 else 0.0,
+        growth_error_per_second=math.sqrt(fast.arrived + fast.finished) / fast.seconds if fast.seconds > 0 else 0.0,
+        growth_seen_seconds=fast.seconds,
         completions_per_second=sums.finished / max(1e-9, sums.busy_seconds),
         preempted=fast.preempted,
         observed_seconds=fast.busy_seconds,
@@ -128,8 +140,8 @@ def _overflow_after(now: Pressure, seconds: float) -> float:
 def time_to_kv_exhaustion_seconds(now: Pressure) -> float:
     """Return when the mean of used tokens reaches the capacity, +Inf where it does not within an hour.
 
-    Who waits is let in as far as max_num_seqs goes, demand grows on as it lately did, and used tokens follow what
-    runs within a turnover.
+    Who waits is let in as far as max_num_seqs goes; demand grows on as it lately did, as far as that is no chance and
+    for as long again; used tokens follow what runs within a turnover.
     """
     used, running = now.used_tokens, now.expected_running
     if used >= now.capacity_tokens or (now.waiting > 0 and used >= 0.99 * now.capacity_tokens):
@@ -137,7 +149,8 @@ def time_to_kv_exhaustion_seconds(now: Pressure) -> float:
     step = _FORECAST_SECONDS / _STEPS
     follow = -math.expm1(-step / now.turnover_seconds)
     for count in range(_STEPS):
-        running = max(0.0, running + now.arrivals_over_completions * step)
+        if count * step < now.growth_seen_seconds:
+            running = max(0.0, running + now.sure_growth_per_second * step)
         if now.max_num_seqs is not None:
             running = min(running, max(now.max_num_seqs, now.running))
         before = used

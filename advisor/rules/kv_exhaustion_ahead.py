@@ -12,7 +12,7 @@ def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Findin
     """Yield one finding an engine whose KV fills up within the horizon and that will then preempt."""
     for engine in report.engines:
         ahead, risk = engine.time_to_kv_exhaustion_seconds, engine.preemption_risk_ratio
-        if ahead is None or risk is None or ahead > policy.kv_horizon_seconds:
+        if ahead is None or risk is None or ahead > policy.kv_exhaustion_warning_seconds:
             continue
         if risk < policy.preemption_risk_warning_ratio:
             continue

@@ -12,6 +12,9 @@ from exporter.config import Config, load
 if TYPE_CHECKING:
     from exporter.cli.serve import Serving
 
+_HURRIED = {"advice_least_busy_seconds": 60.0, "advice_least_requests": 50.0}
+"""A day of eight minutes has no ten for advice to wait."""
+
 
 @click.command(name="demo")
 @web_options
@@ -38,6 +41,7 @@ def run_demo(config: Config, serving: "Serving") -> None:
 
     demo = build_demo()
     try:
-        run(config.model_copy(update={"poll_interval": 1.0}), demo.world, serving)
+        hurried = {"poll_interval": 1.0, "policy": {**_HURRIED, **config.policy}}
+        run(config.model_copy(update=hurried), demo.world, serving)
     finally:
         demo.stop()

@@ -22,6 +22,7 @@ def now(
     mean=600.0,
     spread=0.7,
     growth=0.0,
+    chance=0.0,
     preempted=0.0,
     observed=600.0,
     usual=None,
@@ -36,6 +37,8 @@ def now(
         held=Holding(mean_tokens=mean, spread_tokens=spread * mean, finished=1_000.0, turnovers=100.0),
         turnover_seconds=turnover,
         arrivals_over_completions=growth,
+        growth_error_per_second=chance,
+        growth_seen_seconds=observed,
         completions_per_second=running / turnover,
         preempted=preempted,
         observed_seconds=observed,
@@ -78,6 +81,13 @@ def test_demand_that_grows_fills_the_cache_when_it_gets_there():
     # 12,288 tokens are 20.5 requests of 600, 12.5 more than run now: 250 s at one in 20 s.
     assert time_to_kv_exhaustion_seconds(growing) == pytest.approx(250, abs=15)
     assert time_to_kv_exhaustion_seconds(now(running=8, used=4_800, growth=0.05, turnover=5.0, limit=12)) == math.inf
+
+
+def test_growth_that_may_be_chance_or_was_seen_for_a_moment_only_is_not_spun_on():
+    few = {"running": 8, "used": 4_800, "growth": 0.05, "turnover": 5.0}
+    assert time_to_kv_exhaustion_seconds(now(**few, chance=0.03)) == math.inf
+    assert time_to_kv_exhaustion_seconds(now(**few, observed=120.0)) == math.inf
+    assert time_to_kv_exhaustion_seconds(now(**few, chance=0.005)) < math.inf
 
 
 def test_preemptions_seen_lately_are_believed_over_the_model():
