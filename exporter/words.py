@@ -54,6 +54,15 @@ _LIMITER_LEVELS: dict[str, Level] = {
     "none": "good",
 }
 
+THROTTLE_WORDS = {
+    "sw_power_cap": "power limit",
+    "hw_slowdown": "hardware slowdown",
+    "sw_thermal_slowdown": "heat (software)",
+    "hw_thermal_slowdown": "heat (hardware)",
+    "hw_power_brake": "power brake",
+    "sync_boost": "sync boost",
+}
+
 _FAILING = {
     "no_driver_library": "no NVIDIA driver is installed here",
     "driver_not_loaded": "the NVIDIA driver is not loaded",
@@ -213,7 +222,8 @@ def headroom_sentence(engine: Status) -> str | None:
     ]
     typical = engine.get("typical_request_tokens")
     length = f" of {count(typical)} tokens" if typical is not None else ""
-    return f"{count(fit)} more typical requests{length} fit" + (f" ({', '.join(parts)})." if parts else ".")
+    fits = "request" + length + " fits" if fit == 1 else "requests" + length + " fit"
+    return f"{count(fit)} more typical {fits}" + (f" ({', '.join(parts)})." if parts else ".")
 
 
 def capacity_sentence(engine: Status) -> str | None:
@@ -249,29 +259,53 @@ def restart_sentence(engine: Status) -> str | None:
     return f"It would not start again with its flags{missing}."
 
 
-def recommendations(engine: Status) -> list[dict[str, str]]:
-    """Return the flags that would better be set otherwise: flag, current, recommended and binding of each, as text."""
+def recommendations(status: Status, engine: Status) -> list[dict[str, str]]:
+    """Return the flags of an engine that would better be set otherwise.
+
+    Each has, as text: flag, current, recommended, binding (what decides) and gain (what it does to the KV cache).
+    """
     told = [
         {key: str(each.get(key, "")) for key in ("flag", "current", "recommended", "binding")}
-        for each in engine.get("recommendation_info") or ()
+        | {"gain": _gain(each.get("kv_gain_tokens"))}
+        for each in status.get("recommendations") or ()
+        if (each["engine"], each["dp_rank"]) == (engine["engine"], engine["dp_rank"])
     ]
+    lower, upper = engine.get("recommended_max_num_seqs_lower"), engine.get("recommended_max_num_seqs_upper")
+    bounds = f"{count(lower)} to {count(upper)} would do" if lower is not None and upper is not None else ""
     best = engine.get("recommended_max_num_seqs")
-    if best is not None and not any(as_flag(each["flag"], "") == as_flag("max_num_seqs", "") for each in told):
-        lower, upper = engine.get("recommended_max_num_seqs_lower"), engine.get("recommended_max_num_seqs_upper")
-        bounds = f"{count(lower)} to {count(upper)} would do" if lower is not None and upper is not None else ""
+    seqs = next((each for each in told if as_flag(each["flag"]) == "--max-num-seqs"), None)
+    if seqs is not None:
+        seqs["binding"] = ", ".join(part for part in (seqs["binding"], bounds) if part)
+    elif best is not None:
+        now = engine.get("max_num_seqs")
         told.insert(
             0,
             {
                 "flag": "max_num_seqs",
-                "current": count(engine.get("max_num_seqs")),
+                "current": f"{now:.0f}" if _is_number(now) else NOT_REPORTED,
                 "recommended": f"{best:.0f}",
                 "binding": bounds,
+                "gain": "",
             },
         )
     return [each for each in told if each["recommended"] != each["current"]]
 
 
-def as_flag(flag: str, value: str) -> str:
+def advice_sentence(engine: Status) -> str | None:
+    """Say that max-num-seqs is as it should be; None where nothing is advised, or something else is."""
+    best = engine.get("recommended_max_num_seqs")
+    if best is None or best != engine.get("max_num_seqs"):
+        return None
+    confidence = engine.get("advice_confidence_ratio")
+    how_sure = f" (confidence {percent(confidence)})" if confidence is not None else ""
+    return f"max-num-seqs {count(best)} is as it should be{how_sure}."
+
+
+def _gain(tokens: Any) -> str:
+    return f"{tokens:+,.0f} tokens" if _is_number(tokens) and tokens else ""
+
+
+def as_flag(flag: str, value: str = "") -> str:
     """Spell a flag as it is typed: ``--max-num-seqs 48``."""
     return f"--{flag.removeprefix('--').replace('_', '-')} {value}".rstrip()
 

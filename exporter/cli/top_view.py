@@ -184,7 +184,9 @@ def _blocks(status: Status, view: View, canvas: Canvas, detail: int) -> list[lis
     engines = _ordered(
         status["engines"], view, level=words.engine_level, fullness=lambda engine: engine.get("kv_usage_ratio") or 0.0
     )
-    return [_gpu(gpu, policy, canvas, detail) for gpu in gpus] + [_engine(each, canvas, detail) for each in engines]
+    return [_gpu(gpu, policy, canvas, detail) for gpu in gpus] + [
+        _engine(status, each, canvas, detail) for each in engines
+    ]
 
 
 def _ordered(
@@ -268,7 +270,7 @@ def _bar(segments: Sequence[tuple[str, float, str]], width: int, colour: bool) -
     return line
 
 
-def _engine(engine: Status, canvas: Canvas, detail: int) -> list[Text]:
+def _engine(status: Status, engine: Status, canvas: Canvas, detail: int) -> list[Text]:
     level = words.engine_level(engine)
     state = Text(f"{words.engine_state(engine)} {_SIGNS[level]}", style=_LEVEL_STYLES[level])
     name = Text.assemble((words.printable(engine["engine"]), "bold"))
@@ -289,7 +291,7 @@ def _engine(engine: Status, canvas: Canvas, detail: int) -> list[Text]:
     if engine.get("requests_running") is not None:
         lines.append(Text(f"  {_requests(engine, short=False)}", style="" if detail == 3 else "dim"))
     if detail == 3:
-        lines += _engine_notes(engine, canvas.width)
+        lines += _engine_notes(status, engine, canvas.width)
     return lines
 
 
@@ -309,7 +311,7 @@ def _requests(engine: Status, *, short: bool) -> str:
         return ""
     if short:
         return f"fit {words.count(fit):>4} run {running:>4} wait {waiting:>4}" if fit is not None else f"run {running}"
-    parts = [f"{words.count(fit)} more requests fit"] if fit is not None else []
+    parts = [f"{words.count(fit)} more {'request fits' if fit == 1 else 'requests fit'}"] if fit is not None else []
     parts.append(f"{running}{f' of {words.count(most)}' if most is not None else ''} run")
     parts.append(f"{waiting} wait")
     parts.append(f"KV {words.percent(engine.get('kv_usage_ratio'))}")
@@ -318,7 +320,7 @@ def _requests(engine: Status, *, short: bool) -> str:
     return ", ".join(parts)
 
 
-def _engine_notes(engine: Status, width: int) -> list[Text]:
+def _engine_notes(status: Status, engine: Status, width: int) -> list[Text]:
     notes = []
     capacity = words.capacity_sentence(engine)
     if capacity:
@@ -328,9 +330,12 @@ def _engine_notes(engine: Status, width: int) -> list[Text]:
     restart = words.restart_sentence(engine)
     if restart:
         notes.append(restart)
+    stays = words.advice_sentence(engine)
+    if stays:
+        notes.append(stays)
     notes += [
-        f"Advice: {words.as_flag(each['flag'], each['recommended'])} (now {each['current']}; {each['binding']})"
-        for each in words.recommendations(engine)
+        f"Advice: {words.as_flag(each['flag'], each['recommended'])} (now {each['current']}; {each['binding']})."
+        for each in words.recommendations(status, engine)
     ]
     return [
         Text(f"  {line.plain}", style="dim")

@@ -11,7 +11,7 @@ from exporter.words import Level, Status
 Pill = Callable[[Level, str], Html]
 
 
-def engine_card(engine: Status, recent: Mapping[str, Sequence[float]], pill: Pill) -> Html:
+def engine_card(status: Status, engine: Status, recent: Mapping[str, Sequence[float]], pill: Pill) -> Html:
     """Return how full an engine is, what limits it, what it should hold and what would be better."""
     level = words.engine_level(engine)
     rank = f", rank {engine['dp_rank']}" if engine.get("dp_rank", "0") != "0" else ""
@@ -26,7 +26,7 @@ def engine_card(engine: Status, recent: Mapping[str, Sequence[float]], pill: Pil
         ),
         _cache(engine),
         element("dl", [_row(term, told) for term, told in _facts(engine)]),
-        _advice(engine),
+        _advice(status, engine),
         element("div", _charts(recent), class_="charts"),
         class_=f"card {level}",
     )
@@ -66,6 +66,8 @@ def _facts(engine: Status) -> Iterable[tuple[str, str | None]]:
     yield "More requests", words.headroom_sentence(engine)
     yield "KV cache in use", _usage(engine)
     yield "Requests", _requests(engine)
+    drain = engine.get("queue_drain_seconds")
+    yield "Queue served in", words.until(drain) if drain is not None else None
     yield "What limits it", words.LIMITER_SENTENCES.get(limiter or "")
     yield "KV cache full in", _exhaustion(engine)
     yield "Preemptions", _preemptions(engine)
@@ -73,6 +75,7 @@ def _facts(engine: Status) -> Iterable[tuple[str, str | None]]:
     concurrency = engine.get("full_context_concurrency")
     yield "At full length", f"{concurrency:,.1f} requests of max-model-len fit at once." if concurrency else None
     yield "A restart", words.restart_sentence(engine)
+    yield "Advice", words.advice_sentence(engine)
     missing = ", ".join(name for name, on in (engine.get("metric_missing") or {}).items() if on)
     yield "Not on its page", missing or None
 
@@ -110,7 +113,7 @@ def _preemptions(engine: Status) -> str | None:
     return "; ".join(told) or None
 
 
-def _advice(engine: Status) -> Html | None:
+def _advice(status: Status, engine: Status) -> Html | None:
     """Advice is a list of values to copy: a whole command line is not shown to whoever can open the page."""
     rows = [
         element(
@@ -118,14 +121,15 @@ def _advice(engine: Status) -> Html | None:
             element("td", _value(each["flag"], each["recommended"])),
             element("td", each["current"]),
             element("td", each["binding"]),
+            element("td", each["gain"]),
         )
-        for each in words.recommendations(engine)
+        for each in words.recommendations(status, engine)
     ]
     if not rows:
         return None
     confidence = engine.get("advice_confidence_ratio")
     title = "Advice" if confidence is None else f"Advice, confidence {words.percent(confidence)}"
-    head = [element("th", each, scope="col") for each in ("Better", "Now", "Because of")]
+    head = [element("th", each, scope="col") for each in ("Better", "Now", "What decides", "KV cache")]
     return element(
         "div",
         element(

@@ -121,8 +121,8 @@ def _factors(gpu: Status) -> Html | None:
     return element("ul", items, class_="factors")
 
 
-def _throttled(gpu: Status) -> str | None:
-    return ", ".join(name.replace("_", " ") for name, on in (gpu.get("throttled") or {}).items() if on) or None
+def _throttled(gpu: Status) -> str:
+    return ", ".join(words.THROTTLE_WORDS.get(name, name) for name, on in (gpu.get("throttled") or {}).items() if on)
 
 
 def _faults(gpu: Status) -> str | None:

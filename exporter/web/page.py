@@ -199,7 +199,7 @@ def _gpus(status: Status, recents: Recents) -> Html:
 def _engines(status: Status, recents: Recents) -> Html:
     engines = sorted(status["engines"], key=lambda engine: -LEVELS.index(words.engine_level(engine)))
     cards = [
-        engine_card(engine, recents.get(("engine", engine["engine"], engine["dp_rank"]), {}), pill)
+        engine_card(status, engine, recents.get(("engine", engine["engine"], engine["dp_rank"]), {}), pill)
         for engine in engines
     ]
     why = _why_none(status, "process", "No vLLM server has been found on this host")

@@ -148,7 +148,7 @@ def test_suspended_it_gives_the_terminal_back_and_comes_again(terminal):
         terminal.read()
         assert time.monotonic() < end
     assert termios.tcgetattr(terminal.theirs) == terminal.before
-    assert terminal.output.count(LEAVE) == 1
+    assert terminal.read().count(LEAVE) == 1
     mark = len(terminal.output)
     terminal.process.send_signal(signal.SIGCONT)
     terminal.wait_for("every 0.2 s", since=mark)

@@ -146,9 +146,8 @@ def test_nothing_that_a_server_says_becomes_markup(browser, server):
     for engine in status["engines"]:
         engine |= {"engine": HOSTILE, "model_name": HOSTILE, "vllm_version": HOSTILE, "dp_rank": HOSTILE}
         engine |= {"failing": {HOSTILE: 1}, "metric_missing": {HOSTILE: 1}, "theory": HOSTILE}
-        engine |= {
-            "recommendation_info": [{"flag": HOSTILE, "current": "1", "recommended": HOSTILE, "binding": HOSTILE}]
-        }
+        named = {"engine": HOSTILE, "dp_rank": HOSTILE, "current": "1"}
+        status["recommendations"] = [named | {"flag": HOSTILE, "recommended": HOSTILE, "binding": HOSTILE}]
     for finding in status["findings"]:
         finding |= {"subject": HOSTILE, "summary": HOSTILE, "advice": HOSTILE}
     for collector in status["collectors"]:
@@ -241,6 +240,32 @@ def test_what_the_advisor_adds_to_an_engine_is_shown_when_it_is_there(added, tol
     assert told not in shown(status)
     status["engines"][0] |= added
     assert told in shown(status)
+
+
+def test_each_flag_that_should_be_otherwise_is_listed_and_what_may_stay_is_not():
+    status = statuses.bad()
+    engine = status["engines"][0]
+    engine |= {"recommended_max_num_seqs_lower": 20.0, "recommended_max_num_seqs_upper": 28.0}
+    named = {"engine": engine["engine"], "dp_rank": "0", "binding": "kv"}
+    status["recommendations"] = [
+        named | {"flag": "max-num-seqs", "current": "64", "recommended": "24"},
+        named | {"flag": "kv-cache-dtype", "current": "auto", "recommended": "fp8", "kv_gain_tokens": 36720.0},
+        named | {"flag": "max-model-len", "current": "8192", "recommended": "8192"},
+        named | {"engine": "another", "flag": "block-size", "current": "16", "recommended": "32"},
+    ]
+    text = shown(status)
+    assert "--max-num-seqs 24 Copy 64 kv, 20 to 28 would do" in text
+    assert "--kv-cache-dtype fp8 Copy auto kv +36,720 tokens" in text
+    assert "--max-model-len" not in text
+    assert "--block-size" not in text
+
+
+def test_a_max_num_seqs_that_is_right_is_said_to_be():
+    status = statuses.bad()
+    status["engines"][0] |= {"recommended_max_num_seqs": 64.0, "advice_confidence_ratio": 0.8}
+    text = shown(status)
+    assert "max-num-seqs 64 is as it should be (confidence 80 %)." in text
+    assert "Copy" not in text
 
 
 def test_bounds_and_low_water_of_a_gpu_are_shown_when_they_are_there():
