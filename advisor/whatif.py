@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from advisor.percentiles import Percentiles, percentiles, weighted_percentiles
+from advisor.readings import Histogram
 from advisor.simulate import Arrival, Batch, Request, SchedulerConfig, SimulationResult, replay
 
 MOST_TOKENS = 10_000_000
@@ -75,6 +76,32 @@ def fitted(trace: Sequence[TracedRequest], max_model_len: int) -> tuple[tuple[Tr
         if each.prompt_tokens < max_model_len
     )
     return served, len(trace) - len(served)
+
+
+def drawn_lengths(histogram: Histogram, quantiles: Iterable[float]) -> tuple[int, ...]:
+    """Return lengths in tokens that are spread like those an engine has booked, one for each quantile from 0 to 1.
+
+    Within a bucket lengths are even; then all are scaled together so that their mean is the engine's own, which its
+    sum tells exactly. Of an empty histogram every length is 1.
+    """
+    drawn = [_at_quantile(histogram, each) for each in quantiles]
+    mean = histogram.mean
+    if not drawn or mean is None or sum(drawn) <= 0:
+        return (1,) * len(drawn)
+    factor = mean * len(drawn) / sum(drawn)
+    return tuple(max(1, round(each * factor)) for each in drawn)
+
+
+def _at_quantile(histogram: Histogram, quantile: float) -> float:
+    wanted = quantile * histogram.count
+    lower = below = 0.0
+    for bound, reached in zip(histogram.bounds, histogram.cumulative, strict=True):
+        if reached >= wanted and reached > below:
+            return lower if math.isinf(bound) else lower + (bound - lower) * (wanted - below) / (reached - below)
+        if not math.isinf(bound):
+            lower = bound
+        below = reached
+    return lower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,9 +26,8 @@ from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
 from exporter.config import EngineConfig, checked_url
-from exporter.engines import open_session
+from exporter.engines import local_flags, open_session
 from exporter.errors import SourceError, UsageError
-from exporter.sources.process import ProcessSource
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import made_up, numbers, prompts, traced
 
@@ -36,7 +35,6 @@ _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
 _OPEN_REQUESTS = 200
 _MOST_REQUESTS = 100_000
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,27 +234,15 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
     if not served:
         raise UsageError(f"{config.url}: the server names no model, give --model")
     cache = reading.cache if reading else None
+    flags = local_flags(config.url, psutil)
     return _Server(
         url=config.url,
         model=served,
         vllm_version=reading.vllm_version if reading else None,
         max_model_len=reading.max_model_len if reading else None,
-        max_num_seqs=_max_num_seqs(config.url),
+        max_num_seqs=flags.max_num_seqs if flags else None,
         kv_capacity_tokens=cache.kv_cache_size_tokens if cache else None,
     )
-
-
-def _max_num_seqs(url: str) -> int | None:
-    """Return the setting of a server on this host, from its command line."""
-    parts = urlsplit(url)
-    if parts.hostname not in _LOOPBACK:
-        return None
-    try:
-        found = ProcessSource(psutil).read()
-    except SourceError:
-        return None
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return next((each.flags.max_num_seqs for each in found if each.port == port), None)
 
 
 def _bearer(config: EngineConfig) -> str | None:
