@@ -35,6 +35,8 @@ _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
 _OPEN_REQUESTS = 200
 _MOST_REQUESTS = 100_000
+_MOST_OUTPUT_TOKENS = 5_000_000
+"""The moment of each is kept: some hundred bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +139,7 @@ def command(
         loads, notes = _fit(loads, server.max_model_len)
     else:
         notes = []
+    _refuse_endless(loads)
     target = Target(
         url=server.url,
         model=server.model,
@@ -200,6 +203,15 @@ def _loads(
         return [_Load(users=None, trace=sized)]
     # Clients that wait for answers take the lengths alone, again from the start when the trace is over.
     return [_Load(users=count, trace=tuple(islice(cycle(sized), requests or _requests_of(count)))) for count in counts]
+
+
+def _refuse_endless(loads: Sequence[_Load]) -> None:
+    tokens = sum(each.output_tokens for load in loads for each in load.trace)
+    if tokens > _MOST_OUTPUT_TOKENS:
+        raise UsageError(
+            f"{tokens:,} output tokens are more than this measures at a time ({_MOST_OUTPUT_TOKENS:,}): give fewer "
+            "--requests"
+        )
 
 
 def _requests_of(users: int) -> int:
