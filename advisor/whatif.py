@@ -135,6 +135,9 @@ class Outcome:
     peak_waiting: int
     mean_kv_usage_ratio: float
     peak_kv_usage_ratio: float
+    mean_running_per_step: float
+    """As the engine publishes it, a step a step, however long each takes."""
+    mean_kv_usage_ratio_per_step: float
     queue_seconds: Percentiles
     time_to_first_token_seconds: Percentiles
     inter_token_seconds: Percentiles | None
@@ -215,6 +218,8 @@ def _outcome(config: SchedulerConfig, result: SimulationResult) -> Outcome:
         peak_waiting=result.peak_waiting,
         mean_kv_usage_ratio=result.mean_usage,
         peak_kv_usage_ratio=result.peak_usage,
+        mean_running_per_step=result.mean_running_per_step,
+        mean_kv_usage_ratio_per_step=result.mean_usage_per_step,
         queue_seconds=over(each.queue_seconds for each in requests),
         time_to_first_token_seconds=over(each.time_to_first_token_seconds for each in requests),
         inter_token_seconds=weighted_percentiles(result.gaps),

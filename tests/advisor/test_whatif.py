@@ -119,6 +119,17 @@ def test_too_many_places_show_as_preemptions_recomputed_tokens_and_a_stall():
     assert many.recomputed_tokens > 0 and many.longest_stall_seconds > 1.0
 
 
+def test_means_of_steps_do_not_depend_on_how_long_steps_take():
+    trace = [request(prompt_tokens=3 + place % 9, output_tokens=5 + place % 7) for place in range(20)]
+    (quick,) = outcomes(trace, [setting()], ONE_A_STEP)
+    uneven = StepTimeModel(base_seconds=0.1, per_prefill_token_seconds=3.0)
+    (slow,) = outcomes(trace, [setting()], uneven)
+    assert slow.mean_running != pytest.approx(quick.mean_running, rel=0.02)
+    assert slow.mean_running_per_step == quick.mean_running_per_step
+    assert slow.mean_kv_usage_ratio_per_step == quick.mean_kv_usage_ratio_per_step
+    assert 0 < quick.mean_running_per_step <= quick.peak_running
+
+
 def test_a_shared_prefix_is_found_by_those_that_come_later():
     trace = [request(seconds=5.0 * place, prompt_tokens=20, output_tokens=2) for place in range(4)]
     (alone,) = outcomes(trace, [setting()], ONE_A_STEP)
