@@ -159,7 +159,7 @@ def command(
         console=console,
     )
     bench.run(loads)
-    knee = find_knee(bench.levels, max_num_seqs=server.max_num_seqs) if len(loads) > 1 else None
+    knee = find_knee(bench.levels, max_num_seqs=server.max_num_seqs) if len(bench.levels) > 1 else None
     if as_json:
         click.echo(json.dumps(_plain(server, bench, knee, notes + bench.notes), indent=2))
     else:
