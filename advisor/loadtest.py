@@ -87,6 +87,8 @@ class Quantity:
     mean: float
     """Weighed by time."""
     peak: float
+    mean_per_step: float | None = None
+    """Weighed by the engine's steps instead: a slow machine does not change it. None without a count of steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,9 +204,9 @@ def seen_in(looks: Sequence[Look]) -> Seen:
     queries, hits = grown("prefix_cache_queries"), grown("prefix_cache_hits")
     return Seen(
         looks=len(looks),
-        running=_quantity([(each.seconds, each.running) for each in looks]),
-        waiting=_quantity([(each.seconds, each.waiting) for each in looks]),
-        kv_usage_ratio=_quantity([(each.seconds, each.kv_usage_ratio) for each in looks]),
+        running=_quantity(looks, "running"),
+        waiting=_quantity(looks, "waiting"),
+        kv_usage_ratio=_quantity(looks, "kv_usage_ratio"),
         preemptions=grown("preemptions"),
         steps=grown("steps"),
         prefix_cache_hit_ratio=hits / queries if queries and hits is not None else None,
@@ -212,14 +214,28 @@ def seen_in(looks: Sequence[Look]) -> Seen:
     )
 
 
-def _quantity(points: Sequence[tuple[float, float | None]]) -> Quantity | None:
-    known = [(moment, value) for moment, value in points if value is not None]
+def _quantity(looks: Sequence[Look], name: str) -> Quantity | None:
+    known = [(look, float(value)) for look in looks if (value := getattr(look, name)) is not None]
     if not known:
         return None
-    weighed = [((before[1] + after[1]) / 2, after[0] - before[0]) for before, after in pairwise(known)]
-    seconds = sum(weight for _, weight in weighed)
-    mean = sum(value * weight for value, weight in weighed) / seconds if seconds > 0 else known[0][1]
-    return Quantity(mean=mean, peak=max(value for _, value in known))
+    values = [((before[1] + after[1]) / 2, before[0], after[0]) for before, after in pairwise(known)]
+    mean = _weighed([(value, after.seconds - before.seconds) for value, before, after in values])
+    return Quantity(
+        mean=known[0][1] if mean is None else mean,
+        peak=max(value for _, value in known),
+        mean_per_step=_weighed(
+            [
+                (value, after.steps - before.steps)
+                for value, before, after in values
+                if before.steps is not None and after.steps is not None
+            ]
+        ),
+    )
+
+
+def _weighed(pairs: Sequence[tuple[float, float]]) -> float | None:
+    weight = sum(each for _, each in pairs)
+    return sum(value * each for value, each in pairs) / weight if weight > 0 else None
 
 
 def _grown_percentiles(before: Histogram | None, after: Histogram | None) -> Percentiles | None:
@@ -292,7 +308,7 @@ def _stretch(span: Sequence[Look], steps: float) -> Stretch | None:
         decode = grown("generation_tokens")
     if prompt is None or decode is None or last.seconds <= first.seconds:
         return None
-    usage = _quantity([(each.seconds, each.kv_usage_ratio) for each in span])
+    usage = _quantity(span, "kv_usage_ratio")
     used = usage.mean * last.kv_capacity_tokens if usage is not None and last.kv_capacity_tokens is not None else 0.0
     return Stretch(
         seconds=last.seconds - first.seconds,

@@ -917,6 +917,10 @@ class SimulationResult:
     mean_usage: float
     """Share of the KV blocks held, 0 to 1."""
     peak_usage: float
+    mean_running_per_step: float
+    """Mean of what the engine publishes after each step (`SchedulerStats`): independent of how long steps take."""
+    mean_usage_per_step: float
+    """Likewise, 0 to 1."""
     gaps: tuple[tuple[float, int], ...]
     """Seconds between two tokens of one request, to the microsecond and ascending, each with how often it occurred."""
 
@@ -1003,6 +1007,8 @@ def replay(
     num_arrived = num_finished = num_iterations = steps = prefill_tokens = queries = hits = 0
     busy = running_seconds = waiting_seconds = block_seconds = 0.0
     peak_running = peak_waiting = peak_blocks = 0
+    published = published_running = 0
+    published_usage = 0.0
     gaps: dict[float, int] = {}
 
     while True:
@@ -1060,6 +1066,9 @@ def replay(
             num_finished += len(output.finished)
             queries += output.stats.prefix_cache_queries
             hits += output.stats.prefix_cache_hits
+            published += 1
+            published_running += output.stats.num_running_reqs
+            published_usage += output.stats.kv_cache_usage
 
     times = tuple([clocks[arrival.request.request_id].times(arrival) for arrival in ordered])
     duration = now - begin
@@ -1081,5 +1090,7 @@ def replay(
         peak_waiting=peak_waiting,
         mean_usage=block_seconds * weight / num_blocks,
         peak_usage=peak_blocks / num_blocks,
+        mean_running_per_step=published_running / published,
+        mean_usage_per_step=published_usage / published,
         gaps=tuple(sorted(gaps.items())),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from advisor.percentiles import Percentiles, percentiles, weighted_percentiles
+from advisor.readings import Histogram
 from advisor.simulate import Arrival, Batch, Request, SchedulerConfig, SimulationResult, replay
 
 MOST_TOKENS = 10_000_000
@@ -77,6 +78,32 @@ def fitted(trace: Sequence[TracedRequest], max_model_len: int) -> tuple[tuple[Tr
     return served, len(trace) - len(served)
 
 
+def drawn_lengths(histogram: Histogram, quantiles: Iterable[float]) -> tuple[int, ...]:
+    """Return lengths in tokens that are spread like those an engine has booked, one for each quantile from 0 to 1.
+
+    Within a bucket lengths are even; then all are scaled together so that their mean is the engine's own, which its
+    sum tells exactly. Of an empty histogram every length is 1.
+    """
+    drawn = [_at_quantile(histogram, each) for each in quantiles]
+    mean = histogram.mean
+    if not drawn or mean is None or sum(drawn) <= 0:
+        return (1,) * len(drawn)
+    factor = mean * len(drawn) / sum(drawn)
+    return tuple(max(1, round(each * factor)) for each in drawn)
+
+
+def _at_quantile(histogram: Histogram, quantile: float) -> float:
+    wanted = quantile * histogram.count
+    lower = below = 0.0
+    for bound, reached in zip(histogram.bounds, histogram.cumulative, strict=True):
+        if reached >= wanted and reached > below:
+            return lower if math.isinf(bound) else lower + (bound - lower) * (wanted - below) / (reached - below)
+        if not math.isinf(bound):
+            lower = bound
+        below = reached
+    return lower
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What one setting did with the load."""
@@ -108,6 +135,9 @@ class Outcome:
     peak_waiting: int
     mean_kv_usage_ratio: float
     peak_kv_usage_ratio: float
+    mean_running_per_step: float
+    """As the engine publishes it, a step a step, however long each takes."""
+    mean_kv_usage_ratio_per_step: float
     queue_seconds: Percentiles
     time_to_first_token_seconds: Percentiles
     inter_token_seconds: Percentiles | None
@@ -188,6 +218,8 @@ def _outcome(config: SchedulerConfig, result: SimulationResult) -> Outcome:
         peak_waiting=result.peak_waiting,
         mean_kv_usage_ratio=result.mean_usage,
         peak_kv_usage_ratio=result.peak_usage,
+        mean_running_per_step=result.mean_running_per_step,
+        mean_kv_usage_ratio_per_step=result.mean_usage_per_step,
         queue_seconds=over(each.queue_seconds for each in requests),
         time_to_first_token_seconds=over(each.time_to_first_token_seconds for each in requests),
         inter_token_seconds=weighted_percentiles(result.gaps),

@@ -4,14 +4,17 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 
+from advisor.flags import EngineFlags
 from advisor.readings import EngineProcess, EngineReading
 from advisor.snapshot import EngineTarget
 from exporter.config import EngineConfig
-from exporter.errors import UsageError
+from exporter.errors import SourceError, UsageError
+from exporter.sources.process import ProcessSource
 
 FORGET_AFTER_SECONDS = 24 * 3600.0
 """A server that vanished stays on the pages as down for this long: a crash at night must be seen in the morning."""
@@ -104,8 +107,25 @@ class Engines:
         self.on_new(watched)
 
 
+<<<<<<< HEAD
 def _name(config: EngineConfig) -> str:
     return config.name or urlsplit(config.url).netloc
+=======
+def local_flags(url: str, processes: Any) -> EngineFlags | None:
+    """Return the flags of the server behind a loopback URL from its command line, None where that cannot be told.
+
+    ``processes`` is the process table: the ``psutil`` module or a stand-in.
+    """
+    parts = urlsplit(url)
+    if parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        return None
+    try:
+        found = ProcessSource(processes).read()
+    except SourceError:
+        return None
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return next((each.flags for each in found if each.port == port), None)
+>>>>>>> simulate
 
 
 def open_session(config: EngineConfig) -> requests.Session:

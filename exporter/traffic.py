@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from advisor.whatif import TracedRequest, rescaled
+from advisor.readings import EngineReading
+from advisor.whatif import TracedRequest, drawn_lengths, rescaled
 from exporter.errors import UsageError
 from exporter.sources.trace import read_trace
 
@@ -35,6 +36,29 @@ def made_up(
     seconds = 0.0
     found = []
     for _ in range(count):
+        found.append(TracedRequest(seconds=seconds, prompt_tokens=prompt_tokens, output_tokens=output_tokens))
+        seconds += chance.expovariate(rate)
+    return tuple(found)
+
+
+def like_observed(
+    reading: EngineReading, *, count: int, rate: float, chance: random.Random
+) -> tuple[TracedRequest, ...] | None:
+    """Return requests whose lengths are spread like those a server has finished; None where it has finished none.
+
+    Prompt and output are drawn independently: the server's histograms do not say how they go together.
+    """
+    prompt, output = reading.histograms.get("prompt_tokens"), reading.histograms.get("generation_tokens")
+    if prompt is None or output is None or not prompt.count or not output.count:
+        return None
+    lengths = zip(
+        drawn_lengths(prompt, [chance.random() for _ in range(count)]),
+        drawn_lengths(output, [chance.random() for _ in range(count)]),
+        strict=True,
+    )
+    seconds = 0.0
+    found = []
+    for prompt_tokens, output_tokens in lengths:
         found.append(TracedRequest(seconds=seconds, prompt_tokens=prompt_tokens, output_tokens=output_tokens))
         seconds += chance.expovariate(rate)
     return tuple(found)

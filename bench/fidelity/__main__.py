@@ -51,6 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fidelity", description=__doc__.partition("\n")[0])
     parser.add_argument("--vllm", type=Path, default=os.environ.get("VLLM_HEADROOM_TEST_VLLM"), help="its executable")
     parser.add_argument("--trace", type=Path, help="requests; default: made up, with lengths like a conversation's")
+    parser.add_argument("--cite", default="", help="where the trace is from, for the report")
     parser.add_argument("--scale-lengths", type=float, default=0.25, help="factor of a trace's lengths")
     parser.add_argument("--requests", type=int, default=160)
     parser.add_argument("--blocks", type=int, default=96, help="blocks of the KV cache")
@@ -139,7 +140,7 @@ def _head(asked: argparse.Namespace) -> list[str]:
         what=what,
         speed=_SPEED,
     )
-    return text.splitlines()
+    return [*text.splitlines(), *([f"Trace: {asked.cite}", ""] if asked.cite else [])]
 
 
 def _section(seqs: str, found: tuple[Figure, ...], real: dict[str, Any], busy_before: float) -> list[str]:

@@ -113,6 +113,8 @@ class Drive:
     def _start(self, run: Callable[..., None], *args: object) -> None:
         # Daemons: a server that hangs must not keep the program from ending.
         thread = threading.Thread(target=run, args=args, daemon=True)
+        if len(self._threads) >= 2 * MOST_IN_FLIGHT:
+            self._threads[:] = [each for each in self._threads if each.is_alive()]
         self._threads.append(thread)
         thread.start()
 

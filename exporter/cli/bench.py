@@ -26,9 +26,8 @@ from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
 from exporter.config import EngineConfig, checked_url
-from exporter.engines import open_session
+from exporter.engines import local_flags, open_session
 from exporter.errors import SourceError, UsageError
-from exporter.sources.process import ProcessSource
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import made_up, numbers, prompts, traced
 
@@ -36,7 +35,8 @@ _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
 _OPEN_REQUESTS = 200
 _MOST_REQUESTS = 100_000
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MOST_OUTPUT_TOKENS = 5_000_000
+"""The moment of each is kept: some hundred bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +139,7 @@ def command(
         loads, notes = _fit(loads, server.max_model_len)
     else:
         notes = []
+    _refuse_endless(loads)
     target = Target(
         url=server.url,
         model=server.model,
@@ -158,7 +159,7 @@ def command(
         console=console,
     )
     bench.run(loads)
-    knee = find_knee(bench.levels, max_num_seqs=server.max_num_seqs) if len(loads) > 1 else None
+    knee = find_knee(bench.levels, max_num_seqs=server.max_num_seqs) if len(bench.levels) > 1 else None
     if as_json:
         click.echo(json.dumps(_plain(server, bench, knee, notes + bench.notes), indent=2))
     else:
@@ -204,6 +205,15 @@ def _loads(
     return [_Load(users=count, trace=tuple(islice(cycle(sized), requests or _requests_of(count)))) for count in counts]
 
 
+def _refuse_endless(loads: Sequence[_Load]) -> None:
+    tokens = sum(each.output_tokens for load in loads for each in load.trace)
+    if tokens > _MOST_OUTPUT_TOKENS:
+        raise UsageError(
+            f"{tokens:,} output tokens are more than this measures at a time ({_MOST_OUTPUT_TOKENS:,}): give fewer "
+            "--requests"
+        )
+
+
 def _requests_of(users: int) -> int:
     return max(_LEAST_REQUESTS, _REQUESTS_A_USER * users)
 
@@ -236,27 +246,15 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
     if not served:
         raise UsageError(f"{config.url}: the server names no model, give --model")
     cache = reading.cache if reading else None
+    flags = local_flags(config.url, psutil)
     return _Server(
         url=config.url,
         model=served,
         vllm_version=reading.vllm_version if reading else None,
         max_model_len=reading.max_model_len if reading else None,
-        max_num_seqs=_max_num_seqs(config.url),
+        max_num_seqs=flags.max_num_seqs if flags else None,
         kv_capacity_tokens=cache.kv_cache_size_tokens if cache else None,
     )
-
-
-def _max_num_seqs(url: str) -> int | None:
-    """Return the setting of a server on this host, from its command line."""
-    parts = urlsplit(url)
-    if parts.hostname not in _LOOPBACK:
-        return None
-    try:
-        found = ProcessSource(psutil).read()
-    except SourceError:
-        return None
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return next((each.flags.max_num_seqs for each in found if each.port == port), None)
 
 
 def _bearer(config: EngineConfig) -> str | None:

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from advisor.readings import EngineReading
 from advisor.scenario import Scenario, ScenarioError, StepsExceededError, Trace, play, scenario_from, trace_record
 from advisor.simulate import SchedulerConfig, StepLimitError, StepTimeModel
 from advisor.step_times import DEFAULT_STEP_TIMES
@@ -22,13 +23,14 @@ from advisor.versions import NEWEST_STUDIED, Version, parse_version
 from advisor.whatif import Outcome, TracedRequest, fitted, outcomes
 from exporter.config import EngineConfig, checked_url
 from exporter.errors import SourceError, UsageError
-from exporter.traffic import made_up, numbers, traced
+from exporter.traffic import like_observed, made_up, numbers, traced
 
 _MOST_SCENARIO_BYTES = 64 * 1024**2
 _MOST_SETTINGS = 64
 _MOST_OUTPUT_TOKENS = 100_000_000
 """Of all settings together: about a minute for every 15 million."""
 _MOST_STEPS = 5_000_000
+_MADE_UP_REQUESTS = 1000
 _DEFAULT_SEQS = 256
 _DEFAULT_BATCHED_TOKENS = 2048
 _DEFAULT_BLOCK_SIZE = 16
@@ -49,12 +51,14 @@ class _Engine:
     chunked_prefill: bool | None = None
     async_scheduling: bool | None = None
     version: Version | None = None
+    reading: EngineReading | None = None
+    """Of a running server."""
     step_times: StepTimeModel | None = None
     step_times_from: str = ""
     notes: tuple[str, ...] = ()
 
 
-@click.command(name="simulate", context_settings={"ignore_unknown_options": True})
+@click.command(name="simulate")
 @click.option("--scenario", type=click.Path(path_type=Path), metavar="FILE", help="Scripted runs as JSON: every step.")
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="CSV or JSON lines: time and lengths.")
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="The first N of the trace.")
@@ -150,9 +154,11 @@ def command(
     if trace is not None:
         load = traced(trace, limit=requests, lengths=scale_lengths, speed=speed, rate=rate)
         offered = f"{len(load):,} requests of {trace.name}"
+    elif base.reading is not None:
+        load, offered = _like_observed(base.reading, requests or _MADE_UP_REQUESTS, rate, chance)
     elif rate is not None:
         load = made_up(
-            count=requests or 1000,
+            count=requests or _MADE_UP_REQUESTS,
             rate=rate,
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
@@ -160,7 +166,7 @@ def command(
         )
         offered = f"{len(load):,} requests of {prompt_tokens:,} + {output_tokens:,} tokens, {rate:g} a second"
     else:
-        raise UsageError("--trace or --rate is needed: the requests to simulate")
+        raise UsageError("--trace, --rate or --engine is needed: the requests to simulate")
     model, told = _step_times(
         base, step_times, (step_base_ms, step_prefill_us, step_decode_us, step_context_ns), (1e-3, 1e-6, 1e-6, 1e-9)
     )
@@ -324,10 +330,12 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     """Ask a running server what it has, and watch it to learn how long its steps take."""
     import time
 
+    import psutil
+
     from advisor.loadtest import stretches_of
     from advisor.step_times import fit_step_times
     from exporter.bench.watch import Watch
-    from exporter.engines import open_session
+    from exporter.engines import local_flags, open_session
     from exporter.sources.vllm import VllmSource
 
     try:
@@ -339,6 +347,10 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
         reading = source.read()[0]
     except SourceError as error:
         raise UsageError(f"--engine: {config.url} does not answer as a vLLM server ({error.reason})") from error
+    if watch_seconds:
+        Console(stderr=True, highlight=False).print(
+            f"Watches {config.url} for {watch_seconds:.0f} s to learn how long its steps take.", style="dim"
+        )
     begin = time.monotonic()
     with Watch(source, lambda: time.monotonic() - begin) as watch:
         time.sleep(watch_seconds)
@@ -355,17 +367,40 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     else:
         model, told = None, ""
     blocks = cache.num_gpu_blocks
+    flags = local_flags(config.url, psutil)
     return _Engine(
         what=f"{reading.model_name} at {config.url}",
         kv_blocks=blocks - 1 if blocks else None,
         block_size=cache.block_size,
+        max_num_seqs=flags.max_num_seqs if flags else None,
+        max_num_batched_tokens=flags.max_num_batched_tokens if flags else None,
+        chunked_prefill=flags.enable_chunked_prefill if flags else None,
+        async_scheduling=flags.async_scheduling if flags else None,
         max_model_len=reading.max_model_len,
         prefix_caching=cache.enable_prefix_caching,
         version=parse_version(reading.vllm_version),
+        reading=reading,
         step_times=model,
         step_times_from=told,
         notes=tuple(notes),
     )
+
+
+def _like_observed(
+    reading: EngineReading, count: int, rate: float | None, chance: random.Random
+) -> tuple[tuple[TracedRequest, ...], str]:
+    """Return a load like the one that the server has seen, and what it is in words."""
+    import time
+
+    told = "as asked"
+    lengths = reading.histograms.get("generation_tokens")
+    if rate is None and lengths is not None and reading.started_at_seconds is not None:
+        rate = lengths.count / max(1.0, time.time() - reading.started_at_seconds)
+        told = "its mean since it started"
+    load = like_observed(reading, count=count, rate=rate, chance=chance) if rate else None
+    if load is None or rate is None:
+        raise UsageError("--engine: this server has finished no requests to take lengths and a rate from: give --trace")
+    return load, f"{count:,} requests with the lengths of {reading.model_name}, {rate:.3g} a second ({told})"
 
 
 def _step_times(

@@ -83,6 +83,12 @@ def test_gauges_weigh_by_time():
     assert (seen.running.mean, seen.running.peak) == (pytest.approx((5 + 80) / 9), 10)
 
 
+def test_gauges_weigh_by_steps_too():
+    seen = seen_in([look(0.0, running=4, steps=0), look(9.0, running=8, steps=1), look(10.0, running=8, steps=4)])
+    assert (seen.running.mean_per_step, seen.running.mean) == ((6 + 3 * 8) / 4, (54 + 8) / 10)
+    assert seen_in([look(0.0, running=4), look(1.0, running=8)]).running.mean_per_step is None
+
+
 def test_totals_are_what_they_grew_by():
     seen = seen_in(
         [

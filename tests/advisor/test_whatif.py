@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advisor.readings import Histogram
 from advisor.simulate import SchedulerConfig, StepTimeModel
-from advisor.whatif import TracedRequest, fitted, outcomes, rescaled
+from advisor.whatif import TracedRequest, drawn_lengths, fitted, outcomes, rescaled
 
 
 def request(seconds=0.0, prompt_tokens=8, output_tokens=8):
@@ -68,6 +69,28 @@ def test_what_the_context_cannot_hold_is_cut_off_or_refused_as_vllm_does():
     assert refused == 1
 
 
+def booked(*counts, bounds=(10, 100, 1000, float("inf")), total):
+    """A histogram with so many observations in each bucket."""
+    cumulative = tuple(sum(counts[: place + 1]) for place in range(len(counts)))
+    return Histogram(bounds=bounds, cumulative=cumulative, sum=total, count=cumulative[-1])
+
+
+def test_lengths_are_spread_as_the_engine_booked_them_and_have_its_mean():
+    seen = booked(0, 80, 20, 0, total=80 * 55 + 20 * 550)
+    lengths = drawn_lengths(seen, [(place + 0.5) / 1000 for place in range(1000)])
+    assert sum(lengths) / 1000 == pytest.approx(seen.mean, rel=0.01)
+    assert 0.75 < sum(each <= 100 for each in lengths) / 1000 <= 0.81
+    assert list(lengths) == sorted(lengths)
+
+
+def test_lengths_beyond_the_last_bucket_are_no_infinity():
+    assert set(drawn_lengths(booked(0, 0, 0, 5, total=50_000), [0.1, 0.9])) == {10_000}
+
+
+def test_of_nothing_seen_lengths_are_one_token():
+    assert drawn_lengths(booked(0, 0, 0, 0, total=0), [0.5, 0.7]) == (1, 1)
+
+
 # --- outcomes ---
 
 
@@ -94,6 +117,17 @@ def test_too_many_places_show_as_preemptions_recomputed_tokens_and_a_stall():
     assert (few.preemptions, few.recomputed_tokens, few.longest_stall_seconds) == (0, 0, 1.0)
     assert many.preemptions >= many.preempted_requests > 0
     assert many.recomputed_tokens > 0 and many.longest_stall_seconds > 1.0
+
+
+def test_means_of_steps_do_not_depend_on_how_long_steps_take():
+    trace = [request(prompt_tokens=3 + place % 9, output_tokens=5 + place % 7) for place in range(20)]
+    (quick,) = outcomes(trace, [setting()], ONE_A_STEP)
+    uneven = StepTimeModel(base_seconds=0.1, per_prefill_token_seconds=3.0)
+    (slow,) = outcomes(trace, [setting()], uneven)
+    assert slow.mean_running != pytest.approx(quick.mean_running, rel=0.02)
+    assert slow.mean_running_per_step == quick.mean_running_per_step
+    assert slow.mean_kv_usage_ratio_per_step == quick.mean_kv_usage_ratio_per_step
+    assert 0 < quick.mean_running_per_step <= quick.peak_running
 
 
 def test_a_shared_prefix_is_found_by_those_that_come_later():

@@ -3,7 +3,7 @@ import pytest
 from advisor.flags import parse_flags
 from advisor.readings import EngineProcess, EngineReading
 from exporter.config import EngineConfig
-from exporter.engines import FORGET_AFTER_SECONDS, Engines, open_session
+from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_session
 from exporter.errors import UsageError
 
 
@@ -117,3 +117,46 @@ def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
         open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
     with pytest.raises(UsageError, match="api_key_env of http://h:1: NO_SUCH_KEY is not set"):
         open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
+
+
+class Table:
+    """A process table with one server, as psutil shows it."""
+
+    NoSuchProcess = AccessDenied = ZombieProcess = Error = LookupError
+
+    def __init__(self, command):
+        self._argv = command.split()
+
+    def pids(self):
+        return [7]
+
+    def Process(self, pid):
+        return self
+
+    pid = 7
+
+    def create_time(self):
+        return 1.0
+
+    def cmdline(self):
+        return self._argv
+
+    def cwd(self):
+        return "/"
+
+    def environ(self):
+        return {}
+
+    def children(self, recursive):
+        return []
+
+
+def test_the_flags_behind_a_loopback_url_are_those_of_the_process_on_that_port():
+    table = Table("vllm serve /models/m --port 8123 --max-num-seqs 48")
+    assert local_flags("http://localhost:8123", table).max_num_seqs == 48
+    assert local_flags("http://127.0.0.1:8000", table) is None
+
+
+def test_the_flags_of_a_server_elsewhere_are_not_known_from_here():
+    table = Table("vllm serve /models/m --port 8123 --max-num-seqs 48")
+    assert local_flags("http://gpu-7:8123", table) is None

@@ -28,6 +28,8 @@ class ServerState:
     hang: threading.Event | None = None
     """Set: streams wait for it before their second piece."""
     metrics: bool = True
+    metrics_page: str | None = None
+    """A page to show instead of its own."""
     fail_every: int | None = None
     """Every so many-th completion is refused with 503."""
     asked: list = field(default_factory=list)
@@ -71,7 +73,7 @@ def server_standin(**how):
 
         def do_GET(self):
             if self.path == "/metrics" and state.metrics:
-                self.reply(200, state.page().encode(), "text/plain")
+                self.reply(200, (state.metrics_page or state.page()).encode(), "text/plain")
             elif self.path == "/version":
                 self.reply(200, b'{"version":"0.32.0"}')
             elif self.path == "/v1/models":

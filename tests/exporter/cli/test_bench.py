@@ -167,6 +167,12 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_sent():
     assert state.asked == []
 
 
+def test_more_than_can_be_kept_is_refused_before_anything_is_sent():
+    with server_standin() as (url, state), pytest.raises(UsageError, match="6,000,000 output tokens are more than"):
+        run("--url", url, "--users", "2", "--requests", "6000", "--output-tokens", "1000")
+    assert state.asked == []
+
+
 def test_ctrl_c_ends_it_with_the_report_so_far():
     hang = threading.Event()
     with server_standin(hang=hang) as (url, state):

@@ -13,6 +13,7 @@ from exporter.errors import UsageError
 from tests.advisor.test_plan import LLAMA_3_1_8B
 from tests.advisor.test_scenario import script
 from tests.exporter.bench.server_standin import server_standin
+from tests.exporter.sources.test_vllm import CAPTURES
 
 
 def run(*words):
@@ -132,6 +133,26 @@ def test_capacity_comes_from_a_running_server_and_what_it_cannot_tell_is_said(tr
     assert found["step_times"].startswith("a default")
 
 
+def test_the_load_comes_from_a_running_server_too():
+    page = (CAPTURES / "0.32.0" / "single_after_load.metrics").read_text()
+    with server_standin(metrics_page=page) as (url, _):
+        found = simulated("--engine", url, "--watch", "0", "--rate", "2", "--requests", "40", "--max-num-seqs", "8")
+    (setting,) = found["settings"]
+    assert setting["requests"] == 40
+    assert found["load"].startswith("40 requests with the lengths of ")
+    assert found["step_times"].startswith("every step as long as ")
+
+
+def test_a_server_that_finished_nothing_offers_no_load():
+    with server_standin() as (url, _), pytest.raises(UsageError, match="has finished no requests"):
+        run("--engine", url, "--watch", "0", "--rate", "2")
+
+
+def test_a_misspelled_option_is_wrong_use():
+    result = run("--rate", "1", "--kv-tokens", "9999", "--max-num-seq", "4")
+    assert result.exit_code == 2
+
+
 def test_prompts_that_vllm_would_refuse_are_left_out_and_counted(trace):
     found = simulated("--trace", trace, "--kv-tokens", "4000", "--max-model-len", "200")
     assert found["settings"][0]["requests"] < 60
@@ -150,7 +171,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ((), "--trace or --rate is needed"),
+        ((), "--trace, --rate or --engine is needed"),
         (("--rate", "1"), "--kv-tokens is needed"),
         (("--rate", "1", "--kv-tokens", "none"), "--kv-tokens: 'none' is not a whole number"),
         (("--rate", "1", "--kv-tokens", "100"), "do not hold one request of max-model-len"),

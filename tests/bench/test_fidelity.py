@@ -1,0 +1,74 @@
+"""The simulation beside the real server."""
+
+import pytest
+
+from bench.fidelity.compare import Figure, figures, table
+
+
+def bench(**changes):
+    seen = {
+        "steps": 500,
+        "preemptions": 14,
+        "running": {"mean": 18.0, "peak": 31, "mean_per_step": 16.0},
+        "kv_usage_ratio": {"mean": 0.9, "peak": 1.0, "mean_per_step": 0.85},
+    }
+    level = {
+        "completed": 160,
+        "output_tokens": 8842,
+        "end_to_end_seconds": {"p95": 100.0},
+        "time_to_first_token_seconds": {"p95": 80.0},
+        "seen": seen | changes,
+    }
+    return {"levels": [level]}
+
+
+def simulation(**changes):
+    setting = {
+        "requests": 160,
+        "output_tokens": 8842,
+        "steps": 505,
+        "preemptions": 15,
+        "peak_running": 31,
+        "mean_running": 19.0,
+        "mean_running_per_step": 16.2,
+        "mean_kv_usage_ratio": 0.92,
+        "mean_kv_usage_ratio_per_step": 0.86,
+        "end_to_end_seconds": {"p95": 110.0},
+        "time_to_first_token_seconds": {"p95": 200.0},
+    }
+    return {"settings": [setting | changes]}
+
+
+def missed(real, simulated):
+    return {each.name for each in figures(real, simulated) if not each.good}
+
+
+def test_what_lies_within_its_aim_is_good_and_what_has_none_is_not_judged():
+    assert missed(bench(), simulation()) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"requests": 159}, "requests completed"),
+        ({"output_tokens": 8841}, "output tokens"),
+        ({"steps": 530}, "engine steps"),
+        ({"mean_running_per_step": 17.0}, "running, mean of steps"),
+        ({"peak_running": 33}, "running, peak"),
+        ({"mean_kv_usage_ratio_per_step": 0.9}, "KV usage, mean of steps"),
+        ({"preemptions": 18}, "preemptions"),
+        ({"end_to_end_seconds": {"p95": 116.0}}, "end to end p95, s"),
+    ],
+)
+def test_what_lies_further_off_is_missed(changes, name):
+    assert missed(bench(), simulation(**changes)) == {name}
+
+
+def test_a_handful_of_preemptions_may_differ_by_two():
+    assert missed(bench(preemptions=1), simulation(preemptions=3)) == set()
+    assert missed(bench(preemptions=0), simulation(preemptions=3)) == {"preemptions"}
+
+
+def test_the_table_says_what_was_missed():
+    lines = list(table([Figure(name="steps", real=500, simulated=600, allowed_ratio=0.05)]))
+    assert lines[-1] == "| steps | 500 | 600 | +20.0% | 5%, missed |"
