@@ -107,10 +107,10 @@ class Engines:
         self.on_new(watched)
 
 
-<<<<<<< HEAD
 def _name(config: EngineConfig) -> str:
     return config.name or urlsplit(config.url).netloc
-=======
+
+
 def local_flags(url: str, processes: Any) -> EngineFlags | None:
     """Return the flags of the server behind a loopback URL from its command line, None where that cannot be told.
 
@@ -125,7 +125,6 @@ def local_flags(url: str, processes: Any) -> EngineFlags | None:
         return None
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return next((each.flags for each in found if each.port == port), None)
->>>>>>> simulate
 
 
 def open_session(config: EngineConfig) -> requests.Session:
