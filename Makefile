@@ -29,7 +29,7 @@ end-to-end: $(BIN)/vllm-headroom
 docs: $(BIN)/vllm-headroom
 	$(BIN)/python -m exporter.reference
 
-# Judges the risk model over made-up histories (about half an hour on two cores) and writes its section of docs/risk.md.
+# Judges the risk model over made-up histories (about a quarter of an hour on two idle cores) and writes its section of docs/risk.md.
 .PHONY: backtest
 backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
