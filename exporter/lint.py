@@ -14,7 +14,6 @@ import yaml
 from advisor.facts import PREFIX
 from advisor.versions import Version
 from exporter.errors import UsageError
-from exporter.pending import PENDING
 from exporter.promql import selectors
 from exporter.reference import all_metrics
 from exporter.sources.vllm_names import BY_SPELLING, Figure, Shape
@@ -282,8 +281,8 @@ class Known:
 
 
 def own_names() -> frozenset[str]:
-    """Return every metric of ours, those of the contract that are still to come included."""
-    return frozenset(metric.name for _, metric in all_metrics()) | {metric.name for metric in PENDING}
+    """Return every metric of ours."""
+    return frozenset(metric.name for _, metric in all_metrics())
 
 
 def _figure_of(spelled: str) -> tuple[Figure | None, str, str]:

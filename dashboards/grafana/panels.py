@@ -22,7 +22,6 @@ from grafana_foundation_sdk.models import prometheus as pm
 from grafana_foundation_sdk.models.text import TextMode
 
 from dashboards.links import TAG, Board
-from exporter.pending import PENDING
 from exporter.promql import selectors
 from exporter.reference import all_metrics
 
@@ -79,8 +78,7 @@ class Steps:
 
 @cache
 def _helps() -> dict[str, str]:
-    declared = [metric for _, metric in all_metrics()]
-    return {metric.name: metric.help for metric in (*declared, *PENDING)}
+    return {metric.name: metric.help for _, metric in all_metrics()}
 
 
 def described(note: str, exprs: Sequence[str]) -> str:

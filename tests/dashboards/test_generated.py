@@ -22,7 +22,6 @@ from dashboards.rules.catalogue import all_alerts
 from dashboards.rules.prometheus import Places
 from exporter.cli import cli
 from exporter.lint import Known, Query, dashboard_queries, own_names, rule_queries
-from exporter.pending import PENDING
 from exporter.promql import selectors, without_variables
 from exporter.reference import all_metrics
 
@@ -39,8 +38,7 @@ OF_VLLM = {"model_name", "engine"}
 
 
 def labels_of_ours():
-    metrics = [*(metric for _, metric in all_metrics()), *PENDING]
-    return {metric.name: set(metric.labels) | BY_PROMETHEUS for metric in metrics}
+    return {metric.name: set(metric.labels) | BY_PROMETHEUS for _, metric in all_metrics()}
 
 
 def all_queries():

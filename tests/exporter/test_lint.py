@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from exporter.cli import cli
 from exporter.errors import UsageError
-from exporter.lint import Known, Query, dashboard_queries, names_in, own_names, rule_queries
+from exporter.lint import Known, Query, dashboard_queries, names_in, rule_queries
 from tests.exporter.daemon import FakeServer, vllm_page
 
 RULES = """
@@ -147,16 +147,6 @@ def test_a_page_announces_histograms_without_samples():
 
 def test_prometheus_list_of_names_is_a_page():
     assert names_in('{"status":"success","data":["a","b"]}') == {"a", "b"}
-
-
-def test_what_is_still_to_come_is_known_and_declared_nowhere_else():
-    """Once a fact declares it, its line in exporter/pending.py goes."""
-    from exporter.pending import PENDING
-    from exporter.reference import all_metrics
-
-    declared = {metric.name for _, metric in all_metrics()}
-    assert [metric.name for metric in PENDING if metric.name in declared] == []
-    assert {metric.name for metric in PENDING} <= own_names()
 
 
 def check(*arguments):
