@@ -131,10 +131,10 @@ class Service:
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
-        self._starts_file = State(config.state_dir, "starts")
-        self._residuals_file = State(config.state_dir, RESIDUALS_FILE)
-        self._risk_file = State(config.state_dir, "risk")
-        self._load_file = State(config.state_dir, "load")
+        self._starts_file = State(config.state_dir, "starts", is_ours=keeps_state)
+        self._residuals_file = State(config.state_dir, RESIDUALS_FILE, is_ours=keeps_state)
+        self._risk_file = State(config.state_dir, "risk", is_ours=keeps_state)
+        self._load_file = State(config.state_dir, "load", is_ours=keeps_state)
         self._history = History(
             starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
             residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),

@@ -78,8 +78,7 @@ class Steps:
 
 @cache
 def _helps() -> dict[str, str]:
-    declared = [metric for _, metric in all_metrics()]
-    return {metric.name: metric.help for metric in declared}
+    return {metric.name: metric.help for _, metric in all_metrics()}
 
 
 def described(note: str, exprs: Sequence[str]) -> str:

@@ -38,8 +38,7 @@ OF_VLLM = {"model_name", "engine"}
 
 
 def labels_of_ours():
-    metrics = [metric for _, metric in all_metrics()]
-    return {metric.name: set(metric.labels) | BY_PROMETHEUS for metric in metrics}
+    return {metric.name: set(metric.labels) | BY_PROMETHEUS for _, metric in all_metrics()}
 
 
 def all_queries():

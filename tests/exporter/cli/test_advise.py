@@ -118,6 +118,13 @@ def test_the_state_of_a_running_daemon_is_read_and_not_written(tmp_path, server)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["load.json"]
 
 
+def test_a_file_of_a_daemon_that_cannot_be_read_is_left_to_the_daemon(tmp_path, server):
+    (tmp_path / "load.json").write_text("half a fi")
+    result = typed("--engine", server.url, "--state-dir", str(tmp_path))
+    assert "No advice: no load has been seen yet." in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["load.json"]
+
+
 def test_a_server_that_does_not_answer_is_told():
     result = typed("--engine", "http://127.0.0.1:1")
     assert result.returncode == 1
