@@ -16,10 +16,8 @@ from starlette.routing import Route
 
 from exporter.metrics import FactCollector
 from exporter.service import Service
-from exporter.web.openapi import openapi
 from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
 from exporter.web.status import recents, status
-from exporter.web.what_if import QueryError, plans, read_query
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,6 +50,8 @@ def build_app(service: Service) -> Starlette:
     one_at_a_time = anyio.CapacityLimiter(1)
 
     async def api_plan(request: Request) -> Response:
+        from exporter.web.what_if import QueryError, plans, read_query
+
         try:
             changes = read_query(request.query_params.multi_items())
         except QueryError as error:
@@ -63,6 +63,8 @@ def build_app(service: Service) -> Starlette:
         return JSONResponse({"changed": changes, "engines": engines})
 
     async def api_description(_request: Request) -> Response:
+        from exporter.web.openapi import openapi
+
         return JSONResponse(openapi(version("vllm-headroom")))
 
     async def healthy(_request: Request) -> Response:
