@@ -38,7 +38,7 @@ LIMITER_WORDS = {
 assert tuple(LIMITER_WORDS) == LIMITERS
 
 LIMITER_SENTENCES = {
-    "kv": "The KV cache is full: requests wait for blocks, or lose theirs and are computed again.",
+    "kv": "The KV cache holds requests up: they wait for blocks, or lose theirs and are computed again.",
     "max_num_seqs": "As many requests run as max-num-seqs lets in; the rest wait although the KV cache has room.",
     "compute": "Each step's token budget is used up: requests take turns, memory is not what holds them up.",
     "queue_cap": "The queue is at its limit: new requests are refused.",

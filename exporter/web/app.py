@@ -1,10 +1,10 @@
 """The application behind every path."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
-import anyio.to_thread
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -17,10 +17,8 @@ from starlette.routing import Route
 from exporter.metrics import FactCollector
 from exporter.service import Service
 from exporter.web.advice import advice
-from exporter.web.openapi import openapi
 from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
 from exporter.web.status import recents, status
-from exporter.web.what_if import QueryError, plans, read_query
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -53,9 +51,11 @@ def build_app(service: Service) -> Starlette:
     async def api_advice(_request: Request) -> Response:
         return JSONResponse(advice(service.published()))
 
-    one_at_a_time = anyio.CapacityLimiter(1)
+    one_at_a_time = asyncio.Lock()
 
     async def api_plan(request: Request) -> Response:
+        from exporter.web.what_if import QueryError, plans, read_query
+
         try:
             changes = read_query(request.query_params.multi_items())
         except QueryError as error:
@@ -63,10 +63,13 @@ def build_app(service: Service) -> Starlette:
         published = service.published()
         if published is None:
             return _refused(503, "there is no fresh reading to plan from")
-        engines = await anyio.to_thread.run_sync(plans, published.snapshot, changes, limiter=one_at_a_time)
+        async with one_at_a_time:
+            engines = await asyncio.to_thread(plans, published.snapshot, changes)
         return JSONResponse({"changed": changes, "engines": engines})
 
     async def api_description(_request: Request) -> Response:
+        from exporter.web.openapi import openapi
+
         return JSONResponse(openapi(version("vllm-headroom")))
 
     async def healthy(_request: Request) -> Response:

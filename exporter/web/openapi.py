@@ -65,6 +65,13 @@ def openapi(version: str) -> Schema:
                     },
                 }
             },
+            "/api/v1/advice": {
+                "get": {
+                    "operationId": "advice",
+                    "summary": "What max-num-seqs and the other memory flags of each engine should be.",
+                    "responses": {"200": _answer("One entry an engine that answers.", "Advice")},
+                }
+            },
             "/api/v1/openapi.json": {
                 "get": {
                     "operationId": "openapi",
@@ -113,11 +120,6 @@ def _schemas() -> dict[str, Schema]:
     }
     engine = _fact(Engine)
     engine["properties"]["limiter"]["propertyNames"] = {"enum": list(LIMITERS)}
-    advised = _fact(Recommendation)
-    for name in ("engine", "model_name", "dp_rank"):
-        del advised["properties"][name]
-        advised["required"].remove(name)
-    engine["properties"]["recommendation_info"] = _list(advised)
     return {
         "Status": _object(
             {
@@ -133,11 +135,13 @@ def _schemas() -> dict[str, Schema]:
                 "collectors": _list(_named("Collector")),
                 "gpus": _list(_named("Gpu")),
                 "engines": _list(_named("Engine")),
+                "recommendations": _list(_named("Recommendation")),
                 "findings": _list(_named("Finding")),
             }
         ),
         "Build": _fact(Build),
         "ConfigReload": _fact(ConfigReload),
+        "Recommendation": _fact(Recommendation),
         "Collector": _fact(Collector),
         "Gpu": gpu,
         "Engine": engine,
@@ -175,6 +179,25 @@ def _schemas() -> dict[str, Schema]:
             }
         ),
         "Plan": _plan(),
+        "Advice": _object(
+            {
+                "time_seconds": _MAYBE_NUMBER,
+                "engines": _list(
+                    _object(
+                        {
+                            "engine": _TEXT,
+                            "model_name": _TEXT,
+                            "dp_rank": _TEXT,
+                            "not_yet": {**_MAYBE_TEXT, "description": "Why nothing is advised yet."},
+                            "observed": {"type": ["object", "null"], "description": "What the advice rests on."},
+                            "max_num_seqs": {"type": ["object", "null"]},
+                            "flags": _list({"type": "object"}),
+                            "outlook": {"type": "object"},
+                        }
+                    )
+                ),
+            }
+        ),
         "Error": _object({"error": _object({"parameter": _MAYBE_TEXT, "message": _TEXT})}),
     }
 

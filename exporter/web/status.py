@@ -15,7 +15,7 @@ def status(service: Service) -> dict[str, Any]:
     published = service.published()
     gpus: dict[str, dict[str, Any]] = {}
     engines: list[dict[str, Any]] = []
-    recommendations: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    recommendations: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     collectors: list[dict[str, Any]] = []
     build: dict[str, Any] = {}
@@ -25,20 +25,13 @@ def status(service: Service) -> dict[str, Any]:
         elif fact.subject == "engine":
             engines.append(plain(fact))
         elif fact.subject == "engine_recommendation":
-            told = plain(fact)
-            key = (told.pop("engine"), told.pop("dp_rank"))
-            told.pop("model_name")
-            recommendations.setdefault(key, []).append(told)
+            recommendations.append(plain(fact))
         elif fact.subject == "collector":
             collectors.append(plain(fact))
         elif fact.subject == "config":
             config = plain(fact)
         elif fact.subject == "build":
             build = plain(fact)
-    for engine in engines:
-        advised = recommendations.get((engine["engine"], engine["dp_rank"]))
-        if advised is not None:
-            engine["recommendation_info"] = advised
     sentences = published.report.factor_sentences if published else {}
     for (uuid, factor), sentence in sentences.items():
         gpus.setdefault(uuid, {}).setdefault("oom_risk_reasons", {})[factor] = sentence
@@ -52,6 +45,7 @@ def status(service: Service) -> dict[str, Any]:
         "collectors": collectors,
         "gpus": list(gpus.values()),
         "engines": engines,
+        "recommendations": recommendations,
         "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
     }
 

@@ -154,7 +154,7 @@ def test_alerts_and_panels_draw_the_line_at_the_same_place():
     panel = next(each for each in panels_of(BOARDS[Board.SERVER]) if each["title"] == "OOM risk")
     borders = [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
     assert borders == [None, policy.oom_risk_warning_ratio, policy.oom_risk_critical_ratio]
-    assert {alert.expr.split(">= ")[1] for alert in ALERTS if alert.name == "HeadroomGpuOomRisk"} == {"0.3", "0.7"}
+    assert {alert.expr.split(">= ")[1] for alert in ALERTS if alert.name == "HeadroomGpuOomRisk"} == {"0.25", "0.7"}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")

@@ -13,7 +13,7 @@ _BAD = json.loads((Path(__file__).parent / "bad_moment.json").read_text(encoding
 def bad():
     """A neighbour leaks on GPU 1 and the engine on GPU 0 has filled its KV cache; thresholds are those of now."""
     config = {"last_reload_successful": 1, "last_reload_success_timestamp_seconds": _BAD["time_seconds"]}
-    return copy.deepcopy(_BAD) | {"policy": asdict(Policy()), "config": config}
+    return copy.deepcopy(_BAD) | {"policy": asdict(Policy()), "config": config, "recommendations": []}
 
 
 def good():

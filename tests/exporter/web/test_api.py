@@ -84,6 +84,7 @@ def test_the_status_of_a_host_with_nothing_and_of_a_server_that_is_down_are_as_d
         status = asked(running, "/api/v1/status")[1]
         check("Status", status)
         assert {engine["up"] for engine in status["engines"]} == {0, 1}
+        check("Advice", asked(running, "/api/v1/advice")[1])
         plans = asked(running, "/api/v1/plan")[1]
         check("Plans", plans)
         assert "another host or cannot be found" in plans["engines"][0]["declined"]
