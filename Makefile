@@ -26,6 +26,11 @@ test: $(BIN)/vllm-headroom
 end-to-end: $(BIN)/vllm-headroom
 	$(BIN)/pytest -m needs_vllm
 
+# The service in a real systemd, as root on Debian; DIRECTORY keeps the system between runs.
+.PHONY: boot
+boot: $(BIN)/vllm-headroom
+	tests/end_to_end/boot_systemd.sh $(DIRECTORY) $(BIN)/python
+
 docs: $(BIN)/vllm-headroom
 	$(BIN)/python -m exporter.reference
 
