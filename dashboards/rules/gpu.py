@@ -42,7 +42,7 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             name="HeadroomGpuOomRisk",
             severity=Severity.WARNING,
             expr=f"headroom_gpu_oom_risk_ratio >= {policy.oom_risk_warning_ratio:g}",
-            hold="5m",
+            hold="1m",
             summary="A GPU may run out of memory.",
             description=risk + "See what the risk is made of before it grows.",
             board=Board.SERVER,

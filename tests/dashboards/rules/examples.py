@@ -75,10 +75,10 @@ EXAMPLES = (
     Example(
         alert="HeadroomGpuOomRisk",
         severity="warning",
-        bad={RISK: constant(0.31)},
-        good={RISK: constant(0.29)},
-        not_before="4m",
-        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 31%.",
+        bad={RISK: constant(0.26)},
+        good={RISK: constant(0.24)},
+        not_before="0m",
+        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 26%.",
     ),
     Example(
         alert="HeadroomGpuMemoryEnds",
