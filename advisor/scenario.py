@@ -12,6 +12,9 @@ from typing import Any
 from advisor.simulate import Request, Scheduler, SchedulerConfig, StepResult
 from advisor.versions import Version
 
+MOST_BLOCKS = 4_000_000
+"""Each takes some hundred bytes here; the largest caches have about a million."""
+
 _SHARED = "all"
 """The one group that every request of a scenario with a ``prefix`` belongs to."""
 
@@ -79,6 +82,8 @@ def scenario_from(row: Any, *, where: str, version: Version = (0, 32, 0)) -> Sce
             flags[flag] = value
         else:
             problems.append(f"{where}: {key} must be {_WORDS[kind]}, not {value!r}")
+    if flags.get("num_gpu_blocks", 0) > MOST_BLOCKS:
+        problems.append(f"{where}: num_blocks is {flags['num_gpu_blocks']:,}, at most {MOST_BLOCKS:,} are simulated")
     arrivals = list(_arrivals(row.get("requests"), where, problems))
     if problems:
         raise ScenarioError("\n".join(problems))

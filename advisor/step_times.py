@@ -47,7 +47,8 @@ class StepTimeFit:
 def fit_step_times(stretches: Sequence[Stretch]) -> StepTimeFit | None:
     """Return the step times that tell these stretches best, None where there are fewer than `LEAST_STRETCHES`.
 
-    Least squares with no negative part: of every subset of the four parts, the best whose solution is not negative.
+    Least squares of the relative error, because a busy machine slows short and long stretches alike, with no negative
+    part: of every subset of the four parts, the best whose solution is not negative.
     At the end all parts are scaled together so that the model's total is the observed one: what a simulation gets
     wrong must not be the overall pace.
     """
@@ -62,13 +63,14 @@ def fit_step_times(stretches: Sequence[Stretch]) -> StepTimeFit | None:
     best: tuple[float, list[float]] | None = None
     for count in range(1, 5):
         for chosen in combinations(range(4), count):
-            solution = _least_squares([[row[column] for column in chosen] for row in scaled], seconds)
+            chosen_rows = [[row[column] / took for column in chosen] for row, took in zip(scaled, seconds, strict=True)]
+            solution = _least_squares(chosen_rows, [1.0] * len(seconds))
             if solution is None or min(solution) < 0:
                 continue
             parts = [0.0] * 4
             for column, part in zip(chosen, solution, strict=True):
                 parts[column] = part
-            squares = sum((_told(parts, row) - took) ** 2 for row, took in zip(scaled, seconds, strict=True))
+            squares = sum((_told(parts, row) / took - 1) ** 2 for row, took in zip(scaled, seconds, strict=True))
             if best is None or squares < best[0]:
                 best = squares, parts
     if best is None:

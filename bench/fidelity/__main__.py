@@ -37,7 +37,7 @@ played {speed:g} times as fast (`bench --trace`). The same requests go through `
 taken from the real run, as a model with four parts fitted to the server's own counters; who runs, who waits and who is
 preempted is the simulation's own.
 
-Counts are exact on both sides, except that the server's gauges are looked at twice a second. Wall time is noise: the
+Counts are exact on both sides, except that the server's gauges are looked at four times a second. Wall time is noise: the
 server, its clients and whatever else the machine does share its cores, and the same load can take twice as long in the
 next run. The requests arrive within seconds, so that counts hardly depend on it.
 

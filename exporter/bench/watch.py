@@ -9,7 +9,7 @@ from advisor.readings import EngineReading, Histogram
 from exporter.errors import SourceError
 from exporter.sources.vllm import VllmSource
 
-INTERVAL_SECONDS = 0.5
+INTERVAL_SECONDS = 0.25
 
 
 class Watch:

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from advisor.loadtest import End, Knee, Level, find_knee, level_of, stretches_of
 from advisor.step_times import fit_step_times
-from advisor.whatif import TracedRequest, fitted
+from advisor.whatif import MOST_TOKENS, TracedRequest, fitted
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
@@ -29,7 +29,7 @@ from exporter.config import EngineConfig, checked_url
 from exporter.engines import local_flags, open_session
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
-from exporter.traffic import made_up, numbers, prompts, traced
+from exporter.traffic import FACTOR, made_up, numbers, prompts, traced
 
 _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
@@ -66,9 +66,9 @@ class _Load:
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="Holds the server's API key.")
 @click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="Its own certificate authority.")
 @click.option("--users", metavar="N[,N...]", help="Clients that each send one request after another; several: a ramp.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Requests a second instead.")
+@click.option("--rate", type=FACTOR, metavar="R", help="Requests a second instead.")
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="CSV or JSON lines: time and lengths.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), metavar="F", help="Play a trace F times as fast.")
+@click.option("--speed", type=FACTOR, metavar="F", help="Play a trace F times as fast.")
 @click.option("--scale-lengths", type=float, default=1.0, metavar="F", help="Factor of the trace's lengths.")
 @click.option("--requests", type=click.IntRange(1, _MOST_REQUESTS), metavar="N", help="Most requests of a level.")
 @click.option(
@@ -87,8 +87,8 @@ class _Load:
     metavar="SECONDS",
     help="For one request.",
 )
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
-@click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True, metavar="N")
+@click.option("--prompt-tokens", type=click.IntRange(1, MOST_TOKENS), default=512, show_default=True, metavar="N")
+@click.option("--output-tokens", type=click.IntRange(1, MOST_TOKENS), default=128, show_default=True, metavar="N")
 @click.option("--shared-prefix-tokens", type=click.IntRange(min=0), default=0, metavar="N", help="Of every prompt.")
 @click.option("--seed", type=int, metavar="N", help="Same prompts as another run; they may then be cached.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

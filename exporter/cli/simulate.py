@@ -16,20 +16,31 @@ from rich.console import Console
 from rich.progress import track
 
 from advisor.readings import EngineReading
-from advisor.scenario import Scenario, ScenarioError, StepsExceededError, Trace, play, scenario_from, trace_record
+from advisor.scenario import (
+    MOST_BLOCKS,
+    Scenario,
+    ScenarioError,
+    StepsExceededError,
+    Trace,
+    play,
+    scenario_from,
+    trace_record,
+)
 from advisor.simulate import SchedulerConfig, StepLimitError, StepTimeModel
 from advisor.step_times import DEFAULT_STEP_TIMES
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
-from advisor.whatif import Outcome, TracedRequest, fitted, outcomes
+from advisor.whatif import MOST_TOKENS, Outcome, TracedRequest, fitted, outcomes
 from exporter.config import EngineConfig, checked_url
 from exporter.errors import SourceError, UsageError
-from exporter.traffic import like_observed, made_up, numbers, traced
+from exporter.traffic import FACTOR, like_observed, made_up, numbers, traced
 
 _MOST_SCENARIO_BYTES = 64 * 1024**2
 _MOST_SETTINGS = 64
 _MOST_OUTPUT_TOKENS = 100_000_000
 """Of all settings together: about a minute for every 15 million."""
 _MOST_STEPS = 5_000_000
+_MOST_SCENARIO_STEPS = 200_000
+"""Every one of them is kept."""
 _MADE_UP_REQUESTS = 1000
 _DEFAULT_SEQS = 256
 _DEFAULT_BATCHED_TOKENS = 2048
@@ -63,10 +74,10 @@ class _Engine:
 @click.option("--trace", type=click.Path(path_type=Path), metavar="FILE", help="CSV or JSON lines: time and lengths.")
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="The first N of the trace.")
 @click.option("--scale-lengths", type=float, default=1.0, metavar="F", help="Factor of the trace's lengths.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), metavar="F", help="Play it F times as fast.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="R", help="Requests a second instead.")
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
-@click.option("--output-tokens", type=click.IntRange(min=1), default=128, show_default=True, metavar="N")
+@click.option("--speed", type=FACTOR, metavar="F", help="Play it F times as fast.")
+@click.option("--rate", type=FACTOR, metavar="R", help="Requests a second instead.")
+@click.option("--prompt-tokens", type=click.IntRange(1, MOST_TOKENS), default=512, show_default=True, metavar="N")
+@click.option("--output-tokens", type=click.IntRange(1, MOST_TOKENS), default=128, show_default=True, metavar="N")
 @click.option("--shared-prefix-tokens", type=click.IntRange(min=0), default=0, metavar="N", help="Of every prompt.")
 @click.option("--seed", type=int, default=1, metavar="N", help="Of made-up arrivals.")
 @click.option("--max-num-seqs", metavar="N[,N...]", help="Settings to try.")
@@ -249,7 +260,7 @@ def _scenarios(file: Path, version: Version, *, as_json: bool) -> int:
     played: list[tuple[Scenario, Trace]] = []
     for script, row in zip(scripts, rows, strict=True):
         try:
-            result = play(script)
+            result = play(script, max_steps=_MOST_SCENARIO_STEPS)
         except ScenarioError as error:
             raise UsageError(str(error)) from error
         except StepsExceededError as error:
@@ -280,11 +291,11 @@ def _read_scenarios(file: Path) -> Sequence[Any]:
         raise UsageError(f"{file}: not text in UTF-8") from error
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
             content = [json.loads(line) for line in lines]
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UsageError(f"{file}: not JSON: {error}") from error
     rows = content if isinstance(content, list) else [content]
     if not rows:
@@ -476,6 +487,8 @@ def _settings(
     combinations = list(product(blocks, all_batched, all_seqs))
     if len(combinations) > _MOST_SETTINGS:
         raise UsageError(f"{len(combinations)} settings are too many, at most {_MOST_SETTINGS} at a time")
+    if max(blocks) >= MOST_BLOCKS:
+        raise UsageError(f"{max(blocks):,} blocks are more than this simulates: give a larger --block-size")
     needed = -(-max_model_len // size)
     if min(blocks) < needed:
         raise UsageError(

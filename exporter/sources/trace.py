@@ -28,6 +28,7 @@ _OUTPUT = (
 _FRACTION = re.compile(r"(\.\d{6})\d+")
 """Azure's clocks tick in units of 100 ns; six digits are what Python reads."""
 _MOST_PROBLEMS = 10
+_MOST_SHOWN = 40
 
 
 def read_trace(path: Path, *, limit: int | None = None) -> tuple[TracedRequest, ...]:
@@ -67,7 +68,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise UsageError(f"line {number}: an object is needed, this is {type(row).__name__}")
@@ -126,21 +127,26 @@ def _request(row: Mapping[str, Any], columns: tuple[str, str, str]) -> TracedReq
 def _tokens(value: Any, name: str) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, a number of tokens is needed") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is {_short(value)}, a number of tokens is needed") from None
     if not number.is_integer():
-        raise ValueError(f"{name} is {value!r}, a whole number of tokens is needed")
+        raise ValueError(f"{name} is {_short(value)}, a whole number of tokens is needed")
     # Some traces book a request that got nothing, or failed, with 0: it still was one.
     return max(1, int(number)) if number >= 0 else int(number)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return repr(text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "...")
 
 
 def _seconds(value: Any, name: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     try:
         moment = datetime.fromisoformat(_FRACTION.sub(r"\1", str(value).strip()))
     except ValueError:
-        raise ValueError(f"{name} is {value!r}, seconds or a date with a time are needed") from None
+        raise ValueError(f"{name} is {_short(value)}, seconds or a date with a time are needed") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

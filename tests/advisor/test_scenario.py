@@ -124,6 +124,7 @@ def test_a_prefix_longer_than_a_prompt_is_the_whole_prompt():
     [
         ({"num_blocks": None}, "here: num_blocks is missing"),
         ({"num_blocks": "many"}, "here: num_blocks must be a whole number, not 'many'"),
+        ({"num_blocks": 10**12}, "here: num_blocks is 1,000,000,000,000, at most"),
         ({"async": 1}, "here: async must be true or false, not 1"),
         ({"max_num_sequences": 4}, "here: unknown key 'max_num_sequences'"),
         ({"policy": "lifo"}, "here: scheduling_policy is fcfs or priority, not 'lifo'"),

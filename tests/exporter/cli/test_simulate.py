@@ -186,6 +186,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         (("--rate", "1", "--kv-tokens", "9999", "--picture", "x.gif"), "must end in .svg or .png"),
         (("--rate", "1", "--kv-tokens", "9999", "--step-base-ms", "0"), "steps that take no time"),
         (("--rate", "1", "--kv-tokens", "9999", "--requests", "9999999"), "more than this simulates at a time"),
+        (("--rate", "1", "--kv-tokens", "999999999999", "--block-size", "1"), "blocks are more than this simulates"),
         (("--rate", "1", "--engine", "http://127.0.0.1:1"), "does not answer as a vLLM server"),
         (("--trace", "/nothing.csv", "--kv-tokens", "9999"), "No such file"),
         (("--scenario", "/nothing.json"), "No such file"),
@@ -236,6 +237,7 @@ def test_scenarios_as_a_table_are_one_line_each(tmp_path):
     ("content", "problem"),
     [
         ("nonsense", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "no scenario in it"),
         ("[1]", r"x.json\[0\]: an object is needed"),
         (json.dumps([script(block_size=0)]), "two: block_size must be at least 1, not 0"),

@@ -86,6 +86,11 @@ def test_only_the_first_so_many_are_read(written):
         ('{"seconds": 1, "prompt": 1, "output": 1}\n{"seco', "line 2: not JSON"),
         ('{"seconds": 1, "prompt": 1, "output": 1}\n[1]\n', "line 2: an object is needed, this is list"),
         ('{"seconds": 1, "prompt": [1], "output": 1}\n', "line 1: prompt is"),
+        ('{"seconds": 1, "prompt": 1' + "0" * 400 + ', "output": 1}\n', r"line 1: prompt is '10+\.\.\.', a number"),
+        ('{"seconds": 1' + "0" * 400 + ', "prompt": 1, "output": 1}\n', "line 1: seconds is"),
+        ('{"seconds": ' + "[" * 100_000, "line 1: not JSON"),
+        ("seconds,prompt,output\n1,\0,1\n", "NUL|prompt is"),
+        ("seconds,prompt,output\n1," + "9" * 200_000 + ",1\n", "not CSV: field larger"),
     ],
 )
 def test_what_is_no_trace_is_refused_with_its_line(written, text, problem):
