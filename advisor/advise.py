@@ -252,6 +252,9 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
         for process in processes
         if process.pid not in known and process.used_bytes is not None
     }
+    unowned = snapshot.unowned_on(gpu)
+    if unowned:
+        strangers["nobody in sight"] = float(unowned)
     return shares, strangers
 
 

@@ -60,7 +60,7 @@ def command(
     cannot be used.
     """
     if config_file is None and web_config_file is None and not rule_files and not dashboard_files:
-        raise UsageError("nothing to check: give --config, --web.config.file, --rules or --dashboard")
+        raise click.UsageError("nothing to check: give --config, --web.config.file, --rules or --dashboard")
     problems = []
     for check, path in ((_config, config_file), (_web_config, web_config_file)):
         if path is None:
