@@ -24,16 +24,21 @@ class Figure:
 
     @property
     def good(self) -> bool:
-        """Whether that is near enough. A handful of preemptions may differ by two: that is chance."""
+        """Whether that is near enough.
+
+        A handful of preemptions may differ by two: that is chance, as from one run of the server to the next. Of the
+        peak the server's gauge, looked at a few times a second, may have missed two.
+        """
         if self.allowed_ratio is None or abs(self.off_ratio) <= self.allowed_ratio:
             return True
-        return self.name == "preemptions" and abs(self.simulated - self.real) <= 2
+        more = self.simulated - self.real
+        return (self.name == "preemptions" and abs(more) <= 2) or (self.name == "running, peak" and 0 <= more <= 2)
 
 
 def figures(bench: Mapping[str, Any], simulation: Mapping[str, Any]) -> tuple[Figure, ...]:
     """Compare the JSON of ``bench`` with that of ``simulate``, one level with one setting."""
     (level,), (setting,) = bench["levels"], simulation["settings"]
-    seen = level["seen"]
+    seen, shown = level["seen"], setting["shown"]
     return (
         Figure(name="requests completed", real=level["completed"], simulated=setting["requests"], allowed_ratio=0.0),
         Figure(
@@ -43,29 +48,27 @@ def figures(bench: Mapping[str, Any], simulation: Mapping[str, Any]) -> tuple[Fi
         Figure(
             name="running, mean of steps",
             real=seen["running"]["mean_per_step"],
-            simulated=setting["mean_running_per_step"],
+            simulated=shown["mean_running_per_step"],
             allowed_ratio=0.05,
         ),
-        Figure(
-            name="running, peak", real=seen["running"]["peak"], simulated=setting["peak_running"], allowed_ratio=0.05
-        ),
+        Figure(name="running, peak", real=seen["running"]["peak"], simulated=shown["peak_running"], allowed_ratio=0.05),
         Figure(
             name="KV usage, mean of steps",
             real=seen["kv_usage_ratio"]["mean_per_step"],
-            simulated=setting["mean_kv_usage_ratio_per_step"],
+            simulated=shown["mean_kv_usage_ratio_per_step"],
             allowed_ratio=0.05,
         ),
         Figure(
             name="running, mean over time",
             real=seen["running"]["mean"],
-            simulated=setting["mean_running"],
-            allowed_ratio=None,
+            simulated=shown["mean_running"],
+            allowed_ratio=0.05,
         ),
         Figure(
             name="KV usage, mean over time",
             real=seen["kv_usage_ratio"]["mean"],
-            simulated=setting["mean_kv_usage_ratio"],
-            allowed_ratio=None,
+            simulated=shown["mean_kv_usage_ratio"],
+            allowed_ratio=0.05,
         ),
         Figure(name="preemptions", real=seen["preemptions"], simulated=setting["preemptions"], allowed_ratio=0.2),
         Figure(
