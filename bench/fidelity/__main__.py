@@ -37,9 +37,11 @@ played {speed:g} times as fast (`bench --trace`). The same requests go through `
 taken from the real run, as a model with four parts fitted to the server's own counters; who runs, who waits and who is
 preempted is the simulation's own.
 
-Counts are exact on both sides, except that the server's gauges are looked at four times a second. Wall time is noise: the
-server, its clients and whatever else the machine does share its cores, and the same load can take twice as long in the
-next run. The requests arrive within seconds, so that counts hardly depend on it.
+Counts are exact on both sides, except for the server's gauges, which are looked at four times a second and show the
+state before a step until it is done; the simulation's means and peaks are those that its metrics would have shown.
+Means of steps do not depend on how long steps take. Wall time is noise: the server, its clients and whatever else the
+machine does share its cores, and the same load can take ten times as long in the next run. The requests arrive within
+seconds, so that counts hardly depend on it.
 
 The scheduler itself is equal to vLLM's own on every recorded step (`tests/advisor/test_simulate.py`).
 
