@@ -1,7 +1,7 @@
 """Two accounts of the same load side by side: what the server did and what the simulation says it would."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -14,6 +14,8 @@ class Figure:
     simulated: float
     allowed_ratio: float | None
     """How far they may lie apart, as a share of the real one; None: not judged."""
+    spread: tuple[float, float] | None = None
+    """Least and most of several real runs."""
 
     @property
     def off_ratio(self) -> float:
@@ -86,13 +88,28 @@ def figures(bench: Mapping[str, Any], simulation: Mapping[str, Any]) -> tuple[Fi
     )
 
 
+def mean_of(runs: Sequence[Sequence[Figure]]) -> tuple[Figure, ...]:
+    """Return the means of several runs, with the real ones' spread: the order in which requests get in differs."""
+    return tuple(
+        replace(
+            same[0],
+            real=sum(each.real for each in same) / len(same),
+            simulated=sum(each.simulated for each in same) / len(same),
+            spread=(min(each.real for each in same), max(each.real for each in same)),
+        )
+        for same in zip(*runs, strict=True)
+    )
+
+
 def table(found: Sequence[Figure]) -> Iterator[str]:
     """Yield a comparison as lines of Markdown."""
-    yield "| figure | vLLM | simulated | off by | aim |"
-    yield "|---|---:|---:|---:|---|"
+    yield "| figure | vLLM | least to most | simulated | off by | aim |"
+    yield "|---|---:|---:|---:|---:|---|"
     for each in found:
         aim = "-" if each.allowed_ratio is None else f"{each.allowed_ratio:.0%}{'' if each.good else ', missed'}"
-        yield f"| {each.name} | {_spelled(each.real)} | {_spelled(each.simulated)} | {each.off_ratio:+.1%} | {aim} |"
+        between = " to ".join(_spelled(value) for value in each.spread or ())
+        figures = f"{_spelled(each.real)} | {between} | {_spelled(each.simulated)} | {each.off_ratio:+.1%}"
+        yield f"| {each.name} | {figures} | {aim} |"
 
 
 def _spelled(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.fidelity.compare import Figure, figures, table
+from bench.fidelity.compare import Figure, figures, mean_of, table
 
 
 def bench(**changes):
@@ -80,5 +80,12 @@ def test_a_peak_between_two_looks_is_not_seen():
 
 
 def test_the_table_says_what_was_missed():
-    lines = list(table([Figure(name="steps", real=500, simulated=600, allowed_ratio=0.05)]))
-    assert lines[-1] == "| steps | 500 | 600 | +20.0% | 5%, missed |"
+    lines = list(table([Figure(name="steps", real=500, simulated=600, allowed_ratio=0.05, spread=(490, 510))]))
+    assert lines[-1] == "| steps | 500 | 490 to 510 | 600 | +20.0% | 5%, missed |"
+
+
+def test_several_runs_are_judged_by_their_means():
+    runs = [figures(bench(preemptions=each), simulation(preemptions=15)) for each in (12, 14, 18)]
+    preemptions = next(each for each in mean_of(runs) if each.name == "preemptions")
+    assert (preemptions.real, preemptions.simulated, preemptions.spread) == (pytest.approx(44 / 3), 15, (12, 18))
+    assert preemptions.good
