@@ -41,8 +41,7 @@ Counts are exact on both sides, except for the server's gauges, which are looked
 state before a step until it is done; the simulation's means and peaks are those that its metrics would have shown.
 Means of steps do not depend on how long steps take. Wall time is noise: the server, its clients and whatever else the
 machine does share its cores, and the same load can take ten times as long in the next run. The requests arrive within
-seconds, so that counts hardly depend on it; only the order in
-which a burst gets in differs from run to run.
+seconds, so that counts hardly depend on it; only the order in which a burst gets in differs from run to run.
 
 The scheduler itself is equal to vLLM's own on every recorded step (`tests/advisor/test_simulate.py`).
 
@@ -161,8 +160,8 @@ def _section(seqs: str, found: tuple[Figure, ...], reals: list[dict[str, Any]], 
     return [
         f"## max-num-seqs {seqs}",
         "",
-        f"Runs of {seconds} s; load average of the machine before: {busy_before:.1f}. Step times are off by {errors} on",
-        "average within them. Means of the runs:",
+        f"Runs of {seconds} s; load average of the machine before: {busy_before:.1f}.",
+        f"Step times are off by {errors} on average within them. Means of the runs:",
         "",
         *table(found),
     ]
