@@ -892,6 +892,21 @@ class RequestTimes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What the engine's metrics would have shown: its state after a step, until the next step is done.
+
+    While a long prefill is computed they still show the state before it, so means over time are lower than those of
+    what really ran. Means over steps do not depend on how long steps take.
+    """
+
+    mean_running: float
+    peak_running: int
+    mean_kv_usage_ratio: float
+    mean_running_per_step: float
+    mean_kv_usage_ratio_per_step: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SimulationResult:
     """What came of a replay. Means weigh by time over the whole duration, in which idle time counts as nothing."""
 
@@ -917,10 +932,7 @@ class SimulationResult:
     mean_usage: float
     """Share of the KV blocks held, 0 to 1."""
     peak_usage: float
-    mean_running_per_step: float
-    """Mean of what the engine publishes after each step (`SchedulerStats`): independent of how long steps take."""
-    mean_usage_per_step: float
-    """Likewise, 0 to 1."""
+    shown: Shown
     gaps: tuple[tuple[float, int], ...]
     """Seconds between two tokens of one request, to the microsecond and ascending, each with how often it occurred."""
 
@@ -1007,8 +1019,8 @@ def replay(
     num_arrived = num_finished = num_iterations = steps = prefill_tokens = queries = hits = 0
     busy = running_seconds = waiting_seconds = block_seconds = 0.0
     peak_running = peak_waiting = peak_blocks = 0
-    published = published_running = 0
-    published_usage = 0.0
+    shown_running = shown_peak = shown_steps = shown_running_sum = 0
+    shown_usage = shown_usage_sum = shown_running_seconds = shown_usage_seconds = 0.0
     gaps: dict[float, int] = {}
 
     while True:
@@ -1061,14 +1073,18 @@ def replay(
             running_seconds += num_running * passed
             waiting_seconds += num_waiting * passed
             block_seconds += num_blocks_held * passed
+            shown_running_seconds += shown_running * passed
+            shown_usage_seconds += shown_usage * passed
             for request_id in output.emitted:
                 clocks[request_id].token(now, gaps)
             num_finished += len(output.finished)
             queries += output.stats.prefix_cache_queries
             hits += output.stats.prefix_cache_hits
-            published += 1
-            published_running += output.stats.num_running_reqs
-            published_usage += output.stats.kv_cache_usage
+            shown_running, shown_usage = output.stats.num_running_reqs, output.stats.kv_cache_usage
+            shown_peak = max(shown_peak, shown_running)
+            shown_steps += 1
+            shown_running_sum += shown_running
+            shown_usage_sum += shown_usage
 
     times = tuple([clocks[arrival.request.request_id].times(arrival) for arrival in ordered])
     duration = now - begin
@@ -1090,7 +1106,12 @@ def replay(
         peak_waiting=peak_waiting,
         mean_usage=block_seconds * weight / num_blocks,
         peak_usage=peak_blocks / num_blocks,
-        mean_running_per_step=published_running / published,
-        mean_usage_per_step=published_usage / published,
+        shown=Shown(
+            mean_running=shown_running_seconds * weight,
+            peak_running=shown_peak,
+            mean_kv_usage_ratio=shown_usage_seconds * weight,
+            mean_running_per_step=shown_running_sum / shown_steps,
+            mean_kv_usage_ratio_per_step=shown_usage_sum / shown_steps,
+        ),
         gaps=tuple(sorted(gaps.items())),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from advisor.percentiles import Percentiles, percentiles, weighted_percentiles
 from advisor.readings import Histogram
-from advisor.simulate import Arrival, Batch, Request, SchedulerConfig, SimulationResult, replay
+from advisor.simulate import Arrival, Batch, Request, SchedulerConfig, Shown, SimulationResult, replay
 
 MOST_TOKENS = 10_000_000
 """No context is longer; a length beyond it is a mistake in the trace."""
@@ -135,9 +135,7 @@ class Outcome:
     peak_waiting: int
     mean_kv_usage_ratio: float
     peak_kv_usage_ratio: float
-    mean_running_per_step: float
-    """As the engine publishes it, a step a step, however long each takes."""
-    mean_kv_usage_ratio_per_step: float
+    shown: Shown
     queue_seconds: Percentiles
     time_to_first_token_seconds: Percentiles
     inter_token_seconds: Percentiles | None
@@ -218,8 +216,7 @@ def _outcome(config: SchedulerConfig, result: SimulationResult) -> Outcome:
         peak_waiting=result.peak_waiting,
         mean_kv_usage_ratio=result.mean_usage,
         peak_kv_usage_ratio=result.peak_usage,
-        mean_running_per_step=result.mean_running_per_step,
-        mean_kv_usage_ratio_per_step=result.mean_usage_per_step,
+        shown=result.shown,
         queue_seconds=over(each.queue_seconds for each in requests),
         time_to_first_token_seconds=over(each.time_to_first_token_seconds for each in requests),
         inter_token_seconds=weighted_percentiles(result.gaps),

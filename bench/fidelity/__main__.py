@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.fidelity.compare import Figure, figures, table
+from bench.fidelity.compare import Figure, figures, mean_of, table
 from bench.fidelity.server import serving, write_model
 
 _ROOT = Path(__file__).parents[2]
@@ -37,9 +37,11 @@ played {speed:g} times as fast (`bench --trace`). The same requests go through `
 taken from the real run, as a model with four parts fitted to the server's own counters; who runs, who waits and who is
 preempted is the simulation's own.
 
-Counts are exact on both sides, except that the server's gauges are looked at four times a second. Wall time is noise: the
-server, its clients and whatever else the machine does share its cores, and the same load can take twice as long in the
-next run. The requests arrive within seconds, so that counts hardly depend on it.
+Counts are exact on both sides, except for the server's gauges, which are looked at four times a second and show the
+state before a step until it is done; the simulation's means and peaks are those that its metrics would have shown.
+Means of steps do not depend on how long steps take. Wall time is noise: the server, its clients and whatever else the
+machine does share its cores, and the same load can take ten times as long in the next run. The requests arrive within
+seconds, so that counts hardly depend on it; only the order in which a burst gets in differs from run to run.
 
 The scheduler itself is equal to vLLM's own on every recorded step (`tests/advisor/test_simulate.py`).
 
@@ -54,6 +56,7 @@ def main() -> int:
     parser.add_argument("--cite", default="", help="where the trace is from, for the report")
     parser.add_argument("--scale-lengths", type=float, default=0.25, help="factor of a trace's lengths")
     parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--runs", type=int, default=3, help="of each setting; their means are compared")
     parser.add_argument("--blocks", type=int, default=96, help="blocks of the KV cache")
     parser.add_argument("--max-num-seqs", default="64,16", help="settings, one server each")
     parser.add_argument("--output", type=Path, default=_ROOT / "docs" / "simulation.md")
@@ -76,22 +79,29 @@ def main() -> int:
                 # The first steps of a fresh server take seconds each: they are no part of the load.
                 _ours(folder / "warm.json", "bench", "--url", url, "--users", "4", "--requests", "20")
                 busy_before = os.getloadavg()[0]
-                real = _ours(
-                    folder / f"{seqs}.json",
-                    *("bench", "--url", url, *load, "--speed", str(_SPEED)),
-                    *("--duration", "3600", "--timeout", "3600"),
+                reals = [
+                    _ours(
+                        folder / f"{seqs}.{run}.json",
+                        *("bench", "--url", url, *load, "--speed", str(_SPEED)),
+                        *("--duration", "3600", "--timeout", "3600"),
+                    )
+                    for run in range(asked.runs)
+                ]
+            simulations = [
+                _ours(
+                    folder / f"{seqs}.{run}.simulated.json",
+                    *("simulate", *load, "--speed", str(_SPEED), "--step-times", str(folder / f"{seqs}.{run}.json")),
+                    *("--kv-tokens", str((asked.blocks - 1) * _BLOCK_SIZE), "--block-size", str(_BLOCK_SIZE)),
+                    *("--max-model-len", str(_MAX_MODEL_LEN), "--max-num-seqs", seqs, "--no-async-scheduling"),
+                    *("--vllm-version", real["server"]["vllm_version"]),
                 )
-            simulated = _ours(
-                folder / f"{seqs}.simulated.json",
-                *("simulate", *load, "--speed", str(_SPEED), "--step-times", str(folder / f"{seqs}.json")),
-                *("--kv-tokens", str((asked.blocks - 1) * _BLOCK_SIZE), "--block-size", str(_BLOCK_SIZE)),
-                *("--max-model-len", str(_MAX_MODEL_LEN), "--max-num-seqs", seqs, "--no-async-scheduling"),
-                *("--vllm-version", real["server"]["vllm_version"]),
-            )
-            found = figures(real, simulated)
+                for run, real in enumerate(reals)
+            ]
+            found = mean_of([figures(*pair) for pair in zip(reals, simulations, strict=True)])
             good = good and all(each.good for each in found)
-            report += [*_section(seqs, found, real, busy_before), ""]
-            print("\n".join(report[-len(found) - 6 :]), flush=True)
+            section = [*_section(seqs, found, reals, busy_before), ""]
+            report += section
+            print("\n".join(section), flush=True)
     asked.output.write_text("\n".join([*_head(asked), *report]), encoding="utf-8")
     return 0 if good else 1
 
@@ -133,8 +143,9 @@ def _head(asked: argparse.Namespace) -> list[str]:
         else f"{asked.requests} made-up requests with log-normal lengths"
     )
     more = f" --trace .../{asked.trace.name} --scale-lengths {asked.scale_lengths:g}" if asked.trace else ""
+    sizes = f"--runs {asked.runs} --requests {asked.requests} --blocks {asked.blocks}"
     text = _HEAD.format(
-        flags=f"--requests {asked.requests} --blocks {asked.blocks} --max-num-seqs {asked.max_num_seqs}{more}",
+        flags=f"{sizes} --max-num-seqs {asked.max_num_seqs}{more}",
         blocks=asked.blocks,
         block_size=_BLOCK_SIZE,
         what=what,
@@ -143,15 +154,14 @@ def _head(asked: argparse.Namespace) -> list[str]:
     return [*text.splitlines(), *([f"Trace: {asked.cite}", ""] if asked.cite else [])]
 
 
-def _section(seqs: str, found: tuple[Figure, ...], real: dict[str, Any], busy_before: float) -> list[str]:
-    level, fit = real["levels"][0], real["step_times"]
+def _section(seqs: str, found: tuple[Figure, ...], reals: list[dict[str, Any]], busy_before: float) -> list[str]:
+    seconds = ", ".join(f"{real['levels'][0]['duration_seconds']:,.0f}" for real in reals)
+    errors = ", ".join(f"{real['step_times']['error_ratio']:.0%}" for real in reals)
     return [
         f"## max-num-seqs {seqs}",
         "",
-        (
-            f"{level['duration_seconds']:,.0f} s; step times fitted to {fit['stretches']} stretches, off by "
-            f"{fit['error_ratio']:.0%} on average within them; load average of the machine before: {busy_before:.1f}."
-        ),
+        f"Runs of {seconds} s; load average of the machine before: {busy_before:.1f}.",
+        f"Step times are off by {errors} on average within them. Means of the runs:",
         "",
         *table(found),
     ]

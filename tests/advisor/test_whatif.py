@@ -125,9 +125,17 @@ def test_means_of_steps_do_not_depend_on_how_long_steps_take():
     uneven = StepTimeModel(base_seconds=0.1, per_prefill_token_seconds=3.0)
     (slow,) = outcomes(trace, [setting()], uneven)
     assert slow.mean_running != pytest.approx(quick.mean_running, rel=0.02)
-    assert slow.mean_running_per_step == quick.mean_running_per_step
-    assert slow.mean_kv_usage_ratio_per_step == quick.mean_kv_usage_ratio_per_step
-    assert 0 < quick.mean_running_per_step <= quick.peak_running
+    assert slow.shown.mean_running_per_step == quick.shown.mean_running_per_step
+    assert slow.shown.mean_kv_usage_ratio_per_step == quick.shown.mean_kv_usage_ratio_per_step
+    assert 0 < quick.shown.mean_running_per_step <= quick.shown.peak_running <= quick.peak_running
+
+
+def test_metrics_show_the_state_before_a_step_until_it_is_done():
+    trace = [request(prompt_tokens=4, output_tokens=2) for _ in range(3)]
+    (outcome,) = outcomes(trace, [setting(async_scheduling=False)], ONE_A_STEP)
+    # Two steps of a second: three run in both, the page shows none during the first and three during the second.
+    assert (outcome.duration_seconds, outcome.mean_running) == (2.0, 3.0)
+    assert (outcome.shown.mean_running, outcome.shown.peak_running) == (1.5, 3)
 
 
 def test_a_shared_prefix_is_found_by_those_that_come_later():
