@@ -105,7 +105,8 @@ def plan_engine(
         )
     dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
-    layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner))
+    ahead = _schedules_ahead(flags, resolved, traits, device, runner)
+    layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead))
     memory = None
     given = kv_cache_bytes or resolved.kv_cache_memory_bytes
     if device.is_cpu:
@@ -157,7 +158,14 @@ def _is_pooling(spec: ModelSpec, flags: EngineFlags) -> bool:
 
 
 def _kv_settings(
-    resolved: ResolvedFlags, spec: ModelSpec, version: Version, device: Device, dtype: str, runner: Runner
+    resolved: ResolvedFlags,
+    spec: ModelSpec,
+    version: Version,
+    device: Device,
+    dtype: str,
+    runner: Runner,
+    *,
+    ahead: bool,
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
     kv_cache_dtype = resolved.kv_cache_dtype
@@ -176,6 +184,7 @@ def _kv_settings(
         decode_context_parallel_size=resolved.decode_context_parallel_size,
         prefill_context_parallel_size=resolved.prefill_context_parallel_size,
         max_num_batched_tokens=resolved.max_num_batched_tokens,
+        async_scheduling=ahead,
         use_v2_model_runner=runner is Runner.V2,
         num_speculative_tokens=resolved.num_speculative_tokens,
         enable_prefix_caching=resolved.enable_prefix_caching,
@@ -190,6 +199,25 @@ def _kv_settings(
         attention_backend=resolved.attention_backend,
         use_v1=resolved.is_v1,
     )
+
+
+_DRAFTS_ON_THE_CPU = frozenset({"ngram", "suffix", "medusa", "mlp_speculator", "custom_class"})
+
+
+def _schedules_ahead(
+    flags: EngineFlags, resolved: ResolvedFlags, traits: ModelTraits, device: Device, runner: Runner
+) -> bool:
+    """Tell whether the next step is scheduled while one runs.
+
+    Source: 0.32 ``config/vllm.py`` (what turns the default off) and ``platforms/cpu.py``.
+    """
+    if device.is_cpu:
+        return False
+    if flags.async_scheduling is not None:
+        return flags.async_scheduling
+    method = str((resolved.speculative_config or {}).get("method", ""))
+    staged = resolved.pipeline_parallel_size > 1 and runner is not Runner.V2
+    return not (traits.is_pooling or method in _DRAFTS_ON_THE_CPU or staged)
 
 
 def _fullest_rank(

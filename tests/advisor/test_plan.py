@@ -121,6 +121,17 @@ def test_more_gpus_than_there_are_is_refused_in_words():
         planned(LLAMA_3_1_8B, "-tp", "4", gpu_count=2)
 
 
+def test_a_window_keeps_less_where_no_step_is_scheduled_ahead():
+    """From 0.26 a sliding window keeps what is in flight: a CPU server and --no-async-scheduling have half of it."""
+    windowed = LLAMA_8B | {"architectures": ["MistralForCausalLM"], "sliding_window": 1024, "head_dim": 128}
+    small_steps = ("--max-num-batched-tokens", "1024")
+    ahead = planned(windowed, *small_steps, version=(0, 32, 0))
+    plain = planned(windowed, *small_steps, "--no-async-scheduling", version=(0, 32, 0))
+    assert plain.layout.groups[0].blocks_per_request < ahead.layout.groups[0].blocks_per_request
+    on_cpu = planned(windowed, version=(0, 32, 0), device=Device(name="cpu", memory_bytes=0))
+    assert on_cpu.layout.settings.async_scheduling is False
+
+
 def test_ranks_that_do_not_divide_the_heads_are_refused_in_words():
     with pytest.raises(ValueError, match="tensor-parallel-size"):
         planned(LLAMA_3_1_8B, "-tp", "3")
