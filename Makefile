@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: check lint types test docs demo end-to-end
+.PHONY: check lint types test docs dashboards demo end-to-end
 
 check: lint types test docs-are-current
 
@@ -26,12 +26,25 @@ test: $(BIN)/vllm-headroom
 end-to-end: $(BIN)/vllm-headroom
 	$(BIN)/pytest -m needs_vllm
 
+# The service in a real systemd, as root on Debian; DIRECTORY keeps the system between runs.
+.PHONY: boot
+boot: $(BIN)/vllm-headroom
+	tests/end_to_end/boot_systemd.sh $(DIRECTORY) $(BIN)/python
+
 docs: $(BIN)/vllm-headroom
 	$(BIN)/python -m exporter.reference
 
+dashboards: $(BIN)/vllm-headroom
+	$(BIN)/python -m dashboards.generate
+
+# Judges the risk model over made-up histories (about half an hour on two cores) and writes its section of docs/risk.md.
+.PHONY: backtest
+backtest: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.backtest
+
 .PHONY: docs-are-current
-docs-are-current: docs
-	git diff --exit-code -- METRICS.md
+docs-are-current: docs dashboards
+	git diff --exit-code -- METRICS.md docs/configuration.md dashboards/generated docs/runbooks/README.md
 
 # Scores the estimator on real deployments and writes docs/accuracy.md. The packages it is compared with are optional:
 # PACKAGES_PYTHON names the interpreter of an environment that has bench/accuracy/requirements.txt.

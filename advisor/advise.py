@@ -3,16 +3,19 @@
 from dataclasses import dataclass, replace
 
 from advisor.capacity import cuda_total_bytes
+from advisor.counsel import Replanner, counsel
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
-from advisor.history import EngineHistory, GpuHistory, History
+from advisor.history import EngineHistory, History
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
 from advisor.spec import ModelSpec
@@ -30,6 +33,13 @@ class Placed:
     theory: EnginePlan | None
     no_theory: str | None
     spec: ModelSpec | None = None
+    planned: Replanner | None = None
+    """The theory again, with other flags."""
+
+    @property
+    def device(self) -> Device | None:
+        """What it runs on, None where that is not known."""
+        return _device(self.gpus, self.reading, self.server) if self.server is not None else None
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -52,23 +62,47 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    culprits: dict[str, Culprit] = {}
+    states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
-        shares, foreign = _shares(snapshot, gpu, placed)
-        judgement, reasons = judge_gpu(
+        shares, strangers = _shares(snapshot, gpu, placed)
+        judgement, said, states[gpu.uuid] = judge_gpu(
             gpu,
             shares=shares,
-            foreign_bytes=foreign,
-            history=history.gpus.get(gpu.uuid, GpuHistory()),
+            strangers=strangers,
+            state=history.gpus.get(gpu.uuid, GpuState()),
+            now_seconds=snapshot.now_seconds,
             policy=policy,
         )
         judgements.append(judgement)
-        sentences |= {(gpu.uuid, factor): sentence for factor, sentence in reasons.items()}
+        if said is not None:
+            sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            if said.culprit is not None:
+                culprits[gpu.uuid] = said.culprit
+    counselled = [
+        counsel(
+            snapshot,
+            engine,
+            each.reading,
+            server=each.server,
+            gpus=each.gpus,
+            judgements=judgements,
+            theory=each.theory,
+            planned=each.planned,
+            load=history.load.get((each.reading.engine, each.reading.dp_rank)),
+            policy=policy,
+        )
+        for each, engine in zip(placed, engines, strict=True)
+    ]
     report = Report(
         gpus=tuple(judgements),
-        engines=engines + down,
+        engines=tuple(engine for engine, _ in counselled) + down,
+        advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
         previous_starts=previous_starts(history.starts, snapshot),
         residuals=_learned(history.residuals, placed),
+        culprits=culprits,
+        gpu_states=states,
     )
     return replace(report, findings=findings(snapshot, report, policy))
 
@@ -123,6 +157,12 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
     files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    planned = None
+    if theory is not None and server is not None:
+        device = _device(gpus, reading, server)
+        assert files is not None  # else there were no theory
+        assert device is not None
+        planned = Replanner(files=files, server=server, reading=reading, device=device)
     return Placed(
         reading=reading,
         server=server,
@@ -130,6 +170,7 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
         theory=theory,
         no_theory=reason,
         spec=files.spec if files else None,
+        planned=planned,
     )
 
 
@@ -142,7 +183,7 @@ def _theory(
     if files is None:
         return None, "the model's config.json has not been read"
     if files.spec is None:
-        return None, files.declined
+        return None, (files.declined or "").replace(files.path, "the model")  # shown to all: it must name no path
     device = _device(gpus, reading, server)
     if device is None:
         return None, "the GPUs that the server runs on are not known"
@@ -195,10 +236,26 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], float]:
-    """Return what each engine holds and may claim on a GPU, and what foreign processes hold."""
-    holders, foreign = holders_on(snapshot, gpu, placed)
-    return [_share(server, engine, gpu, held) for server, engine, held in holders], foreign
+def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:
+    """Return what each engine holds and may claim on a GPU, and what each foreign process holds."""
+    holders, _ = holders_on(snapshot, gpu, placed)
+    processes = snapshot.processes_on(gpu)
+    shares = []
+    for server, engine, held in holders:
+        running = engine.reading.requests_running if engine else None
+        first_pid = min(process.pid for process in processes if process.pid in server.pids)
+        share = _share(server, engine, gpu, held)
+        shares.append(replace(share, key=f"engine {first_pid}", busy=None if running is None else running > 0))
+    known = {pid for server in snapshot.servers for pid in server.pids}
+    strangers = {
+        str(process.pid): float(process.used_bytes)
+        for process in processes
+        if process.pid not in known and process.used_bytes is not None
+    }
+    unowned = snapshot.unowned_on(gpu)
+    if unowned:
+        strangers["nobody in sight"] = float(unowned)
+    return shares, strangers
 
 
 def holders_on(
@@ -219,7 +276,7 @@ def holders_on(
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
         found.append((server, engine, float(held)))
     foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
-    return found, float(foreign or 0)
+    return found, float((foreign or 0) + snapshot.unowned_on(gpu))
 
 
 def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:

@@ -1,18 +1,14 @@
 """Judgement of one GPU: where its memory is, what may still be claimed, how likely it is to run out."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.estimate import Estimate, exactly
-from advisor.history import GpuHistory
 from advisor.policy import Policy
 from advisor.readings import Gpu
 from advisor.report import COMPONENTS, GpuJudgement
-from advisor.units import GIB, MIB, gib, spelled_seconds
-
-_NO_MORE_THAN = 16 * MIB
-"""With less free than this no allocation of a running engine succeeds: PyTorch takes its segments in 2 to 20 MiB."""
+from advisor.risk import Assessment, assess
+from advisor.risk_state import GpuState, Holder, Observation, observe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +23,10 @@ class EngineShare:
     parts: Mapping[str, float]
     """Weights, kv_used, kv_idle, cuda_graphs, engine_other (CUDA context and the like) and activation_reserve as
     planned; empty without a plan."""
+    key: str = ""
+    """Tells a restarted engine from the one before it; empty where its name does."""
+    busy: bool | None = None
+    """Whether it has requests running; None where that is not known."""
 
     @property
     def claim(self) -> Estimate:
@@ -83,112 +83,76 @@ def _take_back(parts: dict[str, float], excess: float) -> None:
         excess -= cut
 
 
+def observation(
+    gpu: Gpu, *, shares: Sequence[EngineShare], strangers: Mapping[str, float], now_seconds: float
+) -> Observation | None:
+    """Return what the risk model is shown of one GPU; None where it does not say what is free.
+
+    Args:
+        gpu: The GPU.
+        shares: What engines hold and may hold.
+        strangers: Bytes of each process that is no engine, by a key that tells it from its successor.
+        now_seconds: Steady clock.
+    """
+    if gpu.memory_free_bytes is None:
+        return None
+    holders = [
+        Holder(
+            key=share.key or share.engine,
+            kind="engine",
+            name=share.engine,
+            held_bytes=share.held_bytes,
+            # Without a plan it is entitled to what it holds, which promises nothing and moves with it.
+            entitled=None if share.entitled == exactly(share.held_bytes) else share.entitled,
+            busy=share.busy,
+        )
+        for share in shares
+    ]
+    holders += [Holder(key=key, kind="foreign", name="", held_bytes=held) for key, held in strangers.items()]
+    if gpu.memory_used_bytes is not None:
+        attributed = sum(holder.held_bytes for holder in holders)
+        rest = max(0.0, gpu.memory_used_bytes - attributed)
+        holders.append(Holder(key="driver", kind="driver", name="", held_bytes=rest))
+    return Observation(
+        now_seconds=now_seconds,
+        free_bytes=float(gpu.memory_free_bytes),
+        holders=tuple(holders),
+        xid_errors=gpu.xid_errors_total or {},
+        ecc_uncorrected_errors=gpu.ecc_uncorrected_errors_total,
+        row_remap_pending=bool(gpu.row_remap_pending),
+        row_remap_failed=bool(gpu.row_remap_failed),
+    )
+
+
 def judge_gpu(
     gpu: Gpu,
     *,
     shares: Sequence[EngineShare],
-    foreign_bytes: float,
-    history: GpuHistory,
+    strangers: Mapping[str, float],
+    state: GpuState,
+    now_seconds: float,
     policy: Policy,
-) -> tuple[GpuJudgement, dict[str, str]]:
-    """Return what is said of one GPU, and for each risk factor the sentence that explains it."""
-    free = gpu.memory_free_bytes
-    if free is None:
-        return GpuJudgement(gpu=gpu.gpu, uuid=gpu.uuid), {}
-    claims = [share.claim for share in shares]
-    claimed = Estimate(
-        lower=sum(claim.lower for claim in claims),
-        expected=sum(claim.expected for claim in claims),
-        upper=sum(claim.upper for claim in claims),
-    )
-    slack = free - claimed.expected
-    growth = history.growth_bytes_per_second
-    remaining = time_to_oom(float(free), slack, growth)
-    factors, sentences = risk_factors(
-        free_bytes=float(free),
-        claimed=claimed,
-        growth_bytes_per_second=growth,
-        remaining_seconds=remaining,
-        policy=policy,
-    )
-    risk = 1.0 - math.prod(1.0 - each for each in factors.values())
+) -> tuple[GpuJudgement, Assessment | None, GpuState]:
+    """Return what is said of one GPU, why, and the state with this moment folded in."""
+    seen = observation(gpu, shares=shares, strangers=strangers, now_seconds=now_seconds)
+    if seen is None:
+        return GpuJudgement(gpu=gpu.gpu, uuid=gpu.uuid), None, state
+    state = observe(state, seen, horizon_seconds=policy.oom_horizon_seconds)
+    said = assess(state, seen, horizon_seconds=policy.oom_horizon_seconds)
     return (
         GpuJudgement(
             gpu=gpu.gpu,
             uuid=gpu.uuid,
-            memory_component_bytes=components(gpu, shares, foreign_bytes),
-            memory_slack_bytes=slack,
-            memory_growth_bytes_per_second=growth,
-            oom_risk_ratio=risk,
-            oom_risk_factor_ratio=factors,
-            time_to_oom_seconds=remaining,
+            memory_component_bytes=components(gpu, shares, sum(strangers.values())),
+            memory_slack_bytes=seen.free_bytes - sum(share.claim.expected for share in shares),
+            memory_slack_low_bytes=state.lowest_slack_bytes,
+            memory_growth_bytes_per_second=said.growth_bytes_per_second,
+            oom_risk_ratio=said.risk_ratio,
+            oom_risk_factor_ratio=said.factors,
+            time_to_oom_seconds=said.time_to_oom_seconds,
+            time_to_oom_lower_seconds=said.time_to_oom_lower_seconds,
+            time_to_oom_upper_seconds=said.time_to_oom_upper_seconds,
         ),
-        sentences,
+        said,
+        state,
     )
-
-
-def time_to_oom(free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None) -> float | None:
-    """Return the seconds until growth has eaten the memory that nobody may claim; infinite without growth.
-
-    Where claims exceed what is free already, the free memory itself is what lasts.
-    """
-    if free_bytes <= _NO_MORE_THAN:
-        return 0.0
-    if growth_bytes_per_second is None:
-        return None
-    if growth_bytes_per_second <= 0:
-        return math.inf
-    return (slack_bytes if slack_bytes > 0 else free_bytes) / growth_bytes_per_second
-
-
-def risk_factors(
-    *,
-    free_bytes: float,
-    claimed: Estimate,
-    growth_bytes_per_second: float | None,
-    remaining_seconds: float | None,
-    policy: Policy,
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Return each cause's probability of exhausting the GPU within the horizon, and why.
-
-    - ``exhausted``: there is nothing left to allocate.
-    - ``claims``: engines may rightly take more than is free.
-    - ``trend``: use grows, and at this rate memory ends within the horizon. The rate's own error is taken as a factor
-      of two either way, log-normally.
-    """
-    exhausted = 1.0 if free_bytes <= _NO_MORE_THAN else 0.0
-    claims = _chance_above(claimed, free_bytes)
-    trend = 0.0
-    if remaining_seconds is not None and 0 < remaining_seconds < math.inf:
-        trend = _normal_cdf(math.log(policy.oom_horizon_seconds / remaining_seconds) / math.log(2))
-    rate = growth_bytes_per_second or 0.0
-    return (
-        {"exhausted": exhausted, "claims": claims, "trend": trend},
-        {
-            "exhausted": f"{gib(free_bytes)} are free",
-            "claims": f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}) "
-            f"of the {gib(free_bytes)} that are free",
-            "trend": "memory use does not grow"
-            if rate <= 0 or remaining_seconds is None
-            else f"memory use grows by {rate * 3600 / GIB:.2f} GiB an hour: what nobody may claim lasts "
-            f"{spelled_seconds(remaining_seconds)}",
-        },
-    )
-
-
-def _chance_above(quantity: Estimate, limit: float) -> float:
-    """Return the chance that an estimated quantity exceeds a limit: bounds are its 5th and 95th percentiles."""
-    if quantity.upper <= 0:
-        return 0.0
-    spread = (
-        max(
-            quantity.upper - quantity.expected if limit >= quantity.expected else quantity.expected - quantity.lower,
-            8 * MIB,
-        )
-        / 1.645
-    )
-    return 1.0 - _normal_cdf((limit - quantity.expected) / spread)
-
-
-def _normal_cdf(deviations: float) -> float:
-    return 0.5 * (1.0 + math.erf(deviations / math.sqrt(2.0)))

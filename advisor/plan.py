@@ -13,7 +13,7 @@ from advisor.defaults import Device, ResolvedFlags, resolve_flags
 from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
-from advisor.kv import KvLayout, KvSettings, kv_layout
+from advisor.kv import KvLayout, KvSettings, checkpoint_kv_cache_dtype, kv_layout
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
@@ -103,7 +103,7 @@ def plan_engine(
             f"{needed} GPUs are needed (tensor x pipeline x data parallel size), there are {gpu_count}: "
             "lower --tensor-parallel-size, --pipeline-parallel-size or --data-parallel-size"
         )
-    dtype = model_dtype(spec, flags.dtype, version)
+    dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner))
     memory = None
@@ -160,11 +160,14 @@ def _kv_settings(
     resolved: ResolvedFlags, spec: ModelSpec, version: Version, device: Device, dtype: str, runner: Runner
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
+    kv_cache_dtype = resolved.kv_cache_dtype
+    if kv_cache_dtype == "auto":
+        kv_cache_dtype = checkpoint_kv_cache_dtype(spec.quantization, version)
     return KvSettings(
         max_model_len=resolved.max_model_len,
         version=version,
         model_dtype=dtype,
-        kv_cache_dtype=resolved.kv_cache_dtype,
+        kv_cache_dtype=kv_cache_dtype,
         kv_cache_dtype_skip_layers=resolved.kv_cache_dtype_skip_layers,
         block_size=None if own_choice else resolved.block_size,
         num_gpu_blocks_override=resolved.num_gpu_blocks_override,
@@ -222,6 +225,7 @@ def _fullest_rank(
         pooling=traits.is_pooling,
         max_loras=resolved.max_loras if resolved.enable_lora else 0,
         max_lora_rank=resolved.max_lora_rank,
+        max_num_batched_tokens=resolved.max_num_batched_tokens,
     )
     counts = graph_count(
         version,
@@ -369,7 +373,7 @@ def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags
     return tuple(notes)
 
 
-_MOST_KEPT = 256
+_MOST_KEPT = 1024
 _kept: dict[tuple[int, str, Version | None, Device, int | None], tuple[ModelSpec, TensorIndex | None, EnginePlan]] = {}
 
 

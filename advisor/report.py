@@ -6,7 +6,11 @@ from enum import StrEnum
 from typing import ClassVar
 
 from advisor.facts import Fact, described, identity, level, total
+from advisor.flag_advice import FlagAdvice
 from advisor.residuals import NO_RESIDUALS, Residuals
+from advisor.risk import Culprit
+from advisor.risk_state import GpuState
+from advisor.tuning import Observed, SeqsAdvice
 
 COMPONENTS = (
     "weights",
@@ -42,8 +46,10 @@ class GpuJudgement(Fact):
     memory_slack_bytes: float | None = level(
         "Free memory minus what the engines on this GPU may still rightly claim; negative means over-committed."
     )
+    memory_slack_low_bytes: float | None = level("Lowest slack of the last one to two days.")
     memory_growth_bytes_per_second: float | None = level(
-        "Robust trend of memory use; restarts and single steps do not count as growth."
+        "Growth that goes on, of everything but the preallocated pool; restarts, steps, and what an allocator or a day "
+        "takes and gives back do not count."
     )
     oom_risk_ratio: float | None = level(
         "Probability that this GPU runs out of memory within the horizon (15 minutes unless configured)."
@@ -52,7 +58,13 @@ class GpuJudgement(Fact):
         "Probability that this cause alone exhausts the GPU within the horizon.", by="factor"
     )
     time_to_oom_seconds: float | None = level(
-        "Time until free memory is gone at the present growth; +Inf when none is in sight."
+        "Time until present growth has eaten the slack (free memory, where slack is gone); +Inf when none is in sight."
+    )
+    time_to_oom_lower_seconds: float | None = level(
+        "Lower bound: engines call in all they may claim, and growth is at the upper end of its error."
+    )
+    time_to_oom_upper_seconds: float | None = level(
+        "Upper bound: no engine takes more, and growth is at the lower end of its error."
     )
 
 
@@ -111,6 +123,90 @@ class Engine(Fact):
     preemptions_total: float | None = total(
         "Preemptions since the server started; vLLM counts one when its victim next emits a token."
     )
+    preemption_risk_ratio: float | None = level(
+        "Probability that a request is preempted within the horizon (5 minutes unless configured)."
+    )
+    time_to_kv_exhaustion_seconds: float | None = level(
+        "Time until the KV cache is full on average, at the growth of what runs and of demand; +Inf: not in an hour."
+    )
+    demand_growth_per_second: float | None = level(
+        "Requests a second by which arrivals exceed completions, over the last minutes; negative: demand falls."
+    )
+    queue_drain_seconds: float | None = level(
+        "Time in which those who wait now will have been served, at the rate of the last minutes' completions."
+    )
+    restart_fits: int | None = level(
+        "1 if vLLM's start-up checks would pass were this server restarted now with the same flags, else 0."
+    )
+    restart_shortfall_bytes: float | None = level(
+        "Bytes on the GPU with the least by which they would fail; 0 where they would pass."
+    )
+    recommended_max_num_seqs: float | None = level(
+        "What max_num_seqs should be, from the load seen; the present value where another would gain nothing. No "
+        "series until enough was seen."
+    )
+    recommended_max_num_seqs_lower: float | None = level("Lower bound of the recommendation.")
+    recommended_max_num_seqs_upper: float | None = level("Upper bound of the recommendation.")
+    advice_confidence_ratio: float | None = level(
+        "Probability that the number sought lies within a tenth (or within one) of what was worked out."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation(Fact):
+    """One flag of one engine: what it is and what it should be."""
+
+    subject: ClassVar[str] = "engine_recommendation"
+
+    engine: str = identity("As in headroom_engine_up.")
+    model_name: str = identity("As in headroom_engine_up.")
+    dp_rank: str = identity("As in headroom_engine_up.")
+    flag: str = identity("vLLM's flag, without dashes in front.")
+    current: str | None = described("value in effect")
+    recommended: str | None = described("value that it should have; equal to current where it should stay")
+    binding: str | None = described("what decides")
+    kv_gain_tokens: float | None = level("KV tokens that the recommended value brings; negative: costs.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineAdvice:
+    """Everything advised of one engine."""
+
+    engine: str
+    model_name: str
+    dp_rank: str
+    not_yet: str | None
+    """Why nothing is advised; None once something is."""
+    observed: Observed | None = None
+    seqs: SeqsAdvice | None = None
+    flags: tuple[FlagAdvice, ...] = ()
+    seqs_gain_tokens: float | None = None
+
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """Return the same as facts."""
+        named = {"engine": self.engine, "model_name": self.model_name, "dp_rank": self.dp_rank}
+        found = [
+            Recommendation(
+                **named,
+                flag=each.flag,
+                current=each.current,
+                recommended=each.recommended,
+                binding=each.binding,
+                kv_gain_tokens=each.kv_gain_tokens,
+            )
+            for each in self.flags
+        ]
+        if self.seqs is not None:
+            seqs = Recommendation(
+                **named,
+                flag="max-num-seqs",
+                current=str(self.seqs.current),
+                recommended=str(self.seqs.recommended),
+                binding=self.seqs.binding,
+                kv_gain_tokens=self.seqs_gain_tokens,
+            )
+            found.insert(0, seqs)
+        return tuple(found)
 
 
 class Severity(StrEnum):
@@ -155,3 +251,8 @@ class Report:
     """The start before the present one with the same flags, by (engine, rank)."""
     residuals: Residuals = NO_RESIDUALS
     """By how much theory missed so far, this moment included; kept in the state directory."""
+    culprits: Mapping[str, Culprit] = field(default_factory=dict)
+    """Who ends a GPU's memory, by its uuid; absent while no cause stands out."""
+    gpu_states: Mapping[str, GpuState] = field(default_factory=dict)
+    """For the next moment: what the risk model remembers, by GPU uuid, this moment included."""
+    advice: tuple[EngineAdvice, ...] = ()

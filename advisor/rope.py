@@ -31,51 +31,60 @@ _ALWAYS: Version = (0, 0, 0)
 _FLASHINFER_ROPE: Version = (0, 14, 0)
 """From here on DeepSeek's yarn is left to FlashInfer's kernel (``deepseek_scaling_rope.py``)."""
 
-_USUAL_POSITIONS = 2048
-"""Of the model classes whose configs say nothing (Falcon)."""
-
 _MROPE_FACTOR = 4
 """Multimodal rope is prepared for so many times the positions."""
 
+_MROPE_FAMILIES = ("Qwen2VL", "Qwen2_5_VL", "Qwen2_5Omni", "Qwen3VL", "Qwen3Omni", "Qwen3_5")
+"""Every published model of these has it, also where an abridged config leaves ``mrope_section`` out."""
 
-def rope_tables(config: Mapping[str, Any]) -> tuple[RopeTable, ...]:
-    """Return the tables that a config.json's text model keeps, each once however many layers share it.
+_GEMMA3_SCALING = {"rope_type": "linear", "factor": 8.0}
+"""Of the global layers of every published Gemma 3 that sees, where an abridged config leaves it out."""
+
+
+def rope_tables(
+    config: Mapping[str, Any], *, architecture: str, head_size: int, max_position_embeddings: int
+) -> tuple[RopeTable, ...]:
+    """Return the tables that a text model keeps, each once however many layers share it.
+
+    What is odd in the config yields no table: a table is seldom over a percent, and the model's own parser says what is
+    wrong with a config.
 
     Args:
-        config: The text model's config, with ``architectures``; what is missing or odd yields no table, for the table
-            is at most a percent and the model's own parser says what is wrong with a config.
+        config: The text model's config.
+        architecture: Its class in vLLM.
+        head_size: Of a head, where the config does not say what of it is rotated.
+        max_position_embeddings: Where the config leaves it to the model's class.
     """
-    if _architecture(config) in _WITHOUT or config.get("alibi"):
+    if architecture in _WITHOUT or config.get("alibi"):
         return ()
-    positions = next((config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), _USUAL_POSITIONS)
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    positions = next(
+        (config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), max_position_embeddings
+    )
+    assumed = _GEMMA3_SCALING if architecture == "Gemma3ForConditionalGeneration" else {}
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or assumed
     if not isinstance(scaling, Mapping):
         return ()
     by_layer_type = {kind: each for kind, each in scaling.items() if isinstance(each, Mapping)}
-    tables = {}
-    for kind, each in (by_layer_type or {"": scaling}).items():
-        table = _table(config, each, positions, full_attention=kind == "full_attention")
-        if table is not None:
-            tables[kind] = table
-    if not by_layer_type and config.get("rope_local_base_freq") is not None:
-        local = _table(config, {}, positions, full_attention=False)
-        if local is not None:
-            tables["sliding_attention"] = local
-    return tuple(tables.values())
-
-
-def _architecture(config: Mapping[str, Any]) -> str | None:
-    names = config.get("architectures")
-    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+    tables = [
+        _table(config, each, positions, architecture, head_size, full_attention=kind == "full_attention")
+        for kind, each in (by_layer_type or {"": scaling}).items()
+    ]
+    if not by_layer_type and ("rope_local_base_freq" in config or architecture.startswith("Gemma3")):
+        tables.append(_table(config, {}, positions, architecture, head_size, full_attention=False))
+    return tuple(tables)
 
 
 def _table(
-    config: Mapping[str, Any], scaling: Mapping[str, Any], positions: int, *, full_attention: bool
-) -> RopeTable | None:
+    config: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    positions: int,
+    architecture: str,
+    head_size: int,
+    *,
+    full_attention: bool,
+) -> RopeTable:
     kind = scaling.get("rope_type", scaling.get("type")) or "default"
-    dims = _dims(config, scaling, full_attention=full_attention, proportional=kind == "proportional")
-    if dims is None:
-        return None
+    dims = _dims(config, scaling, head_size, full_attention=full_attention, proportional=kind == "proportional")
     factor = scaling.get("factor")
     factor = factor if isinstance(factor, int | float) and factor > 0 else 1
     original = scaling.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
@@ -88,10 +97,10 @@ def _table(
         rows = positions + (original or 0)
     else:
         rows = positions
-    if "mrope_section" in scaling:
+    if "mrope_section" in scaling or architecture.startswith(_MROPE_FAMILIES):
         rows *= _MROPE_FACTOR
     since = None
-    if _architecture(config) == "GptOssForCausalLM":
+    if architecture == "GptOssForCausalLM":
         since = _ALWAYS  # models/gpt_oss.py asks for it
     elif config.get("kv_lora_rank") is not None and kind in {"yarn", "deepseek_yarn"}:
         since = _FLASHINFER_ROPE
@@ -99,21 +108,20 @@ def _table(
 
 
 def _dims(
-    config: Mapping[str, Any], scaling: Mapping[str, Any], *, full_attention: bool, proportional: bool
-) -> int | None:
+    config: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    head_size: int,
+    *,
+    full_attention: bool,
+    proportional: bool,
+) -> int:
     """Return the rotated part of a head: MLA's own, a stated number, or a share of the head."""
-    if isinstance(config.get("qk_rope_head_dim"), int):
-        return int(config["qk_rope_head_dim"])
-    if isinstance(config.get("rotary_dim"), int):
-        return int(config["rotary_dim"])
+    for key in ("qk_rope_head_dim", "rotary_dim"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
     head = config.get("global_head_dim") if full_attention else None
     head = head or config.get("head_dim")
-    if not isinstance(head, int):
-        hidden = config.get("hidden_size", config.get("n_embd"))
-        heads = config.get("num_attention_heads", config.get("n_head"))
-        if not isinstance(hidden, int) or not isinstance(heads, int) or not heads:
-            return None
-        head = hidden // heads
+    head = head if isinstance(head, int) else head_size
     share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", config.get("rotary_pct", 1.0)))
     if proportional or not isinstance(share, int | float) or not 0 < share <= 1:
         share = 1.0

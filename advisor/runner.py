@@ -5,7 +5,7 @@ Source: ``config/vllm.py:use_v2_model_runner`` and its table of architectures, e
 
 from enum import StrEnum
 
-from advisor.layers import CrossAttention, GatedDeltaNet, KimiDelta, LinearAttention, Mamba1, Mamba2, ShortConv
+from advisor.layers import GatedDeltaNet, KimiDelta, LinearAttention, Mamba1, Mamba2, ShortConv
 from advisor.spec import ModelSpec
 from advisor.versions import Version
 
@@ -48,4 +48,4 @@ def _prefers_v2(version: Version, spec: ModelSpec) -> bool:
         return spec.architecture in _DENSE_SINCE_0_23 | _MIXTURES_SINCE_0_24
     if version < (0, 29, 0):
         return not has_state and (spec.experts is None or spec.architecture in _MIXTURES_SINCE_0_24)
-    return CrossAttention not in kinds
+    return True

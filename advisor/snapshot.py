@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from advisor.readings import EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess, ModelFiles
+from advisor.units import GIB
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
+
+
+_DRIVERS_OWN_BYTES = GIB
+_DRIVERS_OWN_RATIO = 0.02
+"""Page tables, rounding and what drivers before 510 reserve stay below these; an engine does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,8 @@ class Snapshot:
     gpus: tuple[Gpu, ...] = ()
     gpu_processes: tuple[GpuProcess, ...] = ()
     servers: tuple[EngineProcess, ...] = ()
+    visible_pids: frozenset[int] | None = None
+    """Every process in the table that `servers` were found in; None where the table was not read."""
     engines: tuple[EngineReading, ...] = ()
     targets: tuple[EngineTarget, ...] = ()
     models: tuple[ModelFiles, ...] = ()
@@ -56,6 +64,27 @@ class Snapshot:
     def processes_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Return the processes that hold memory on a GPU."""
         return tuple(process for process in self.gpu_processes if process.uuid == gpu.uuid)
+
+    def hidden_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """Return the processes on a GPU that the process table does not show: those of another PID namespace."""
+        if self.visible_pids is None:
+            return ()
+        return tuple(process for process in self.processes_on(gpu) if process.pid not in self.visible_pids)
+
+    def unowned_on(self, gpu: Gpu) -> int:
+        """Return the bytes in use on a GPU that no listed process holds, 0 where that is no more than a driver keeps.
+
+        A driver lists no process at all to a container with a PID namespace of its own.
+        """
+        held = process_bytes(self.processes_on(gpu))
+        if gpu.memory_used_bytes is None or gpu.memory_total_bytes is None or held is None:
+            return 0
+        unowned = gpu.memory_used_bytes - held
+        return unowned if unowned > max(_DRIVERS_OWN_BYTES, _DRIVERS_OWN_RATIO * gpu.memory_total_bytes) else 0
+
+    def is_here(self, url: str) -> bool:
+        """Tell whether an address is of this host by its own look: loopback."""
+        return urlsplit(url).hostname in _HERE
 
     def readings_of(self, engine: str) -> tuple[EngineReading, ...]:
         """Return the readings of one server's engines, in order of rank."""

@@ -135,7 +135,7 @@ class ModelSpec:
     encoder_positions: int | None = None
     """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
     extended_position_embeddings: int | None = None
-    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases before 0.31
+    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases to 0.29
     take it by themselves (yarn over an unscaled max_position_embeddings). None where there is none."""
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""

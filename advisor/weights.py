@@ -68,6 +68,9 @@ class TensorIndex:
     """``safetensors headers``, ``safetensors index`` or ``file sizes``, for people."""
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     """By name; empty where only the total could be read."""
+    mistral_format: bool = False
+    """Whether Mistral's own params.json stands beside: from 0.12 vLLM reads the model by that, and its image encoder is
+    then not split."""
 
 
 def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors headers") -> TensorIndex:
@@ -124,6 +127,7 @@ def stage_weights(
     pooling: bool = False,
     max_loras: int = 0,
     max_lora_rank: int = 16,
+    max_num_batched_tokens: int = 0,
 ) -> tuple[Estimate, ...]:
     """Return the weight bytes of the fullest rank of each pipeline stage.
 
@@ -144,6 +148,7 @@ def stage_weights(
         pooling: Whether it is served for embeddings or scores, which leaves the output head out.
         max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
         max_lora_rank: ``--max-lora-rank``.
+        max_num_batched_tokens: What Qwen3-VL's buffers for the encoder's inner layers are made for.
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -164,6 +169,8 @@ def stage_weights(
         width=_DTYPE_BYTES[dtype],
     )
     stored = _stored(tensors) if tensors is not None and tensors.tensors else None
+    if tensors is not None and tensors.mistral_format and version >= (0, 12, 0):
+        replicate_encoder = True
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
     stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
@@ -172,6 +179,8 @@ def stage_weights(
         draft = counter.sum_of(last)
         sums[-1] = sums[-1].plus(draft, spec.draft_layers)
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
+    if spec.architecture.startswith(_DEEPSTACK_FAMILIES) and not language_model_only:
+        tables += _DEEPSTACK_LEVELS * max_num_batched_tokens * spec.hidden_size * layout.width
     beside = [
         tables
         + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
@@ -189,7 +198,7 @@ def stage_weights(
 def unmatched_tensors(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool = False) -> tuple[str, ...]:
     """Return the names in the files that no parameter of the model claims, those that vLLM skips left out.
 
-    Experts' numbers read ``*``. Their bytes are in the upper bound of `stage_weights`.
+    All routed experts of a layer have one name. Their bytes are in the upper bound of `stage_weights`.
     """
     return tuple(sorted(_unmatched(spec, tensors, load_draft_layers=load_draft_layers)))
 
@@ -240,7 +249,8 @@ class _Counter:
         self._expected: dict[str, int] = {}
         if stored is not None:
             for each in spec.parameters:
-                self._expected[each.name] = self._expected.get(each.name, 0) + each.elements
+                name = _together(each.name)
+                self._expected[name] = self._expected.get(name, 0) + each.elements
 
     def sum_of(self, parameters: Iterable[Parameter]) -> _Sum:
         """Return the bytes of these parameters on the fullest rank that holds them."""
@@ -265,7 +275,7 @@ class _Counter:
                 if found is None:
                     missing += size
                 elif scheme is None and found.plain_elements:
-                    size = values = round(size * found.plain_elements / self._expected[each.name])
+                    size = values = round(size * found.plain_elements / self._expected[_together(each.name)])
             if scheme is not None:
                 quantised += size
                 spread += size * scheme.spread_ratio
@@ -343,6 +353,10 @@ _MOSTLY_SMALL = 64 * 1024
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
 """Built without a quantisation config in vLLM's models, so that no method touches them."""
+
+_DEEPSTACK_FAMILIES = ("Qwen3VL", "Qwen3Omni")
+_DEEPSTACK_LEVELS = 3
+"""Layers of the encoder whose outputs go into the decoder, each by a buffer of its own (``models/qwen3_vl.py``)."""
 
 _FLOAT32_ROUTERS = frozenset(
     {
@@ -571,16 +585,15 @@ _PARTS_OF_A_WEIGHT = frozenset(
 )
 """Last components of a quantised weight's tensors."""
 
-_ENDS_OF_A_STACK = ("_blocks", "_scales", "_packed", "_scale", "_scale_inv")
+_ENDS_OF_A_STACK = tuple(f"_proj{end}" for end in ("_blocks", "_scales", "_packed", "_scale", "_scale_inv"))
 """Ends of the names of stacked experts' tensors (gpt-oss), which have no ``.weight``."""
 
-_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 _VALUES = ("qweight", "weight_packed", "_blocks", "_packed")
 
 
 @lru_cache(maxsize=16)
 def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
-    """Return what the files hold by parameter, the experts' numbers replaced and quantised parts put together."""
+    """Return what the files hold by parameter; a layer's experts and a quantised weight's parts are put together."""
     found: dict[str, _Stored] = {}
     for name, info in tensors.tensors.items():
         base, is_part = _parameter_name(name)
@@ -599,21 +612,22 @@ def _stored(tensors: TensorIndex) -> Mapping[str, _Stored]:
 
 def _parameter_name(tensor_name: str) -> tuple[str, bool]:
     """Return (the parameter that a file's tensor belongs to, whether it is a part of it and not the whole)."""
-    name = _EXPERT.sub("*", tensor_name) if "experts." in tensor_name else tensor_name
-    module, _, leaf = name.rpartition(".")
+    module, _, leaf = tensor_name.rpartition(".")
     if leaf in ("weight", "bias"):
-        return name, False
+        return _together(tensor_name), False
     if leaf in _PARTS_OF_A_WEIGHT:
-        return f"{module}.weight", True
-    module, of_weight, _ = name.partition(
-        ".weight."
-    )  # bitsandbytes: .weight.absmax, .weight.quant_state.bitsandbytes__nf4
+        return _together(f"{module}.weight"), True
+    module, of_weight, _ = tensor_name.partition(".weight.")
     if of_weight:
-        return f"{module}.weight", True
-    for end in _ENDS_OF_A_STACK:
-        if leaf.endswith(f"_proj{end}"):
-            return name.removesuffix(end), True
-    return name, False
+        return _together(f"{module}.weight"), True
+    is_part = leaf.endswith(_ENDS_OF_A_STACK)
+    return _together(tensor_name), is_part
+
+
+def _together(name: str) -> str:
+    """Return the name that all routed experts of a layer share: one file has a tensor each, another all in one."""
+    head, is_expert, _ = name.partition(".experts.")
+    return f"{head}.experts" if is_expert and not name.endswith("bias") else name
 
 
 _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|language_model\.|model\.)")
@@ -621,6 +635,7 @@ _WRAPPERS = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|lan
 
 def _find(stored: Mapping[str, _Stored], name: str) -> _Stored | None:
     """Return what the files hold of a parameter, whichever wrapper's prefix stands before it."""
+    name = _together(name)
     found = stored.get(name)
     if found is not None:
         return found
@@ -642,7 +657,7 @@ _LAYER_NUMBER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 def _unmatched(spec: ModelSpec, tensors: TensorIndex, *, load_draft_layers: bool) -> dict[str, int]:
     if not tensors.tensors:
         return {}
-    claimed = {_WRAPPERS.sub("", each.name) for each in spec.parameters}
+    claimed = {_WRAPPERS.sub("", _together(each.name)) for each in spec.parameters}
     unmatched = {}
     for name, entry in _stored(tensors).items():
         bare = _WRAPPERS.sub("", name)

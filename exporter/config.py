@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from advisor.policy import Policy
+from exporter.checked_yaml import Strict, read_mapping, spelled
 from exporter.errors import UsageError
 
 DEFAULT_PORT = 9738
@@ -28,11 +28,7 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EngineConfig(_Strict):
+class EngineConfig(Strict):
     """One vLLM server, named instead of discovered."""
 
     url: Annotated[str, AfterValidator(checked_url)] = Field(description="Where its API listens.")
@@ -46,7 +42,7 @@ class EngineConfig(_Strict):
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
 
 
-class Config(_Strict):
+class Config(Strict):
     """The whole configuration file."""
 
     engines: tuple[EngineConfig, ...] = Field(
@@ -70,40 +66,37 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
     Raises:
         UsageError: Lists every problem as ``file: key.path: what is wrong``.
     """
-    content: Any = {}
-    if path is not None:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise UsageError(f"{path}: a mapping of keys is needed at the top, this is a {type(content).__name__}")
+    content = {} if path is None else read_mapping(path)
     problems: list[str] = []
     config = None
     try:
         config = Config.model_validate(content | overrides)
     except ValidationError as error:
-        problems += [_spelled(problem) for problem in error.errors(include_url=False)]
+        problems += [spelled(problem, Config) for problem in error.errors(include_url=False)]
     problems += _policy_problems(content.get("policy"))
     if config is not None:
         problems += _duplicates(config)
+    if config is not None and path is not None:
+        config = _resolved(config, path.parent)
     if problems or config is None:
         where = str(path) if path else "command line"
         raise UsageError("\n".join(f"{where}: {problem}" for problem in problems))
     return config
 
 
-def _spelled(problem: Any) -> str:
-    location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-    if problem["type"] == "extra_forbidden":
-        parent = {"engines": EngineConfig}.get(str(problem["loc"][0]), Config) if problem["loc"][1:] else Config
-        return f"{location}: unknown key; known here: {', '.join(sorted(parent.model_fields))}"
-    given = problem["input"]
-    shown = "" if isinstance(given, dict | list) or problem["type"] == "missing" else f" (given: {given!r})"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+def _resolved(config: Config, directory: Path) -> Config:
+    """Make the paths of the file relative to the file: a service has no directory of its own."""
+    engines = tuple(
+        engine.model_copy(
+            update={
+                key: directory / file
+                for key in ("api_key_file", "ca_file")
+                if (file := getattr(engine, key)) is not None
+            }
+        )
+        for engine in config.engines
+    )
+    return config.model_copy(update={"engines": engines})
 
 
 def _policy_problems(policy: Any) -> list[str]:

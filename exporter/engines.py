@@ -45,7 +45,23 @@ class Engines:
     def start(self) -> None:
         """Watch what the config names."""
         for config in self.configured:
-            self._watch(Watched(engine=config.name or urlsplit(config.url).netloc, url=config.url, config=config))
+            self._watch(Watched(engine=_name(config), url=config.url, config=config))
+
+    def reconfigure(self, configured: tuple[EngineConfig, ...]) -> None:
+        """Watch what a changed config names; a server that it names still is watched on, with its keys read again."""
+        named_before = {_name(config) for config in self.configured}
+        named = {_name(config): config for config in configured}
+        self.configured = configured
+        for engine, watched in list(self.watched.items()):
+            leaves = engine not in named if configured else engine in named_before
+            if leaves:
+                del self.watched[engine]
+                self.on_gone(watched)
+        for engine, config in named.items():
+            known = self.watched.get(engine)
+            kept = known is not None and known.url == config.url
+            ranks, model = (known.ranks, known.model) if known and kept else ((), None)
+            self._watch(Watched(engine=engine, url=config.url, config=config, ranks=ranks, model=model))
 
     def discover(self, servers: Iterable[EngineProcess], now_seconds: float) -> None:
         """Watch what runs on this host at this Unix time, unless the config names the servers."""
@@ -89,6 +105,10 @@ class Engines:
     def _watch(self, watched: Watched) -> None:
         self.watched[watched.engine] = watched
         self.on_new(watched)
+
+
+def _name(config: EngineConfig) -> str:
+    return config.name or urlsplit(config.url).netloc
 
 
 def local_flags(url: str, processes: Any) -> EngineFlags | None:

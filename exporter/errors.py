@@ -6,6 +6,7 @@
       + UsageError             the operator must fix a flag or a file; every problem is listed; exit status 2
       + SourceError            this reading failed; it is tried again at the next interval; ``reason`` is a metric label
           + SourceUnavailable  refused, timed out, no driver, no such file
+              + RestartNeeded  and will be none until this process is started afresh
           + SourceMalformed    it answered, and the answer is not understood
 """
 
@@ -32,6 +33,10 @@ class SourceError(HeadroomError):
 
 class SourceUnavailable(SourceError):  # noqa: N818 - states what is, like TimeoutExpired
     """There was no answer."""
+
+
+class RestartNeeded(SourceUnavailable):
+    """There was no answer, and this process cannot get one any more: a fresh one can."""
 
 
 class SourceMalformed(SourceError):  # noqa: N818 - see above

@@ -31,3 +31,19 @@ class Collector(Fact):
     failing: Mapping[str, int] | None = level(
         "1 for the reason why the last read failed; no series while it succeeds.", by="reason"
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigReload(Fact):
+    """Whether the daemon runs by what its files say now. Named as Prometheus names its own."""
+
+    subject: ClassVar[str] = "config"
+
+    last_reload_successful: int | None = level(
+        "1 while the configuration, web configuration and certificates in effect are those on disk when they were "
+        "last read (at the start, on SIGHUP, and for the web part when a file changes); 0 when they were refused and "
+        "the old ones stay."
+    )
+    last_reload_success_timestamp_seconds: float | None = level(
+        "Unix time of the last read of the configuration that was not refused."
+    )

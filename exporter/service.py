@@ -4,26 +4,29 @@ import logging
 import platform
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import requests
 
-from advisor import residuals, starts
+from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
+from advisor.policy import Policy
 from advisor.readings import EngineReading, EngineStartLog, Gpu
 from advisor.report import Report
+from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
 from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
 from exporter.engines import Engines, Watched, open_session
-from exporter.errors import SourceError
-from exporter.health import Build, Collector
+from exporter.errors import RestartNeeded, SourceError
+from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
+from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
@@ -40,6 +43,10 @@ _CLOSE_SECONDS = 0.5
 _STATE_SECONDS = 60.0
 _ONCE_SECONDS = 5.5
 """What a command that looks once waits for: a little more than the slowest source gives itself."""
+_RISK_SECONDS = 2 * 86400.0
+"""What the risk model remembers is about the last one to two days."""
+_RESTARTS_WANTED = 3
+"""Reads in a row: while a driver is being replaced its parts disagree for a moment."""
 _MODEL_SECONDS = 5.0
 """Model files hardly change, but a server that has just started waits for its theory."""
 
@@ -95,8 +102,22 @@ class _Keeping:
 class Service:
     """Runs until stopped. Every method is safe to call from every thread."""
 
-    def __init__(self, config: Config, world: World, *, start_log: EngineStartLog | None = None) -> None:
-        """Take what to watch, the world to watch it in, and a start-up log that was given by hand."""
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        *,
+        start_log: EngineStartLog | None = None,
+        keeps_state: bool = True,
+        web_is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take what to watch, the world to watch it in, and a start-up log that was given by hand.
+
+        A command that only reads what a daemon keeps passes ``keeps_state=False``; ``web_is_current`` knows whether the
+        web configuration in effect is the one on disk.
+        """
+        self._keeps_state = keeps_state and config.state_dir is not None
+        self._web_is_current = web_is_current
         self._config = config
         self._policy = config.thresholds()
         self._world = world
@@ -110,13 +131,22 @@ class Service:
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
-        self._starts_file = State(config.state_dir, "starts")
-        self._residuals_file = State(config.state_dir, RESIDUALS_FILE)
+        self._starts_file = State(config.state_dir, "starts", is_ours=keeps_state)
+        self._residuals_file = State(config.state_dir, RESIDUALS_FILE, is_ours=keeps_state)
+        self._risk_file = State(config.state_dir, "risk", is_ours=keeps_state)
+        self._load_file = State(config.state_dir, "load", is_ours=keeps_state)
         self._history = History(
             starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
             residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),
+            gpus=self._risk_file.load(self._risk_state, {}),
+            load=self._load_file.load(load.from_json, {}),
         )
+        self._recent = Recent()
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
+        self._watching = threading.RLock()
+        """Held while the set of servers under watch changes: a reload comes from another thread than a discovery."""
+        self._reload = ConfigReload(last_reload_successful=1, last_reload_success_timestamp_seconds=self._clock.wall())
+        self._restarts_wanted = 0
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
     def start(self) -> None:
@@ -125,14 +155,74 @@ class Service:
         Raises:
             UsageError: The config names credentials that cannot be read.
         """
-        interval = self._config.poll_interval
+        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models]
+        if self._keeps_state:
+            self._sources.append(_Keeping(self._keep))
         self._schedule.start()
         self._engines.start()
-        self._read_every(interval, NvmlSource(self._world.nvml))
-        self._read_every(interval, self._processes)
-        self._read_every(max(interval, _MODEL_SECONDS), self._models)
-        if self._config.state_dir is not None:
-            self._read_every(_STATE_SECONDS, _Keeping(self._keep))
+        self._schedule_reads()
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on by a changed config: engines and their keys, policy, interval. What is known of engines stays.
+
+        ``listen_address`` and ``state_dir`` are taken at the start only.
+
+        Raises:
+            UsageError: It names credentials that cannot be read; nothing has changed then.
+        """
+        for engine in config.engines:
+            self._world.session(engine).close()
+        with self._watching:
+            is_another_pace = config.poll_interval != self._config.poll_interval
+            self._config = config
+            self._policy = config.thresholds()
+            self._engines.reconfigure(config.engines)
+            if is_another_pace:
+                self._schedule_reads()
+                for key in self._servers:
+                    # Not at once: a read under way would be taken for one that hangs.
+                    self._read_server_every(config.poll_interval, key, after_seconds=min(1.0, config.poll_interval))
+
+    def note_reload(self, *, successful: bool) -> None:
+        """Keep whether the configuration in effect is the one on disk."""
+        when = self._clock.wall() if successful else self._reload.last_reload_success_timestamp_seconds
+        self._reload = ConfigReload(last_reload_successful=int(successful), last_reload_success_timestamp_seconds=when)
+
+    def every(self, seconds: float, key: str, call: Callable[[], None]) -> None:
+        """Call at even intervals from the same loop that reads, so that it stops when the loop does."""
+        self._schedule.every(seconds, key, call)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether judgements are made, whatever they say: a hung driver is no fault of the loop, a stopped loop is."""
+        reading = self._board.latest("advice")
+        return reading is not None and self._clock.steady() - reading.taken_at_seconds <= self._max_age_seconds + 1.0
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether a source has said time and again that only a fresh process can read it."""
+        return self._restarts_wanted >= _RESTARTS_WANTED
+
+    def summary(self) -> str:
+        """Return the state in one line, for ``systemctl status``."""
+        published = self.published()
+        if published is None:
+            return "reading for the first time"
+        ups = [engine.up for engine in published.report.engines]
+        failing = [f"{each.collector}: {', '.join(each.failing)}" for each in self.health() if each.failing]
+        parts = [
+            f"GPUs: {len(published.report.gpus)}",
+            f"engines up: {ups.count(1)} of {len(ups)}",
+            f"findings: {len(published.report.findings)}",
+            *failing,
+        ]
+        return "; ".join(parts)
+
+    def _schedule_reads(self) -> None:
+        interval = self._config.poll_interval
+        intervals = {"model": max(interval, _MODEL_SECONDS), "state": _STATE_SECONDS}
+        for source in self._sources:
+            self._read_every(intervals.get(source.name, interval), source, source.name)
         self._schedule.every(
             interval,
             "advice",
@@ -154,7 +244,9 @@ class Service:
         self._read_together({nvml.name: nvml, self._processes.name: self._processes})
         self._judge()  # finds the servers, and which files tell of them
         self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
-        return self._judge()
+        published = self._judge()
+        self._read("advice", _Advice(lambda: published))  # from here on `published` and `facts` tell of it too
+        return published
 
     def _read_together(self, sources: Mapping[str, Source]) -> None:
         end = self._clock.steady() + _ONCE_SECONDS
@@ -181,6 +273,16 @@ class Service:
         return self._world.mode
 
     @property
+    def policy(self) -> Policy:
+        """The thresholds in effect."""
+        return self._policy
+
+    @property
+    def poll_interval_seconds(self) -> float:
+        """Time between two readings."""
+        return self._config.poll_interval
+
+    @property
     def ready(self) -> bool:
         """Whether the first judgement is done, whatever it said."""
         return self._board.latest("advice") is not None
@@ -191,6 +293,10 @@ class Service:
         reading = fresh.get("advice")
         return reading.facts if reading else None
 
+    def recent(self, subject: Subject) -> dict[str, tuple[float, ...]]:
+        """Return the last hour of one GPU (``("gpu", uuid)``) or engine (``("engine", engine, rank)``)."""
+        return self._recent.of(subject, self._clock.steady())
+
     def health(self) -> tuple[Collector, ...]:
         """Return the state of every source."""
         return self._board.health()
@@ -199,26 +305,41 @@ class Service:
         """Return everything that /metrics shows now."""
         published = self.published()
         yield self._build
+        yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
         yield from self._fresh_gpus()
         if published is not None:
             yield from published.report.gpus
             yield from published.report.engines
+            for advice in published.report.advice:
+                yield from advice.recommendations()
 
     @property
     def _max_age_seconds(self) -> float:
         return FRESH_INTERVALS * self._config.poll_interval
 
-    def _read_every(self, seconds: float, source: Source) -> None:
-        self._sources.append(source)
-        self._schedule.every(seconds, source.name, lambda: self._read(source.name, source))
+    def _read_every(self, seconds: float, source: Source, key: str) -> None:
+        self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
         key = f"vllm {watched.engine}"
+        before = self._servers.get(key)
         self._servers[key] = source
-        self._schedule.every(self._config.poll_interval, key, lambda: self._read(key, source))
+        if before is not None:
+            before.close()
+            return
+        self._read_server_every(self._config.poll_interval, key)
         log.info("watching engine %s at %s", watched.engine, watched.url)
+
+    def _read_server_every(self, seconds: float, key: str, *, after_seconds: float = 0.0) -> None:
+        """Read whatever source stands under this key when the time comes: a reload may put another there."""
+
+        def read() -> None:
+            if source := self._servers.get(key):
+                self._read(key, source)
+
+        self._schedule.every(seconds, key, read, after_seconds=after_seconds)
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
@@ -231,8 +352,13 @@ class Service:
     def _read(self, key: str, source: Source) -> None:
         self._started[key] = (source.name, self._clock.steady())
         reading = observe(key, source, self._clock)
+        if source.name == "vllm" and self._servers.get(key) is not source:
+            return  # it left the config, or has other credentials now, while this read was under way
         self._board.put(reading)
         self._failures.note(reading)
+        if source.name == "nvml":
+            wanted = isinstance(reading.failure, RestartNeeded)
+            self._restarts_wanted = self._restarts_wanted + 1 if wanted else 0
 
     def _overrun(self, key: str) -> None:
         """A read is due while the last one is still under way: its source shows as hung, its data go."""
@@ -246,7 +372,8 @@ class Service:
         now = self._clock.steady()
         servers = self._fresh_facts("process", now)
         if servers is not None:
-            self._engines.discover(servers, self._clock.wall())
+            with self._watching:
+                self._engines.discover(servers, self._clock.wall())
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )
@@ -266,6 +393,7 @@ class Service:
             gpus=gpu_readings.gpus if gpu_readings else (),
             gpu_processes=gpu_readings.processes if gpu_readings else (),
             servers=servers or (),
+            visible_pids=None if servers is None else self._processes.visible_pids,
             engines=readings,
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
@@ -273,11 +401,29 @@ class Service:
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
+        self._recent.note(now, _recent_figures(report), holds_seconds=self._max_age_seconds)
         return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
 
     def _keep(self) -> None:
         self._starts_file.save(starts.to_json(self._history.starts))
         self._residuals_file.save(residuals.to_json(self._history.residuals))
+        self._load_file.save(load.to_json(self._history.load))
+        self._risk_file.save(
+            {
+                "wall_seconds": self._clock.wall(),
+                "steady_seconds": self._clock.steady(),
+                "states": risk_state.to_json(self._history.gpus),
+            }
+        )
+
+    def _risk_state(self, content: Any) -> dict[str, GpuState]:
+        """Read back what the risk model remembered, moved onto this boot's steady clock; too old is forgotten."""
+        age_seconds = self._clock.wall() - float(content["wall_seconds"])
+        if not 0 <= age_seconds <= _RISK_SECONDS:
+            return {}
+        by_seconds = self._clock.steady() - age_seconds - float(content["steady_seconds"])
+        states = risk_state.from_json(content["states"])
+        return {uuid: risk_state.moved(state, by_seconds) for uuid, state in states.items()}
 
     def _fresh_facts(self, collector: str, now_seconds: float, *, interval_seconds: float = 0.0) -> Any:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)
@@ -297,3 +443,21 @@ class Service:
     def _close_all(self) -> None:
         for source in self._sources:
             source.close()
+
+
+def _recent_figures(report: Report) -> dict[Subject, dict[str, float | None]]:
+    """Return what the page draws of the last hour."""
+    gpus: dict[Subject, dict[str, float | None]] = {
+        ("gpu", gpu.uuid): {"oom_risk_ratio": gpu.oom_risk_ratio, "memory_slack_bytes": gpu.memory_slack_bytes}
+        for gpu in report.gpus
+    }
+    engines: dict[Subject, dict[str, float | None]] = {
+        ("engine", engine.engine, engine.dp_rank): {
+            "kv_usage_ratio": engine.kv_usage_ratio,
+            "request_headroom": engine.request_headroom,
+            "requests_running": engine.requests_running,
+            "requests_waiting": engine.requests_waiting,
+        }
+        for engine in report.engines
+    }
+    return gpus | engines

@@ -25,8 +25,12 @@ MOST_BYTES = 16 * 1024**2
 class State:
     """One file of the state directory. With no directory nothing is kept, and nothing is wrong with that."""
 
-    def __init__(self, directory: Path | None, name: str) -> None:
-        """Take the directory, which is made if it is missing, and the file's name in it."""
+    def __init__(self, directory: Path | None, name: str, *, is_ours: bool = True) -> None:
+        """Take the directory, which is made if it is missing, and the file's name in it.
+
+        With ``is_ours=False`` a file that cannot be read is left where it is, for the daemon whose it is.
+        """
+        self._is_ours = is_ours
         self._file = directory / f"{name}.json" if directory else None
 
     def load(self, read: Callable[[Any], Content], otherwise: Content) -> Content:
@@ -53,7 +57,7 @@ class State:
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"not a state file of format {FORMAT}")  # noqa: TRY301 - see above
             return read(content["content"])
-        except (ValueError, KeyError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._set_aside(error)
             return otherwise
 
@@ -78,6 +82,9 @@ class State:
 
     def _set_aside(self, error: Exception) -> None:
         assert self._file is not None
+        if not self._is_ours:
+            log.warning("%s: %s; going on without it", self._file, error)
+            return
         aside = self._file.with_suffix(".unreadable")
         try:
             self._file.replace(aside)

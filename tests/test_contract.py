@@ -46,6 +46,15 @@ ENGINE = {
     "headroom_engine_full_context_concurrency": set(),
     "headroom_engine_limiter": {"limiter"},
     "headroom_engine_preemptions_total": set(),
+    "headroom_engine_preemption_risk_ratio": set(),
+    "headroom_engine_time_to_kv_exhaustion_seconds": set(),
+    "headroom_engine_restart_fits": set(),
+    "headroom_engine_restart_shortfall_bytes": set(),
+    "headroom_engine_recommended_max_num_seqs": set(),
+    "headroom_engine_recommended_max_num_seqs_lower": set(),
+    "headroom_engine_recommended_max_num_seqs_upper": set(),
+    "headroom_engine_advice_confidence_ratio": set(),
+    "headroom_engine_recommendation_info": {"flag", "current", "recommended", "binding"},
     "headroom_engine_metric_missing": {"metric"},
 }
 ITSELF = {

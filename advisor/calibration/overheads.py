@@ -35,7 +35,9 @@ def non_torch(
     if runner is Runner.V0:
         return _gib(0.0, 0.10, 0.35) if tensor_parallel_size == 1 else _gib(0.05, 0.25, 0.80)
     if version < (0, 9, 1):  # the CUDA context counts too: all that is used on the device but not PyTorch's
-        return _gib(0.15, 0.50, 0.90) if tensor_parallel_size == 1 else _gib(0.60, 1.20, 2.60)
+        if tensor_parallel_size == 1:
+            return _gib(0.15, 0.50, 0.90)
+        return _gib(0.60, 1.20, 2.60 if tensor_parallel_size <= 8 else 6.0)
     if tensor_parallel_size == 1:
         if version < (0, 11, 0):
             return _gib(0.0, 0.05, 0.15)
@@ -47,7 +49,8 @@ def non_torch(
     if not datacentre:
         return _gib(0.02, 0.12, 0.60)
     if version < (0, 11, 0):
-        return _gib(0.50, 1.0 + 0.16 * tensor_parallel_size, 2.6)
+        expected = 1.0 + 0.16 * min(tensor_parallel_size, 8)
+        return _gib(0.50, expected, expected + (0.5 if tensor_parallel_size <= 8 else 4.0))
     if version < (0, 18, 0):
         return _gib(0.40, 0.54, 1.60)
     if not compiled:

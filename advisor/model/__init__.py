@@ -7,10 +7,12 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe
+from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe, pooling, uneven
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
+from advisor.model.multimodal import WRAPPERS, Whole
 from advisor.model.tensors import Decoder, parameters
+from advisor.rope import rope_tables
 from advisor.spec import DeclinedError, ModelConfigError, ModelSpec, Quantization
 
 TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
@@ -21,6 +23,8 @@ TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **hybrid.FAMILIES,
     **linear.FAMILIES,
     **gemma.FAMILIES,
+    **uneven.FAMILIES,
+    **pooling.FAMILIES,
 }
 
 __all__ = ["parse_model"]
@@ -37,11 +41,9 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         raise ModelConfigError(f"config.json holds a {type(config).__name__}; it must be an object")
     architecture = _architecture(config)
     keys = Keys(config)
-    family = TEXT_FAMILIES.get(architecture)
-    if family is None:
-        raise DeclinedError(f"architecture {architecture} is not described by these rules")
-    decoder = family(keys)
-    length, extended = context_length(keys)
+    whole = _whole(keys, architecture)
+    decoder, text = whole.decoder, whole.text
+    length, extended = context_length(text)
     return ModelSpec(
         architecture=architecture,
         layers=decoder.layers,
@@ -51,18 +53,34 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         num_kv_heads=decoder.num_kv_heads,
         head_size=decoder.head_size,
         vocab_size=decoder.vocab_size,
-        dtype=_dtype(keys, keys),
-        quantization=_quantization(keys, keys),
+        dtype=_dtype(keys, text),
+        quantization=_quantization(keys, text),
         max_position_embeddings=length,
         extended_position_embeddings=extended,
         tie_word_embeddings=decoder.tied,
-        parameters=parameters(decoder),
+        parameters=parameters(decoder, whole.towers, whole.renaming),
         experts=decoder.experts,
         encoder=decoder.encoder,
         encoder_positions=decoder.encoder_positions,
         draft_layers=decoder.draft_layers,
         gated_mlp=decoder.gated_mlp,
+        rope_tables=rope_tables(
+            text.merged(),
+            architecture=architecture,
+            head_size=decoder.head_size,
+            max_position_embeddings=length,
+        ),
     )
+
+
+def _whole(keys: Keys, architecture: str) -> Whole:
+    family = TEXT_FAMILIES.get(architecture)
+    if family is not None:
+        return Whole(text=keys, decoder=family(keys))
+    wrapper = WRAPPERS.get(architecture)
+    if wrapper is None:
+        raise DeclinedError(f"architecture {architecture} is not described by these rules")
+    return wrapper(keys)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

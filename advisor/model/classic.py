@@ -357,7 +357,11 @@ def chatglm(keys: Keys) -> Decoder:
     """ChatGLM 2 and 3 and the first GLM-4."""
     hidden, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     inner = keys.size("ffn_hidden_size")
-    kv_heads = keys.size("multi_query_group_num", default=1) if keys.flag("multi_query_attention") else heads
+    kv_heads = (
+        keys.size("multi_query_group_num", default=1)
+        if keys.flag("multi_query_attention", default=keys.raw("multi_query_group_num")[1] is not None)
+        else heads
+    )
     head_size = keys.optional_size("kv_channels") or divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
     bias = keys.flag("add_bias_linear")
     vocab = keys.size("padded_vocab_size", "vocab_size")

@@ -90,7 +90,7 @@ class Dense:
     tied: bool = False
     """Whether the head is tied where the config does not say."""
     windows: WindowRule = one_window_for_all
-    extra: Callable[[Keys, Heads], Parts] | None = None
+    further: Callable[[Keys, Heads], Parts] | None = None
     """Further tensors of each layer."""
 
     def __call__(self, keys: Keys) -> Decoder:
@@ -117,7 +117,7 @@ class Dense:
         common = (
             *self._attention(keys, sizes),
             *(part for name in self.norms if self.norm_weights for part in norm(name, hidden, bias=self.norm_bias)),
-            *(self.extra(keys, sizes) if self.extra else ()),
+            *(self.further(keys, sizes) if self.further else ()),
         )
         if feed_forwards is None:
             parts = [(*common, *self._mlp(keys, hidden, intermediate))] * layers
@@ -201,13 +201,6 @@ class Dense:
         return mlp(self.mlp_module, hidden, intermediate, bias=bias, names=self.mlp_names)
 
 
-_LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
-_SANDWICH = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
 _AFTER_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
 _LLAMA = Dense(
@@ -221,7 +214,9 @@ _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
 _QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
 _QWEN3 = Dense(
     defaults={"head_dim": 128, "use_sliding_window": False},
-    qkv_bias="attention_bias", qk_norm=True, windows=window_from_layer,
+    qkv_bias="attention_bias",
+    qk_norm=True,
+    windows=window_from_layer,
 )
 _PHI3 = Dense(fused_qkv="qkv_proj", fused_mlp=True)
 _GPT_MLP = ("c_fc", "c_proj")
@@ -248,9 +243,7 @@ def _cohere_qk_norms(keys: Keys, sizes: Heads) -> Parts:
         return ()
     return (
         small("self_attn.q_norm.weight", sizes.heads, sizes.head_size, sharding="column"),
-        small(
-            "self_attn.k_norm.weight", sizes.kv_heads, sizes.head_size, sharding="kv_heads", kv_heads=sizes.kv_heads
-        ),
+        small("self_attn.k_norm.weight", sizes.kv_heads, sizes.head_size, sharding="kv_heads", kv_heads=sizes.kv_heads),
     )
 
 
@@ -307,18 +300,14 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "InternLMForCausalLM": _llama,
     "CwmForCausalLM": Dense(windows=window_by_layer_type),
     "MistralForCausalLM": _MISTRAL,
-    "Ministral3ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 8, "head_dim": 128}, windows=window_by_layer_type
-    ),
+    "Ministral3ForCausalLM": Dense(defaults={"num_key_value_heads": 8, "head_dim": 128}, windows=window_by_layer_type),
     "SolarForCausalLM": Dense(qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     "Qwen2ForCausalLM": _QWEN2,
     "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": _QWEN3,
     "GraniteForCausalLM": _LLAMA,
     "Phi3ForCausalLM": _PHI3,
-    "GemmaForCausalLM": Dense(
-        defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window
-    ),
+    "GemmaForCausalLM": Dense(defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window),
     "StableLmForCausalLM": _STABLELM,
     "StableLMEpochForCausalLM": _STABLELM,
     "Starcoder2ForCausalLM": Dense(
@@ -355,7 +344,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         output_bias="attention_bias",
         norms=("input_layernorm",),
         tied=True,
-        extra=_cohere_qk_norms,
+        further=_cohere_qk_norms,
     ),
     "Cohere2ForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -394,7 +383,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         mlp_names=("up_proj", "down_proj"),
         norms=("attention_layernorm", "feedforward_layernorm"),
         qk_norm=True,
-        extra=_xielu,
+        further=_xielu,
     ),
     "HunYuanDenseV1ForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -404,10 +393,17 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     ),
     "SeedOssForCausalLM": Dense(
         defaults={"num_key_value_heads": 8, "head_dim": 128},
-        qkv_bias="!attention_bias", output_bias="attention_out_bias", mlp_bias="mlp_bias", windows=no_window
+        qkv_bias="!attention_bias",
+        output_bias="attention_out_bias",
+        mlp_bias="mlp_bias",
+        windows=no_window,
     ),
     "GlmForCausalLM": Dense(
-        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="!attention_bias", fused_mlp=True, windows=no_window),
+        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        qkv_bias="!attention_bias",
+        fused_mlp=True,
+        windows=no_window,
+    ),
     "Glm4ForCausalLM": Dense(
         defaults={"num_key_value_heads": 2, "head_dim": 128},
         qkv_bias="!attention_bias",
@@ -415,10 +411,15 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
     ),
     "Ernie4_5ForCausalLM": Dense(
-        defaults={"num_key_value_heads": 2, "head_dim": 128}, qkv_bias="use_bias", output_bias="use_bias", mlp_bias="use_bias", tied=True),
+        defaults={"num_key_value_heads": 2, "head_dim": 128},
+        qkv_bias="use_bias",
+        output_bias="use_bias",
+        mlp_bias="use_bias",
+        tied=True,
+    ),
     "OrionForCausalLM": _orion_defaults,
     "HyperCLOVAXForCausalLM": Dense(
-        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", extra=_peri_norms
+        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", further=_peri_norms
     ),
     "InternLM2ForCausalLM": Dense(
         fused_qkv="wqkv",

@@ -85,7 +85,11 @@ def _every_sixth(keys: Keys, layers: int) -> Sequence[int | None]:
 
 
 _SANDWICH = Dense(
-    defaults=_GEMMA2, qkv_bias="attention_bias", output_bias="attention_bias", norms=_NORMS, tied=True,
+    defaults=_GEMMA2,
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    norms=_NORMS,
+    tied=True,
     windows=_alternating,
 )
 gemma3 = Dense(
@@ -104,7 +108,7 @@ def gemma3n(keys: Keys) -> Decoder:
     keys = keys.with_defaults(_GEMMA3N)
     sizes, layers, vocab = read_heads(keys), keys.layers(), keys.size("vocab_size")
     hidden, per_layer = sizes.hidden_size, keys.size("hidden_size_per_layer_input")
-    inputs, rank = keys.size("altup_num_inputs"), keys.size("laurel_rank")
+    inputs, rank = keys.size("altup_num_inputs", most=64), keys.size("laurel_rank")
     listed = keys.raw("intermediate_size")[1]
     if isinstance(listed, list):
         inners = keys.per_layer("intermediate_size", keys.whole_numbers("intermediate_size") or (), layers)
@@ -161,9 +165,7 @@ def gemma3n(keys: Keys) -> Decoder:
         num_kv_heads=sizes.kv_heads,
         head_size=sizes.head_size,
         vocab_size=vocab,
-        layers=tuple(
-            () if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)
-        ),
+        layers=tuple(() if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)),
         layer_parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
         before=(
             embedding("model.embed_tokens", vocab, hidden),

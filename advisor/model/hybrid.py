@@ -1,7 +1,8 @@
 """State-space models and their hybrids with attention.
 
-Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mamba_mixer.py`` and ``mamba_mixer2.py`` (Bamba
-from 0.21, which later releases dropped). A rank of a Mamba 2 layer holds its heads, and at least one group whole.
+Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mamba_mixer.py`` and ``mamba_mixer2.py``
+(Bamba from 0.21, which later releases dropped). A rank of a Mamba 2 layer holds its heads, and at least one
+group whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -82,11 +83,7 @@ def mamba1_parts(
         Part("A_log", (inner, size), "norm", "column"),
         small("D", inner, sharding="column"),
         *matrix("out_proj", hidden_size, inner, "row", bias=projection_bias),
-        *(
-            (*norm("dt_layernorm", rank), *norm("b_layernorm", size), *norm("c_layernorm", size))
-            if inner_norms
-            else ()
-        ),
+        *((*norm("dt_layernorm", rank), *norm("b_layernorm", size), *norm("c_layernorm", size)) if inner_norms else ()),
     )
 
 
@@ -181,11 +178,13 @@ def _jamba(keys: Keys) -> Decoder:
     count = keys.count("num_experts", default=16)
     dense = mlp("feed_forward", hidden, inner)
     mixture = (*router("feed_forward.router", count, hidden), *experts("feed_forward.experts", count, hidden, inner))
-    attention_period, attention_offset = keys.size("attn_layer_period", default=8), keys.count(
-        "attn_layer_offset", default=4
+    attention_period, attention_offset = (
+        keys.size("attn_layer_period", default=8),
+        keys.count("attn_layer_offset", default=4),
     )
-    expert_period, expert_offset = keys.size("expert_layer_period", default=2), keys.count(
-        "expert_layer_offset", default=1
+    expert_period, expert_offset = (
+        keys.size("expert_layer_period", default=2),
+        keys.count("expert_layer_offset", default=1),
     )
     attends = [layer % attention_period == attention_offset for layer in range(layers)]
     mixes = [count > 1 and layer % expert_period == expert_offset for layer in range(layers)]

@@ -49,9 +49,17 @@ class Keys:
         """Tell whether the config itself has ``name``, be it null."""
         return name in self._values
 
+    def merged(self) -> dict[str, Any]:
+        """Return the values with the defaults behind them."""
+        return {**self._defaults, **self._values}
+
     def with_defaults(self, defaults: Mapping[str, Any]) -> "Keys":
         """Return the same mapping with further defaults behind it; those already there win."""
         return Keys(self._values, {**defaults, **self._defaults}, self.path)
+
+    def overridden(self, values: Mapping[str, Any]) -> "Keys":
+        """Return the same mapping with some values put in."""
+        return Keys({**self._values, **values}, self._defaults, self.path)
 
     def error(self, name: str, value: object, right: str) -> ModelConfigError:
         """Return the one line that says which key is wrong and what would be right."""
@@ -74,9 +82,9 @@ class Keys:
             raise self.error(name, value, f"from {lowest:,} to {highest - 1:,}")
         return value
 
-    def size(self, *names: str, default: int | None = None) -> int:
-        """Return a width or number of parts, at least 1."""
-        value = self._whole(names, default, 1, _LARGEST_SIZE)
+    def size(self, *names: str, default: int | None = None, most: int = _LARGEST_SIZE - 1) -> int:
+        """Return a width or number of parts, at least 1 and at most ``most``."""
+        value = self._whole(names, default, 1, most + 1)
         if value is None:
             raise self.missing(names[0])
         return value

@@ -1,8 +1,9 @@
 """Multi-head latent attention: DeepSeek V2 to V3.2, Kimi K2, GLM-4.7-Flash and GLM-5, MiniCPM3.
 
-Sources: vLLM 0.32 ``model_executor/models/deepseek_v2.py`` and ``models/deepseek_v32/attention.py``. The projections down
-to the latent are whole on every tensor-parallel rank, those from it are split by heads. A built-in multi-token
-predictor (layers after the last) is not loaded unless speculative decoding asks for it, so it is only counted.
+Sources: vLLM 0.32 ``model_executor/models/deepseek_v2.py`` and ``models/deepseek_v32/attention.py``. The
+projections down to the latent are whole on every tensor-parallel rank, those from it are split by heads. A built-in
+multi-token predictor (layers after the last) is not loaded unless speculative decoding asks for it, so it is only
+counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,13 +85,9 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
     made: dict[tuple[bool, bool], Parts] = {}
     parts = []
     caches: list[DecoderLayer] = []
-    attention_cache = Latent(
-        kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse
-    )
+    attention_cache = Latent(kv_lora_rank=latent.kv_lora_rank, qk_rope_head_dim=latent.qk_rope_head_dim, sparse=sparse)
     plain: tuple[Cache, ...] = (attention_cache,)
-    with_index = (
-        (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
-    )
+    with_index = (attention_cache, SparseIndex(head_dim=keys.size("index_head_dim", default=128))) if sparse else plain
     for mixed, has_index in zip(is_sparse, indexed, strict=True):
         key = (mixed, has_index)
         if key not in made:

@@ -27,7 +27,7 @@ def context_length(text: Keys) -> tuple[int, int | None]:
 
     Source: ``config/model.py:_get_and_verify_max_len`` (0.32) and ``derive_max_model_len_and_key`` of
     ``transformers_utils/model_arch_config_convertor.py``: the smallest of the keys, times the factor of a rope scaling
-    that max_position_embeddings does not hold yet. Releases to 0.30 count yarn from the original length.
+    that max_position_embeddings does not hold yet. Releases to 0.29 count yarn from the original length.
 
     Raises:
         ModelConfigError: A length is not a whole number above zero.
@@ -40,6 +40,8 @@ def context_length(text: Keys) -> tuple[int, int | None]:
     factor: float = 1.0
     for scaling in _scalings(text):
         kind = scaling.get("rope_type", scaling.get("type"))
+        if not isinstance(kind, str | None):
+            raise text.error("rope_scaling rope_type", kind, "a string")
         stated = scaling.get("factor")
         original = scaling.get("original_max_position_embeddings")
         if stated is not None and not (is_finite(stated) and 0 < stated <= _LARGEST_FACTOR):

@@ -5,6 +5,7 @@ Sources: vLLM 0.32 ``model_executor/models/qwen3_next.py``, ``qwen3_5.py``, ``mo
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from advisor.layers import DecoderLayer, GatedDeltaNet, KimiDelta, Latent, LinearAttention
 from advisor.model.dense import Heads, read_heads
@@ -181,9 +182,7 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
 
 def _qwen3_next(keys: Keys) -> Decoder:
     # every published Qwen3-Next checkpoint has one predictor layer, which its config does not mention
-    return qwen_delta(
-        keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True
-    )
+    return qwen_delta(keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True)
 
 
 def qwen3_5(keys: Keys) -> Decoder:
@@ -207,17 +206,17 @@ def _kimi_delta(keys: Keys, hidden: int) -> tuple[KimiDelta, Parts]:
     width = heads * head
     parts = (
         *(part for name in ("q_proj", "k_proj", "v_proj") for part in matrix(name, width, hidden, "column")),
-        *(
-            Part(f"{name}_conv1d.weight", (width, 1, state.conv_kernel), "norm", "column")
-            for name in ("q", "k", "v")
-        ),
+        *(Part(f"{name}_conv1d.weight", (width, 1, state.conv_kernel), "norm", "column") for name in ("q", "k", "v")),
         small("A_log", heads, sharding="column"),
         *matrix("f_a_proj", head, hidden, "copied"),
         *matrix("f_b_proj", width, head, "column"),
         small("dt_bias", width, sharding="column"),
         *matrix("b_proj", heads, hidden, "column"),
-        *matrix("g_a_proj", head, hidden, "copied"),
-        *matrix("g_b_proj", width, head, "column"),
+        *(
+            matrix("g_proj", width, hidden, "column")
+            if linear.flag("use_full_rank_gate")
+            else (*matrix("g_a_proj", head, hidden, "copied"), *matrix("g_b_proj", width, head, "column"))
+        ),
         *norm("o_norm", head),
         *matrix("o_proj", hidden, width, "row"),
     )
@@ -225,11 +224,12 @@ def _kimi_delta(keys: Keys, hidden: int) -> tuple[KimiDelta, Parts]:
 
 
 def kimi_linear(keys: Keys) -> Decoder:
-    """Kimi-Linear."""
+    """Kimi-Linear and Kimi K3, which adds full gates, experts in a latent space and residuals over layers."""
     hidden, layers = keys.size("hidden_size"), keys.layers()
     heads = keys.size("num_attention_heads")
     state, linear = _kimi_delta(keys, hidden)
     rank, rope = keys.size("kv_lora_rank"), keys.size("qk_rope_head_dim")
+    values = keys.size("v_head_dim")
     attending = latent_attention(
         "self_attn",
         hidden_size=hidden,
@@ -238,8 +238,10 @@ def kimi_linear(keys: Keys) -> Decoder:
         q_lora_rank=keys.optional_size("q_lora_rank"),
         qk_nope_head_dim=keys.size("qk_nope_head_dim"),
         qk_rope_head_dim=rope,
-        v_head_dim=keys.size("v_head_dim"),
+        v_head_dim=values,
     )
+    if keys.flag("mla_use_output_gate"):
+        attending = (*attending, *matrix("self_attn.g_proj", heads * values, hidden, "column"))
     count = keys.count("num_experts")
     inner = keys.size("moe_intermediate_size", default=1)
     shared = inner * keys.count("num_shared_experts")
@@ -253,15 +255,35 @@ def kimi_linear(keys: Keys) -> Decoder:
         if count
         else None
     )
+    latent = keys.optional_size("routed_expert_hidden_size")
     block = (
         *router("block_sparse_moe.gate", count, hidden),
         small("block_sparse_moe.gate.e_score_correction_bias", count),
-        *experts("block_sparse_moe.experts", count, hidden, inner, names=("w1", "w3", "w2")),
+        *experts("block_sparse_moe.experts", count, latent or hidden, inner, names=("w1", "w3", "w2")),
         *(mlp("block_sparse_moe.shared_experts", hidden, shared) if shared else ()),
+        *(
+            (
+                *matrix("block_sparse_moe.routed_expert_down_proj", latent, hidden, "copied"),
+                *matrix("block_sparse_moe.routed_expert_up_proj", hidden, latent, "copied"),
+                *(norm("block_sparse_moe.routed_expert_norm", latent) if keys.flag("latent_moe_use_norm") else ()),
+            )
+            if latent
+            else ()
+        ),
     )
     intermediate = keys.size("intermediate_size")
     dense = mlp("mlp", hidden, intermediate)
-    norms = (*norm("input_layernorm", hidden), *norm("post_attention_layernorm", hidden))
+    residuals = keys.raw("attn_res_block_size")[1] is not None
+    norms = (
+        *norm("input_layernorm", hidden),
+        *norm("post_attention_layernorm", hidden),
+        *(
+            part
+            for name in ("self_attention_res", "mlp_res")
+            if residuals
+            for part in (*norm(f"{name}_norm", hidden), *matrix(f"{name}_proj", 1, hidden, "copied"))
+        ),
+    )
     first, every = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     # the config counts these layers from one
     deltas = frozenset(keys.nested("linear_attn_config").whole_numbers("kda_layers") or ())
@@ -273,7 +295,7 @@ def kimi_linear(keys: Keys) -> Decoder:
         for b in (False, True)
     }
     kept: DecoderLayer = (Latent(kv_lora_rank=rank, qk_rope_head_dim=rope),)
-    return _finish(
+    decoder = _finish(
         keys,
         Heads(hidden_size=hidden, heads=heads, kv_heads=1, head_size=rank + rope),
         layers=[(state,) if each else kept for each in linears],
@@ -282,6 +304,13 @@ def kimi_linear(keys: Keys) -> Decoder:
         mixture=described,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
+    if not residuals:
+        return decoder
+    over_layers = (
+        *norm("model.output_attn_res_norm", hidden),
+        *matrix("model.output_attn_res_proj", 1, hidden, "copied"),
+    )
+    return replace(decoder, after=(*over_layers, *decoder.after))
 
 
 def minimax_text(keys: Keys) -> Decoder:

@@ -1,7 +1,7 @@
 """Mixtures of experts over plain (grouped) attention.
 
-Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 and Arctic's kin from 0.22, HunYuan's mixture runs on the
-transformers backend since 0.24).
+Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
+HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
 import dataclasses
@@ -119,9 +119,7 @@ def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     layers = keys.layers()
     all_sparse = all(sparse(layer) for layer in range(layers))
     dense = () if all_sparse else mlp("mlp", hidden, keys.size("intermediate_size"))
-    return Dense(
-        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True
-    ).decoder(
+    return Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True).decoder(
         keys,
         _by_sparsity(sparse, block, dense),
         mixture=mixture,
@@ -150,7 +148,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
     def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
-    family = Dense(qkv_bias=True, output_bias=True, windows=windows, extra=sinks)
+    family = Dense(qkv_bias=True, output_bias=True, windows=windows, further=sinks)
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
@@ -171,9 +169,7 @@ def llama4(keys: Keys) -> Decoder:
         *mlp("feed_forward.shared_expert", hidden, inner),
     )
     dense = mlp("feed_forward", hidden, keys.size("intermediate_size_mlp", default=inner))
-    family = Dense(
-        qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias"
-    )
+    family = Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias")
     decoder = family.decoder(keys, _by_sparsity(moe_layers.__contains__, block, dense), mixture=mixture)
     every, chunk = keys.count("no_rope_layer_interval", default=4), keys.count("attention_chunk_size")
     no_rope = keys.whole_numbers("no_rope_layers")
@@ -277,10 +273,8 @@ def _minimax_m2(keys: Keys) -> Decoder:
             ),
         )
 
-    family = Dense(qkv_bias="attention_bias", extra=qk_norms)
-    return family.decoder(
-        keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules")
-    )
+    family = Dense(qkv_bias="attention_bias", further=qk_norms)
+    return family.decoder(keys, lambda _: block, mixture=mixture, draft_layers=keys.count("num_mtp_modules"))
 
 
 def _olmoe(keys: Keys) -> Decoder:
@@ -291,9 +285,7 @@ def _olmoe(keys: Keys) -> Decoder:
         *router("mlp.gate", mixture.num_experts, hidden),
         *experts("mlp.experts", mixture.num_experts, hidden, inner),
     )
-    return Dense(qk_norm=True, qk_norm_whole=True).decoder(
-        keys, lambda _: block, mixture=mixture
-    )
+    return Dense(qk_norm=True, qk_norm_whole=True).decoder(keys, lambda _: block, mixture=mixture)
 
 
 def granite_block(keys: Keys) -> tuple[Parts, Experts]:
@@ -344,9 +336,7 @@ def _dbrx(keys: Keys) -> Decoder:
     inner, count = ffn.size("ffn_hidden_size", default=3584), ffn.size("moe_num_experts", default=4)
     layers, vocab = keys.layers("n_layers"), keys.size("vocab_size")
     block = (
-        *fused_qkv(
-            "norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size
-        ),
+        *fused_qkv("norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
         *matrix("norm_attn_norm.attn.out_proj", hidden, hidden, "row"),
         *norm("norm_attn_norm.norm_1", hidden),
         *norm("norm_attn_norm.norm_2", hidden),
@@ -392,8 +382,11 @@ def _ernie(keys: Keys) -> Decoder:
     )
     dense = mlp("mlp", hidden, keys.size("intermediate_size"), bias=bias)
     first = keys.count("moe_layer_start_index", default=0)
-    last = keys.raw("moe_layer_end_index")[1]
-    last = layers - 1 if last in {None, -1} else keys.count("moe_layer_end_index")
+    last = (
+        layers - 1
+        if keys.raw("moe_layer_end_index")[1] == -1
+        else keys.count("moe_layer_end_index", default=layers - 1)
+    )
     interval = keys.size("moe_layer_interval", default=1)
     return Dense(qkv_bias=bias, output_bias=bias, tied=True).decoder(
         keys,
@@ -558,9 +551,7 @@ def _mimo_v2(keys: Keys) -> Decoder:
         head_size=sizes.head_size,
         vocab_size=vocab,
         layers=tuple(kinds[each == 1] for each in pattern),
-        layer_parts=tuple(
-            made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)
-        ),
+        layer_parts=tuple(made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)),
         before=(embedding("model.embed_tokens", vocab, hidden),),
         after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
         tied=tied,
@@ -614,7 +605,7 @@ def _afmoe(keys: Keys) -> Decoder:
         qk_norm=True,
         norms=("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"),
         windows=window_by_layer_type,
-        extra=gates,
+        further=gates,
     )
     return family.decoder(keys, _by_sparsity(lambda layer: layer >= first, block, dense), mixture=mixture)
 

@@ -15,7 +15,7 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     role: Role
     sharding: Sharding
-    count: int = 1
+    alike: int = 1
     kv_heads: int | None = None
 
 
@@ -202,14 +202,14 @@ def parameters(decoder: Decoder, towers: Parts = (), renaming: Renaming | None =
     made: list[Parameter] = []
 
     def add(prefix: str, parts: Iterable[Part], layer: int | None, *, last: bool = False) -> None:
-        for name, shape, role, sharding, count, kv_heads in parts:
+        for name, shape, role, sharding, alike, kv_heads in parts:
             made.append(
                 Parameter(
                     name=prefix + name,
                     shape=shape,
                     role=role,
                     sharding=sharding,
-                    count=count,
+                    count=alike,
                     layer=layer,
                     last_stage=last,
                     kv_heads=kv_heads,

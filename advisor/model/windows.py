@@ -1,9 +1,12 @@
 """Which layers keep only a window of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from advisor.layers import DecoderLayer, FullAttention, SlidingWindow
 from advisor.model.keys import Keys
+
+WindowRule = Callable[[Keys, int], Sequence[int | None]]
+"""From a config and its number of layers to each layer's window, None for all tokens."""
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
@@ -69,7 +72,7 @@ def no_window(keys: Keys, layers: int) -> Sequence[int | None]:
     return (None,) * layers
 
 
-def every_nth_full(period: int) -> "WindowRule":
+def every_nth_full(period: int) -> WindowRule:
     """Return the rule of ``layer_types``, or where they are absent of a full layer every ``period`` layers."""
 
     def rule(keys: Keys, layers: int) -> Sequence[int | None]:
@@ -79,8 +82,3 @@ def every_nth_full(period: int) -> "WindowRule":
         return tuple(None if (layer + 1) % period == 0 else window for layer in range(layers))
 
     return rule
-
-
-from collections.abc import Callable  # noqa: E402
-
-WindowRule = Callable[[Keys, int], Sequence[int | None]]

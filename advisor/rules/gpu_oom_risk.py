@@ -15,12 +15,15 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
         if risk is None or not factors or risk < policy.oom_risk_warning_ratio:
             continue
         factor = max(factors, key=lambda name: factors[name])
+        culprit = report.culprits.get(gpu.uuid)
+        sentence = report.factor_sentences[gpu.uuid, factor]
+        blamed = f" ({culprit.spelled})" if culprit and culprit.spelled not in sentence else ""
         yield Finding(
             rule="gpu_oom_risk",
             severity=Severity.CRITICAL if risk >= policy.oom_risk_critical_ratio else Severity.WARNING,
             subject=f"GPU {gpu.gpu}",
             summary=f"out of memory within {spelled_seconds(policy.oom_horizon_seconds)} with probability {risk:.2f}: "
-            f"{report.factor_sentences[gpu.uuid, factor]}",
+            f"{sentence}{blamed}",
             advice=_ADVICE[factor],
         )
 
@@ -29,4 +32,7 @@ _ADVICE = {
     "exhausted": "stop a process that is no engine, or restart the engine with a lower --gpu-memory-utilization",
     "claims": "lower --gpu-memory-utilization of an engine on this GPU, or move a process elsewhere",
     "trend": "find the process that grows (nvidia-smi) and restart it before free memory ends",
+    "volatility": "leave more room: lower --gpu-memory-utilization or move a process elsewhere",
+    "foreign": "keep other processes off this GPU, or give the engine a lower --gpu-memory-utilization",
+    "events": "look at dmesg and nvidia-smi -q; drain the engine and reset the GPU, or raise its memory limit",
 }

@@ -12,9 +12,13 @@ COMMANDS = {
     "demo": "The same over a made-up host: two GPUs, one engine, a busy day in minutes.",
     "plan": "Say what a vLLM command line will hold on a GPU, and whether it starts.",
     "explain": "Say why each vLLM process holds the GPU memory that it holds.",
+    "advise": "Say what max-num-seqs and the other memory flags should be, from the load seen.",
     "simulate": "Say what other settings would do with a trace or a made-up load, without a server.",
     "bench": "Load a running server and say what its users got, and where its knee is.",
-    "check": "Check a configuration file.",
+    "top": "Show GPUs, engines, headroom and risk live in the terminal.",
+    "check": "Check configuration files, rules and dashboards.",
+    "dashboards": "Write out dashboards, rules and alerts for Grafana, Prometheus and Alertmanager.",
+    "systemd": "Write the unit files of a service.",
     "capture": "Save what the sources say, for a bug report or a test.",
 }
 """Every command with its one-line help, so that --help imports none of them."""

@@ -1,16 +1,122 @@
-"""``vllm-headroom check``: tells every problem of a file before the daemon meets it."""
+"""``vllm-headroom check``: tells every problem of a file before the daemon, Prometheus or Grafana meets it."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import click
 
 from exporter.config import load
+from exporter.errors import UsageError
 
 
 @click.command(name="check")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True, metavar="FILE")
-def command(config_file: Path) -> None:
-    """Check a configuration file: every problem with its path and what would be right; exit status 2 if any."""
-    config = load(config_file, {})
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A configuration file.")
+@click.option(
+    "--web.config.file",
+    "web_config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A web configuration file (TLS, users).",
+)
+@click.option(
+    "--rules",
+    "rule_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A Prometheus rule file; repeatable.",
+)
+@click.option(
+    "--dashboard",
+    "dashboard_files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A Grafana dashboard; repeatable.",
+)
+@click.option(
+    "--against",
+    "pages",
+    multiple=True,
+    metavar="URL",
+    help="A live page that the metrics must be on: a vLLM server, this daemon, any exporter, or Prometheus' "
+    "/api/v1/label/__name__/values; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print remarks on rules and dashboards as JSON.")
+@click.pass_context
+def command(
+    context: click.Context,
+    config_file: Path | None,
+    web_config_file: Path | None,
+    rule_files: tuple[Path, ...],
+    dashboard_files: tuple[Path, ...],
+    pages: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check configuration files: every problem with its path. Check that the metrics in rules and dashboards exist.
+
+    Metrics that vLLM renamed are found by name, with the new name. Exit status 1 if a metric is wrong, 2 if a file
+    cannot be used.
+    """
+    if config_file is None and web_config_file is None and not rule_files and not dashboard_files:
+        raise click.UsageError("nothing to check: give --config, --web.config.file, --rules or --dashboard")
+    problems = []
+    for check, path in ((_config, config_file), (_web_config, web_config_file)):
+        if path is None:
+            continue
+        try:
+            click.echo(f"{path}: good ({check(path)})")
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+    if (rule_files or dashboard_files) and _metrics_are_wrong(rule_files, dashboard_files, pages, as_json=as_json):
+        context.exit(1)
+
+
+def _metrics_are_wrong(
+    rule_files: tuple[Path, ...], dashboard_files: tuple[Path, ...], pages: tuple[str, ...], *, as_json: bool
+) -> bool:
+    from exporter.lint import Known, dashboard_queries, names_on_page, rule_queries
+
+    queries = [query for file in dashboard_files for query in dashboard_queries(file)]
+    recorded: set[str] = set()
+    for file in rule_files:
+        found, names = rule_queries(file)
+        queries += found
+        recorded |= names
+    live = frozenset(name for url in pages for name in names_on_page(url)) if pages else None
+    remarks = Known(recorded=frozenset(recorded), live=live).remarks(queries)
+    wrong = [remark for remark in remarks if remark.wrong]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(remark) for remark in remarks], indent=2))
+        return bool(wrong)
+    for remark in remarks:
+        instead = f"; use {remark.replacement}" if remark.replacement else ""
+        note = "" if remark.wrong else "note: "
+        click.echo(f"{note}{remark.where}: {f'{remark.metric}: ' if remark.metric else ''}{remark.message}{instead}")
+    expressions = f"{len(queries)} expression{'' if len(queries) == 1 else 's'}"
+    click.echo(
+        f"{expressions}: {len(wrong)} wrong, {len(remarks) - len(wrong)} not to be told"
+        if remarks
+        else f"{expressions}: good"
+    )
+    return bool(wrong)
+
+
+def _config(path: Path) -> str:
+    config = load(path, {})
     watched = f"{len(config.engines)} engines" if config.engines else "engines discovered on this host"
-    click.echo(f"{config_file}: good ({watched}, every {config.poll_interval:g} s, on {config.listen_address})")
+    return f"{watched}, every {config.poll_interval:g} s, on {config.listen_address}"
+
+
+def _web_config(path: Path) -> str:
+    from exporter.web.live import check_web_config
+
+    config, context = check_web_config(path)
+    spoken = "plain HTTP" if context is None else "TLS"
+    clients = ""
+    if config.tls_server_config is not None and config.tls_server_config.client_auth_type != "NoClientCert":
+        clients = f", client certificates ({config.tls_server_config.client_auth_type})"
+    return f"{spoken}{clients}, {len(config.basic_auth_users) or 'no'} users"

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,16 @@ from exporter.logs import FORMATS, LEVELS
 _WEB = (
     click.option(
         "--web.listen-address", "listen_address", metavar="[HOST]:PORT", help="Where to serve; default :9738."
+    ),
+    click.option(
+        "--web.config.file",
+        "web_config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TLS, client certificates, basic auth: the file that Prometheus exporters share.",
+    ),
+    click.option(
+        "--web.systemd-socket", "systemd_socket", is_flag=True, help="Serve on the sockets that systemd listens on."
     ),
     click.option("--log.level", "log_level", type=click.Choice(list(LEVELS)), default="info", show_default=True),
     click.option("--log.format", "log_format", type=click.Choice(FORMATS), default="logfmt", show_default=True),

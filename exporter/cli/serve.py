@@ -1,10 +1,13 @@
 """``vllm-headroom serve``: the daemon."""
 
 import logging
+import os
 import signal
-import threading
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import psutil
@@ -13,14 +16,35 @@ import pynvml
 from exporter import logs
 from exporter.cli.options import web_options
 from exporter.config import Config, load
-from exporter.errors import SourceError
+from exporter.errors import SourceError, UsageError
+from exporter.notify import Notifier
 from exporter.service import Service, World
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
 from exporter.web.app import build_app
-from exporter.web.server import HttpServer, listen, shown_url
+from exporter.web.server import HttpServer, listen, passed_sockets, shown_url
+
+if TYPE_CHECKING:
+    from exporter.web.live import LiveWebConfig
 
 log = logging.getLogger(__name__)
+
+RESTART_STATUS = 75
+"""Exit status that asks whoever supervises the daemon for a fresh process (EX_TEMPFAIL of sysexits.h)."""
+_OWN_WISH = signal.SIGUSR1
+"""How the daemon wakes its own main thread; from anybody else it means nothing."""
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
+_BEAT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """How a command serves what it shows."""
+
+    web_config_file: Path | None = None
+    systemd_socket: bool = False
+    reload: Callable[[], Config] | None = None
+    """Reads the configuration again; None where there is none to read."""
 
 
 @click.command(name="serve")
@@ -47,10 +71,13 @@ def command(
     config_file: Path | None,
     demo_if_alone: bool,
     listen_address: str | None,
+    web_config_file: Path | None,
+    systemd_socket: bool,
     log_level: str,
     log_format: str,
 ) -> None:
     """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
+    hold_signals()
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,
@@ -58,15 +85,27 @@ def command(
         "state_dir": state_dir,
         "listen_address": listen_address,
     }
-    config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    overrides = {key: value for key, value in given.items() if value is not None}
+    config = load(config_file, overrides)
+    serving = Serving(
+        web_config_file=web_config_file, systemd_socket=systemd_socket, reload=lambda: load(config_file, overrides)
+    )
     world = World(nvml=pynvml, processes=psutil)
     if demo_if_alone and not config.engines and nothing_to_watch(world):
         from exporter.cli.demo import run_demo
 
         log.info("no GPU driver and no vLLM server here: showing a demo on a made-up host")
-        run_demo(config)
+        run_demo(config, serving)
     else:
-        run(config, world)
+        run(config, world, serving)
+
+
+def hold_signals() -> None:
+    """Block the signals that `run` waits for, in this thread and those to come.
+
+    They are waited for rather than handled, because a handler that runs just before a wait begins would be slept over.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def nothing_to_watch(world: World) -> bool:
@@ -81,22 +120,105 @@ def nothing_to_watch(world: World) -> bool:
     return False
 
 
-def run(config: Config, world: World) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run(config: Config, world: World, serving: Serving) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the files again. `hold_signals` was called before any thread began.
 
     Raises:
-        UsageError: The address cannot be bound, or a key cannot be read.
+        UsageError: The address cannot be bound, a key cannot be read, the web configuration is not usable.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    listening = listen(config.listen_address)
-    service = Service(config, world)
+    notifier = Notifier()
+    web = _web_config(serving.web_config_file)
+    sockets = passed_sockets() if serving.systemd_socket else (listen(config.listen_address),)
+    service = Service(config, world, web_is_current=lambda: web is None or web.is_current)
     service.start()
-    server = HttpServer(build_app(service), listening)
+    server = HttpServer(build_app(service), sockets, web=web)
     server.start()
-    log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", shown_url(listening))
-    stop.wait()
+    address = shown_url(sockets[0], secure=web is not None and web.context is not None)
+    log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", address)
+    beat = _Heartbeat(service, server, notifier, wants_restart=lambda: os.kill(os.getpid(), _OWN_WISH))
+    service.every(beat.seconds, "heartbeat", beat)
+
+    def reload() -> None:
+        notifier.reloading()
+        _reload(config, service, web, serving)
+        notifier.ready(service.summary())
+
+    restarting = _wait(reload, service)
+    if restarting:
+        log.error("the driver was replaced under this process: ending with status %d for a fresh start", RESTART_STATUS)
     log.info("stopping")
+    notifier.stopping()
     server.stop()
     service.stop()
+    if restarting:
+        sys.exit(RESTART_STATUS)
+
+
+def _wait(reload: Callable[[], None], service: Service) -> bool:
+    """Serve signals until the end comes; return whether it is the daemon's own wish for a fresh process."""
+    while True:
+        number = signal.sigwait(_SIGNALS)
+        if number == signal.SIGHUP:
+            reload()
+        elif number != _OWN_WISH:
+            return False
+        elif service.needs_restart:
+            return True
+
+
+def _web_config(path: Path | None) -> "LiveWebConfig | None":
+    if path is None:
+        return None
+    from exporter.web.live import LiveWebConfig
+
+    return LiveWebConfig(path)
+
+
+class _Heartbeat:
+    """Runs in the collection loop: tells the service manager that both the loop and the HTTP server turn."""
+
+    def __init__(
+        self, service: Service, server: HttpServer, notifier: Notifier, *, wants_restart: Callable[[], None]
+    ) -> None:
+        self._service = service
+        self._server = server
+        self._notifier = notifier
+        self._wants_restart = wants_restart
+        self._is_ready = False
+        within = notifier.watchdog_seconds
+        self.seconds = min(_BEAT_SECONDS, within / 4) if within else _BEAT_SECONDS
+
+    def __call__(self) -> None:
+        service = self._service
+        if service.needs_restart:
+            self._wants_restart()
+        if not self._server.is_answering() or not service.is_alive:
+            return
+        if not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready(service.summary())
+        self._notifier.alive(service.summary())
+
+
+def _reload(started_with: Config, service: Service, web: "LiveWebConfig | None", serving: Serving) -> None:
+    """Read every file again. One that is not usable leaves all that it says as it was."""
+    if web is not None:
+        web.refresh(even_if_unchanged=True)
+    if serving.reload is None:
+        return
+    try:
+        config = serving.reload()
+        service.reconfigure(config)
+    except UsageError as error:
+        service.note_reload(successful=False)
+        log.error("configuration not reloaded, the old one stays: %s", error)  # noqa: TRY400 - a message, not a trace
+        return
+    except Exception:
+        service.note_reload(successful=False)
+        log.exception("configuration not reloaded in an unforeseen way")
+        return
+    service.note_reload(successful=True)
+    log.info("configuration reloaded")
+    for key in ("listen_address", "state_dir"):
+        if getattr(config, key) != getattr(started_with, key):
+            log.warning("%s has changed: that needs a restart, %s stays", key, getattr(started_with, key))

@@ -15,7 +15,14 @@ from advisor.readings import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.model import MODELOPT_CONFIG, MOST_CONFIG_BYTES, parse_config, read_model_files, with_modelopt
+from exporter.sources.model import (
+    MISTRAL_CONFIG,
+    MODELOPT_CONFIG,
+    MOST_CONFIG_BYTES,
+    parse_config,
+    read_model_files,
+    with_modelopt,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -106,6 +113,7 @@ def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex
         total_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for _, tensor in listed),
         source="safetensors headers",
         tensors={name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in listed},
+        mistral_format=api.file_exists(model_id, MISTRAL_CONFIG, revision=revision),
     )
 
 

@@ -13,6 +13,7 @@ from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceMalformed, SourceUnavailable
 
 MOST_CONFIG_BYTES = 32 * 1024**2
+MISTRAL_CONFIG = "params.json"
 MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MOST_HEADER_BYTES = 100 * 1024**2
@@ -125,6 +126,7 @@ def read_tensor_index(path: Path) -> TensorIndex | None:
                 total_bytes=sum(total for total, _ in headers),
                 source="safetensors headers",
                 tensors={name: info for _, tensors in headers for name, info in tensors.items()},
+                mistral_format=(path / MISTRAL_CONFIG).is_file(),
             )
         index = path / SAFETENSORS_INDEX
         if index.is_file():

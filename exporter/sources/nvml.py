@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from advisor.readings import Gpu, GpuProcess
-from exporter.errors import SourceError, SourceUnavailable
+from exporter.errors import RestartNeeded, SourceError, SourceUnavailable
 
 # Reasons that hold clocks down; an idle GPU and a user's own clock settings are no throttling.
 _THROTTLE_REASONS: Mapping[str, int] = {
@@ -67,9 +68,10 @@ class NvmlSource:
 
     name = "nvml"
 
-    def __init__(self, nvml: Any) -> None:
-        """Take the library to read through: the ``pynvml`` module or a stand-in with its functions."""
+    def __init__(self, nvml: Any, *, memory_map: Path = Path("/proc/self/maps")) -> None:
+        """Take the library to read through, the ``pynvml`` module or a stand-in, and where loaded libraries stand."""
         self._nvml = nvml
+        self._memory_map = memory_map
         self._session: _Session | None = None
         self._known_gpus: dict[str, str] = {}
         self._xids: dict[str, Counter[int]] = {}
@@ -324,7 +326,21 @@ class NvmlSource:
         }
         reason = reasons.get(getattr(error, "value", None), "nvml_error")
         where = f"GPU {device.gpu}: " if device else ""
+        if reason == "driver_library_mismatch" and (self._known_gpus or self._library_was_replaced()):
+            return RestartNeeded(reason, f"{where}{error}")
         return SourceUnavailable(reason, f"{where}{error}")
+
+    def _library_was_replaced(self) -> bool:
+        """Whether the library in this process is no longer the one on disk.
+
+        Only then, or after it has worked, does a fresh process help against a mismatch: a new library over a kernel
+        module that is still the old one waits for the module to be loaded anew, and restarting would be for nothing.
+        """
+        try:
+            lines = self._memory_map.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return False
+        return any("libnvidia-ml.so" in line and line.endswith("(deleted)") for line in lines)
 
 
 def _decoded(text: str | bytes) -> str:

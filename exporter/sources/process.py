@@ -6,8 +6,11 @@ else, and nothing of it is ever logged.
 """
 
 import os
+import pwd
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from exporter.errors import SourceUnavailable
 
 _DEFAULT_PORT = 8000
 _ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with, not bound to
+_LOOPBACK = frozenset({"127.0.0.1"})
 _MOST_CONFIG_BYTES = 1024**2
 _LOOK_AGAIN_EVERY = 6
 """Reads between two looks at every command line: a start script that turns into vLLM by exec keeps its process id."""
@@ -33,6 +37,8 @@ class _Known:
     """Tells a later change of the command line (exec, a new process title) without keeping its words."""
     flags: EngineFlags
     model_path: str | None
+    host: str
+    """Where this daemon reaches it."""
 
 
 class ProcessSource:
@@ -41,10 +47,15 @@ class ProcessSource:
     name = "process"
 
     def __init__(self, processes: Any, *, root: Path = Path("/"), home: Path | None = None) -> None:
-        """Take the process table (the ``psutil`` module or a stand-in) and the file system's root."""
+        """Take the process table (the ``psutil`` module or a stand-in), the file system's root and one more home.
+
+        A service's own user may have no home at all: what counts is that of the user who runs vLLM.
+        """
         self._processes = processes
         self._root = root
-        self._home = home or Path.home()
+        self._home = home
+        self.visible_pids: frozenset[int] | None = None
+        """Every process that the last look saw."""
         self._others: set[int] = set()
         self._servers: dict[int, _Known] = {}
         self._reads = 0
@@ -59,7 +70,9 @@ class ProcessSource:
         try:
             pids = set(self._processes.pids())
         except OSError as error:
+            self.visible_pids = None
             raise SourceUnavailable("no_process_table", str(error)) from error
+        self.visible_pids = frozenset(pids)
         self._looking_again = self._reads % _LOOK_AGAIN_EVERY == 0
         if self._looking_again:
             self._others.clear()
@@ -98,9 +111,8 @@ class ProcessSource:
             pids = frozenset({pid, *(child.pid for child in process.children(recursive=True))})
         except (table.NoSuchProcess, table.AccessDenied, table.ZombieProcess, OSError):
             return None
-        host = known.flags.host
         return EngineProcess(
-            host="127.0.0.1" if host in _ANY_ADDRESS else str(host),
+            host=known.host,
             port=known.flags.port or _DEFAULT_PORT,
             secure=known.flags.ssl_certfile is not None,
             flags=known.flags,
@@ -123,7 +135,8 @@ class ProcessSource:
             started_at_seconds=started,
             argv_hash=hash(tuple(argv)),
             flags=flags,
-            model_path=self._find_model(flags, directory, own_root),
+            host=self._reached_at(process.pid, flags.host),
+            model_path=self._find_model(flags, directory, own_root, self._homes(process, environment)),
         )
 
     def _tolerant(self, call: Callable[[], Any], fallback: Any) -> Any:
@@ -144,7 +157,27 @@ class ProcessSource:
                 return content
         return None
 
-    def _find_model(self, flags: EngineFlags, directory: str, own_root: Path) -> str | None:
+    def _reached_at(self, pid: int, host: str | None) -> str:
+        """Return the address at which this daemon reaches a server that listens on ``host``.
+
+        A container with a network of its own answers at its own address, on its own port: neither at loopback nor at
+        a port that the container's engine publishes, which is not in the process table.
+        """
+        if host not in _ANY_ADDRESS:
+            return str(host)
+        proc = self._root / "proc"
+        own, its = (_local_addresses(proc / each / "net" / "fib_trie") for each in ("self", str(pid)))
+        elsewhere = [address for address in its if address not in own]
+        return elsewhere[0] if own and elsewhere and not set(own) & set(its) - _LOOPBACK else "127.0.0.1"
+
+    def _homes(self, process: Any, environment: Mapping[str, str]) -> list[Path]:
+        """Where a server's user keeps the hub's cache: by its environment if that may be read, by the user's entry."""
+        homes = [Path(environment["HOME"])] if environment.get("HOME") else []
+        with suppress(self._processes.Error, OSError, KeyError, AttributeError):
+            homes.append(Path(pwd.getpwuid(process.uids().effective).pw_dir))
+        return [*homes, *([self._home] if self._home else []), Path("/root")]
+
+    def _find_model(self, flags: EngineFlags, directory: str, own_root: Path, homes: list[Path]) -> str | None:
         """Return where this daemon can open the model: as named, in the container's root, or in the hub cache."""
         if flags.model is None:
             return None
@@ -152,7 +185,7 @@ class ProcessSource:
             named = base / os.path.join(directory, flags.model).lstrip("/")  # noqa: PTH118
             if _has_config(named):
                 return str(named)
-            for hub in self._hub_caches(flags):
+            for hub in _hub_caches(flags, homes):
                 snapshots = base / str(hub).lstrip("/") / f"models--{flags.model.replace('/', '--')}" / "snapshots"
                 try:
                     newest = sorted(snapshots.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
@@ -163,16 +196,30 @@ class ProcessSource:
                         return str(snapshot)
         return None
 
-    def _hub_caches(self, flags: EngineFlags) -> list[Path]:
-        named = flags.environment.get("HF_HUB_CACHE")
-        home = flags.environment.get("HF_HOME")
-        return [
-            *([Path(flags.download_dir)] if flags.download_dir else []),
-            *([Path(named)] if named else []),
-            *([Path(home) / "hub"] if home else []),
-            self._home / ".cache" / "huggingface" / "hub",
-            Path("/root/.cache/huggingface/hub"),
-        ]
+
+def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:
+    named = flags.environment.get("HF_HUB_CACHE")
+    hub = flags.environment.get("HF_HOME")
+    return [
+        *([Path(flags.download_dir)] if flags.download_dir else []),
+        *([Path(named)] if named else []),
+        *([Path(hub) / "hub"] if hub else []),
+        *(home / ".cache" / "huggingface" / "hub" for home in homes),
+    ]
+
+
+def _local_addresses(table: Path) -> list[str]:
+    """Return the IPv4 addresses of the network that a process lives in, from the kernel's routing table of it."""
+    try:
+        lines = table.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = (
+        address.partition("|-- ")[2]
+        for address, kind in pairwise(lines)
+        if "|-- " in address and kind.split()[:3] == ["/32", "host", "LOCAL"]
+    )
+    return list(dict.fromkeys(found))
 
 
 def _has_config(directory: Path) -> bool:

@@ -1,6 +1,8 @@
 """The application behind every path."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -14,8 +16,9 @@ from starlette.routing import Route
 
 from exporter.metrics import FactCollector
 from exporter.service import Service
-from exporter.web.page import render_page
-from exporter.web.status import status
+from exporter.web.advice import advice
+from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
+from exporter.web.status import recents, status
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -24,7 +27,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
 }
 
 
@@ -40,10 +43,34 @@ def build_app(service: Service) -> Starlette:
         return Response(encode(registry), media_type=None, headers={"Content-Type": content_type})
 
     async def page(_request: Request) -> Response:
-        return HTMLResponse(render_page(status(service)))
+        return HTMLResponse(render_page(status(service), recents(service)))
 
     async def api_status(_request: Request) -> Response:
         return JSONResponse(status(service))
+
+    async def api_advice(_request: Request) -> Response:
+        return JSONResponse(advice(service.published()))
+
+    one_at_a_time = asyncio.Lock()
+
+    async def api_plan(request: Request) -> Response:
+        from exporter.web.what_if import QueryError, plans, read_query
+
+        try:
+            changes = read_query(request.query_params.multi_items())
+        except QueryError as error:
+            return _refused(400, str(error), parameter=error.parameter)
+        published = service.published()
+        if published is None:
+            return _refused(503, "there is no fresh reading to plan from")
+        async with one_at_a_time:
+            engines = await asyncio.to_thread(plans, published.snapshot, changes)
+        return JSONResponse({"changed": changes, "engines": engines})
+
+    async def api_description(_request: Request) -> Response:
+        from exporter.web.openapi import openapi
+
+        return JSONResponse(openapi(version("vllm-headroom")))
 
     async def healthy(_request: Request) -> Response:
         return PlainTextResponse("healthy\n")
@@ -61,12 +88,19 @@ def build_app(service: Service) -> Starlette:
             route("/", page),
             route("/metrics", metrics),
             route("/api/v1/status", api_status),
+            route("/api/v1/advice", api_advice),
+            route("/api/v1/plan", api_plan),
+            route("/api/v1/openapi.json", api_description),
             route("/-/healthy", healthy),
             route("/-/ready", ready),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)],
         exception_handlers={404: _not_found},
     )
+
+
+def _refused(status_code: int, message: str, *, parameter: str | None = None) -> Response:
+    return JSONResponse({"error": {"parameter": parameter, "message": message}}, status_code=status_code)
 
 
 def _with_headers(handler: Handler) -> Handler:

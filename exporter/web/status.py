@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from advisor.facts import Fact, Kind
+from exporter.recent import Subject
 from exporter.service import Service
 
 
@@ -14,6 +15,8 @@ def status(service: Service) -> dict[str, Any]:
     published = service.published()
     gpus: dict[str, dict[str, Any]] = {}
     engines: list[dict[str, Any]] = []
+    recommendations: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
     collectors: list[dict[str, Any]] = []
     build: dict[str, Any] = {}
     for fact in service.facts():
@@ -21,9 +24,13 @@ def status(service: Service) -> dict[str, Any]:
             gpus.setdefault(cast("Any", fact).uuid, {}).update(plain(fact))
         elif fact.subject == "engine":
             engines.append(plain(fact))
+        elif fact.subject == "engine_recommendation":
+            recommendations.append(plain(fact))
         elif fact.subject == "collector":
             collectors.append(plain(fact))
-        else:
+        elif fact.subject == "config":
+            config = plain(fact)
+        elif fact.subject == "build":
             build = plain(fact)
     sentences = published.report.factor_sentences if published else {}
     for (uuid, factor), sentence in sentences.items():
@@ -32,11 +39,25 @@ def status(service: Service) -> dict[str, Any]:
         "build": build,
         "ready": service.ready,
         "time_seconds": published.wall_seconds if published else None,
+        "poll_interval_seconds": service.poll_interval_seconds,
+        "policy": dataclasses.asdict(service.policy),
+        "config": config,
         "collectors": collectors,
         "gpus": list(gpus.values()),
         "engines": engines,
+        "recommendations": recommendations,
         "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
     }
+
+
+def recents(service: Service) -> dict[Subject, dict[str, tuple[float, ...]]]:
+    """Return the last hour of every GPU and engine that is known now."""
+    published = service.published()
+    if published is None:
+        return {}
+    subjects: list[Subject] = [("gpu", gpu.uuid) for gpu in published.report.gpus]
+    subjects += [("engine", engine.engine, engine.dp_rank) for engine in published.report.engines]
+    return {subject: service.recent(subject) for subject in subjects}
 
 
 def plain(fact: Fact) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.activation import Step, activation_peak, encoder_work, expert_workspaces
+from advisor.activation import EncoderWork, Step, activation_peak, encoder_work, expert_workspaces
 from advisor.layers import FullAttention
 from advisor.runner import Runner
 from advisor.spec import Encoder, Experts, ModelSpec, Quantization
@@ -129,10 +129,35 @@ def test_eight_bit_activations_are_copied_before_a_product():
 def test_an_encoders_outputs_stay_and_nothing_of_it_without_items():
     tower = Encoder(hidden_size=1152, intermediate_size=4304, num_layers=27, num_heads=16, max_item_tokens=256)
     seeing = replace(GEMMA_2_9B, encoder=tower)
-    outputs, _ = encoder_work(seeing, step())
-    assert outputs == 2 * 8192 * 3584 * 2
-    assert encoder_work(seeing, step(multimodal_items=False)) == (0.0, 0.0)
+    assert encoder_work(seeing, step()).resident == 2 * 8192 * 3584 * 2
+    assert encoder_work(seeing, step(multimodal_items=False)) == EncoderWork()
     assert activation_peak(seeing, step()).expected > activation_peak(GEMMA_2_9B, step()).expected
+
+
+def test_gemma_3_rehearses_32_images_of_4096_positions():
+    tower = Encoder(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_layers=27,
+        num_heads=16,
+        max_item_tokens=256,
+        tokens_per_output=16,
+    )
+    gemma_3_12b = model(hidden=3840, intermediate=15360, vocabulary=262_208, heads=16, encoder=tower)
+    assert activation_peak(gemma_3_12b, step()).expected / GIB == pytest.approx(3.94, abs=0.03)
+
+
+def test_an_item_of_unknown_size_widens_the_bound_to_a_clip_as_long_as_the_context():
+    tower = Encoder(hidden_size=1152, intermediate_size=4304, num_layers=27, num_heads=16, max_item_tokens=None)
+    seeing = encoder_work(replace(QWEN3_30B, encoder=tower), step(max_model_len=65_536))
+    assert seeing.most_resident > 3 * seeing.resident
+
+
+def test_v0_rehearses_only_the_requests_that_have_room_for_an_item():
+    tower = Encoder(hidden_size=1280, intermediate_size=5120, num_layers=32, num_heads=20, max_item_tokens=750)
+    audio = model(hidden=4096, intermediate=11008, vocabulary=156_032, encoder=tower)
+    peak = activation_peak(audio, step((0, 9, 1), Runner.V0, tokens=2048, seqs=256))
+    assert peak.expected < 0.6 * GIB
 
 
 @given(seqs=st.integers(1, 2048), more=st.integers(0, 1024), tokens=st.sampled_from([512, 2048, 8192, 16384]))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.advise import advise
-from advisor.history import History
+from advisor.history import History, remember
 from advisor.model import parse_model
 from advisor.policy import Policy
 from advisor.readings import CacheConfig, ModelFiles
@@ -76,6 +76,12 @@ def test_an_unmapped_engine_is_foreign_memory_and_says_why_it_has_no_theory():
     assert report.engines[0].up == 1
 
 
+def test_why_there_is_no_theory_names_no_path():
+    unread = ModelFiles(path="/models/m", spec=None, declined="no_config: /models/m/config.json: missing", weights=None)
+    (engine,) = advised(situation(models=(unread,))).engines
+    assert engine.theory == "no_config: the model/config.json: missing"
+
+
 def test_a_declined_model_names_the_reason():
     declined = ModelFiles(path="/models/m", spec=None, declined="architecture Foo is not described", weights=None)
     (engine,) = advised(situation(models=(declined,))).engines
@@ -138,6 +144,24 @@ def test_a_gpu_at_risk_is_a_finding_with_its_reason():
     assert finding.severity == "critical"
     assert finding.subject == "GPU 0"
     assert "are free" in finding.summary
+
+
+def test_a_neighbour_that_leaks_is_found_and_blamed_before_memory_ends():
+    history, report = History(), None
+    for now in range(0, 1800, 15):
+        foreign = GIB + int(now * 5.8 * GIB / 1800)
+        snapshot = situation(
+            now_seconds=float(now),
+            gpus=(gpu(used=72 * GIB + foreign),),
+            gpu_processes=(gpu_process(101, 72 * GIB), gpu_process(900, foreign)),
+        )
+        report = advise(snapshot, history, Policy())
+        history = remember(history, snapshot, report)
+    (finding,) = (each for each in report.findings if each.rule == "gpu_oom_risk")
+    assert "11.60 GiB an hour" in report.factor_sentences["GPU-0", "trend"]
+    assert "a process that is no vLLM engine" in finding.summary
+    assert "900" not in finding.summary, "no PID is shown"
+    assert report.gpus[0].time_to_oom_seconds < 900
 
 
 def test_an_empty_host_is_a_normal_state():

@@ -1,14 +1,12 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.estimate import Estimate, exactly
-from advisor.gpu import EngineShare, components, judge_gpu, time_to_oom
-from advisor.history import GpuHistory
+from advisor.gpu import EngineShare, components, judge_gpu, observation
 from advisor.policy import Policy
 from advisor.report import COMPONENTS
+from advisor.risk_state import GpuState
 from advisor.units import GIB, MIB
 from tests.advisor.examples import gpu
 
@@ -22,25 +20,34 @@ def share(held, *, entitled=None, **parts):
     )
 
 
-def judged(used, shares=(), *, foreign=0.0, history=None):
-    judgement, _ = judge_gpu(
-        gpu(used=int(used)),
-        shares=shares,
-        foreign_bytes=foreign,
-        history=history or GpuHistory(),
-        policy=Policy(),
-    )
+def judged(used, shares=(), *, foreign=0.0, state=None, now=0.0):
+    judgement, _, _ = _judged(used, shares, foreign=foreign, state=state, now=now)
     return judgement
 
 
-def falling(rate_bytes_per_second, slack_now):
-    """Return a history whose slack fell at this rate for half an hour."""
-    points = tuple((float(t), slack_now + rate_bytes_per_second * (1800 - t)) for t in range(0, 1801, 10))
-    return GpuHistory(points=points)
+def _judged(used, shares=(), *, foreign=0.0, state=None, now=0.0):
+    return judge_gpu(
+        gpu(used=int(used)),
+        shares=shares,
+        strangers={"900": foreign} if foreign else {},
+        state=state or GpuState(),
+        now_seconds=now,
+        policy=Policy(),
+    )
+
+
+def lived(used, shares=(), *, seconds=1800):
+    """Return the last judgement of a life in which one foreign process uses so much, told by time."""
+    state = GpuState()
+    for now in range(0, seconds + 1, 10):
+        judgement, _, state = _judged(
+            used(now), shares, foreign=used(now) - sum(each.held_bytes for each in shares), state=state, now=float(now)
+        )
+    return judgement
 
 
 def test_lots_free_and_flat_is_no_risk():
-    assert judged(30 * GIB, history=falling(0, 49 * GIB)).oom_risk_ratio < 0.05
+    assert lived(lambda _: 30 * GIB).oom_risk_ratio < 0.05
 
 
 def test_less_free_than_an_engine_may_still_claim_is_more_likely_than_not():
@@ -61,20 +68,21 @@ def test_an_exhausted_gpu_is_certain():
 
 
 def test_a_leak_that_ends_memory_within_the_horizon_is_likely():
-    judgement = judged(70 * GIB, history=falling(10 * GIB / 600, 9.5 * GIB))
+    judgement = lived(lambda now: 40 * GIB + now * 10 * GIB / 550)
     assert judgement.oom_risk_ratio > 0.7
-    assert judgement.time_to_oom_seconds == pytest.approx(570, rel=0.05)
+    assert judgement.time_to_oom_seconds == pytest.approx((39.5 - 32.73) * 55, rel=0.05)
+    assert judgement.time_to_oom_lower_seconds < judgement.time_to_oom_seconds < judgement.time_to_oom_upper_seconds
 
 
-def test_a_leak_that_leaves_days_is_told_and_no_risk_yet():
-    judgement = judged(70 * GIB, history=falling(GIB / 86400, 9.5 * GIB))
+def test_a_leak_that_leaves_hours_is_told_and_no_risk_yet():
+    judgement = lived(lambda now: 70 * GIB + now * GIB / 7200, seconds=7200)
     assert judgement.oom_risk_ratio < 0.05
-    assert judgement.time_to_oom_seconds == pytest.approx(9.5 * 86400, rel=0.1)
+    assert judgement.time_to_oom_seconds == pytest.approx(8.5 * 7200, rel=0.1)
 
 
 def test_the_95_percent_rule_is_not_ours():
     full_by_design = share(77 * GIB, entitled=exactly(77 * GIB))
-    assert judged(77 * GIB, [full_by_design], history=falling(0, 2.5 * GIB)).oom_risk_ratio < 0.05
+    assert lived(lambda _: 77 * GIB, [full_by_design]).oom_risk_ratio < 0.05
 
 
 def test_slack_is_negative_when_engines_may_claim_more_than_is_free():
@@ -83,21 +91,34 @@ def test_slack_is_negative_when_engines_may_claim_more_than_is_free():
 
 
 def test_nothing_is_said_without_free_memory():
-    judgement, reasons = judge_gpu(
+    judgement, said, state = judge_gpu(
         gpu(used=0).__class__(gpu="0", uuid="u"),
         shares=(),
-        foreign_bytes=0,
-        history=GpuHistory(),
+        strangers={},
+        state=GpuState(at_seconds=3.0),
+        now_seconds=5.0,
         policy=Policy(),
     )
     assert judgement.oom_risk_ratio is None
-    assert reasons == {}
+    assert said is None
+    assert state == GpuState(at_seconds=3.0)
 
 
-def test_time_to_oom_is_infinite_without_growth_and_unknown_without_history():
-    assert time_to_oom(GIB, GIB, 0.0) == math.inf
-    assert time_to_oom(GIB, GIB, None) is None
-    assert time_to_oom(GIB, GIB / 2, MIB) == 512
+def test_what_is_in_no_process_is_the_drivers():
+    seen = observation(gpu(used=12 * GIB), shares=[share(9 * GIB)], strangers={"900": float(GIB)}, now_seconds=0.0)
+    assert {holder.kind: holder.held_bytes / GIB for holder in seen.holders} == {"engine": 9, "foreign": 1, "driver": 2}
+
+
+def test_an_engine_without_a_plan_that_gives_back_what_it_took_does_not_grow():
+    state = GpuState()
+    for now in range(0, 7200, 15):
+        held = 40 * GIB + 4 * GIB * (now % 900) / 900
+        judgement, _, state = _judged(held, [share(held)], state=state, now=float(now))
+    assert judgement.memory_growth_bytes_per_second == 0
+
+
+def test_the_lowest_slack_is_told():
+    assert lived(lambda now: (70 if now == 900 else 40) * GIB).memory_slack_low_bytes == 9.5 * GIB
 
 
 def test_components_show_the_plan_inside_what_the_engine_holds():

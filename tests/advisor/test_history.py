@@ -1,75 +1,17 @@
-import pytest
-
-from advisor.history import EngineHistory, GpuHistory, History, remember
-from advisor.report import Engine, GpuJudgement, Report
+from advisor.history import EngineHistory, History, remember
+from advisor.report import Engine, Report
+from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
-from advisor.units import GIB, MIB
-from tests.advisor.examples import gpu, gpu_process, reading
+from tests.advisor.examples import reading
 
 
-def moment(history, now, held, pid=1):
-    """Fold in a moment at which one process holds so many bytes and no engine may claim any."""
-    snapshot = Snapshot(now_seconds=now, gpus=(gpu(used=held),), gpu_processes=(gpu_process(pid, held),))
-    slack = snapshot.gpus[0].memory_free_bytes
-    return remember(history, snapshot, Report(gpus=(GpuJudgement(gpu="0", uuid="GPU-0", memory_slack_bytes=slack),)))
-
-
-def grown(use, *, seconds=1800, every=5):
-    """Return the history of a GPU whose use in bytes is a function of time."""
-    history = History()
-    for now in range(0, seconds, every):
-        history = moment(history, now, int(use(now)))
-    return history.gpus["GPU-0"]
-
-
-def test_two_minutes_must_be_seen_before_a_trend_is_told():
-    assert grown(lambda _: GIB, seconds=100).growth_bytes_per_second is None
-    assert grown(lambda _: GIB, seconds=130).growth_bytes_per_second == 0
-
-
-def test_a_flat_line_does_not_grow():
-    assert grown(lambda _: 40 * GIB).growth_bytes_per_second == 0
-
-
-def test_a_steady_leak_is_measured():
-    rate = GIB / 3600
-    assert grown(lambda now: 40 * GIB + rate * now).growth_bytes_per_second == pytest.approx(rate, rel=0.02)
-
-
-def test_a_single_step_is_no_growth():
-    assert grown(lambda now: 40 * GIB + (4 * GIB if now > 900 else 0)).growth_bytes_per_second == pytest.approx(
-        0, abs=1024
-    )
-
-
-def test_a_leak_is_measured_through_a_step():
-    rate = GIB / 3600
-    leaking = grown(lambda now: 40 * GIB + rate * now + (4 * GIB if now > 900 else 0))
-    assert leaking.growth_bytes_per_second == pytest.approx(rate, rel=0.15)
-
-
-def test_a_fast_leak_shows_within_two_minutes_of_a_calm_hour():
-    rate = 50 * MIB
-    sudden = grown(lambda now: 10 * GIB + max(0, now - 1500) * rate, seconds=1630)
-    assert sudden.growth_bytes_per_second == pytest.approx(rate, rel=0.1)
-
-
-def test_a_process_that_ended_takes_its_past_with_it():
-    history = History()
-    for now in range(0, 600, 10):
-        history = moment(history, now, 10 * GIB + now * MIB)
-    assert history.gpus["GPU-0"].growth_bytes_per_second > 0
-    history = moment(history, 600, GIB, pid=2)
-    assert history.gpus["GPU-0"].growth_bytes_per_second is None
-
-
-def test_what_is_remembered_is_bounded():
-    assert len(grown(lambda _: GIB, seconds=50_000, every=10).points) <= 180
-
-
-def test_a_gpu_that_is_not_readable_keeps_its_past():
-    history = History(gpus={"GPU-0": GpuHistory(points=((0.0, 1.0),))})
-    assert remember(history, Snapshot(now_seconds=5), Report()).gpus == history.gpus
+def test_what_the_risk_model_remembers_of_a_gpu_is_kept_while_the_gpu_is_away():
+    history = History(gpus={"GPU-0": GpuState(at_seconds=3.0), "GPU-1": GpuState()})
+    seen = Report(gpu_states={"GPU-1": GpuState(at_seconds=5.0)})
+    assert remember(history, Snapshot(now_seconds=5), seen).gpus == {
+        "GPU-0": GpuState(at_seconds=3.0),
+        "GPU-1": GpuState(at_seconds=5.0),
+    }
 
 
 def engine_history(*moments):

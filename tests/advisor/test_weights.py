@@ -185,6 +185,24 @@ def test_encoders_stand_on_every_stage_and_can_be_left_out_or_replicated():
     assert held(seeing, language_model_only=True) == held(spec)
 
 
+def test_mistrals_own_format_does_not_split_the_encoder():
+    tower = matrix("vision_tower.blocks.0.attn.qkv", 300, 100, "column")
+    spec = decoder(**SMALL)
+    spec = replace(spec, parameters=(tower, *spec.parameters))
+    index = index_of(spec)
+    native = replace(index, mistral_format=True)
+    split = held(spec, tp=2, tensors=index)
+    assert held(spec, tp=2, tensors=native, version=(0, 12, 0)) - split == 300 * 100
+    assert held(spec, tp=2, tensors=native, version=(0, 11, 0)) == split
+
+
+def test_qwen3_vl_keeps_a_buffer_for_each_deep_layer():
+    spec = replace(decoder(**SMALL), architecture="Qwen3VLForConditionalGeneration")
+    with_buffers = held(spec, max_num_batched_tokens=100)
+    assert with_buffers - held(spec) == 3 * 100 * 256 * 2
+    assert held(spec, max_num_batched_tokens=100, language_model_only=True) == held(spec)
+
+
 def test_draft_layers_are_held_for_speculative_decoding_alone():
     spec = decoder(**SMALL, draft_layers=1)
     one_layer = held(decoder(**SMALL)) - held(decoder(**SMALL | {"num_layers": 2}))
@@ -277,6 +295,26 @@ def test_tensors_that_vllm_skips_are_not_counted():
     assert stages(spec, tensors=index_of(spec, **skipped)) == stages(spec, tensors=index_of(spec))
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_experts_stacked_in_one_tensor_are_those_of_many(dtype):
+    spec = decoder(**SMALL, experts=(4, 128), quantization=Quantization(method="modelopt", config={}))
+    plain = {name: info for name, info in index_of(spec).tensors.items() if ".experts." not in name}
+    apart, stacked = dict(plain), dict(plain)
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp.experts"
+        for number in range(4):
+            for name, shape in (("gate", (128, 256)), ("up", (128, 256)), ("down", (256, 128))):
+                apart[f"{prefix}.{number}.{name}_proj.weight"] = TensorInfo(dtype, shape)
+        stacked[f"{prefix}.gate_up_proj"] = TensorInfo(dtype, (4, 256, 256))
+        stacked[f"{prefix}.down_proj"] = TensorInfo(dtype, (4, 256, 128))
+    one, other = tensor_index(apart), tensor_index(stacked)
+    assert unmatched_tensors(spec, one) == unmatched_tensors(spec, other) == ()
+    assert stages(spec, tensors=one) == stages(spec, tensors=other)
+    all_plain = held(replace(spec, quantization=None))
+    experts = 3 * 4 * 3 * 128 * 256
+    assert held(spec, tensors=one) == (all_plain if dtype == "BF16" else all_plain - experts + 3 * 4 * 3 * 8)
+
+
 def test_unknown_tensors_are_named_and_widen_the_upper_bound():
     spec = decoder(**SMALL)
     index = index_of(spec, **{"model.layers.0.mlp.surprise.weight": TensorInfo("BF16", (1000, 1000))})
@@ -347,7 +385,7 @@ def test_a_dtype_without_rules_and_too_many_stages_are_refused():
 
 SIZES = st.builds(
     dict,
-    hidden_size=st.integers(1, 8).map(lambda n: n * 64),
+    hidden_size=st.integers(1, 5).map(lambda n: n * 64),
     intermediate_size=st.integers(1, 16).map(lambda n: n * 32),
     num_layers=st.integers(1, 6),
     heads=st.just(8),
@@ -355,7 +393,7 @@ SIZES = st.builds(
     head_size=st.sampled_from([32, 64]),
     vocab_size=st.integers(1, 500),
     tied=st.booleans(),
-    experts=st.none() | st.tuples(st.integers(1, 9), st.sampled_from([32, 96, 128])),
+    experts=st.none() | st.tuples(st.integers(1, 9), st.sampled_from([32, 64, 80])),
 )
 METHODS = st.sampled_from(
     [
@@ -368,7 +406,7 @@ METHODS = st.sampled_from(
 )
 
 
-# Tensors this small share the allocator's pool of small ones, so that its rounding does not blur the comparison.
+# Tensors of up to 1 MiB share the allocator's pool of small ones, so that its rounding does not blur the comparison.
 @given(shape=SIZES, quantization=METHODS, tp=st.sampled_from([1, 2, 4]), expert_parallel=st.booleans())
 def test_more_tensor_parallelism_never_costs_a_gpu_more(shape, quantization, tp, expert_parallel):
     spec = decoder(**shape, quantization=quantization)
@@ -406,17 +444,17 @@ ODD = st.sampled_from(
     config=st.fixed_dictionaries(
         {},
         optional=dict.fromkeys(
-            ["architectures", "max_position_embeddings", "head_dim", "rope_scaling", "rope_parameters", "hidden_size"],
+            ["alibi", "max_position_embeddings", "head_dim", "rope_scaling", "rope_parameters", "hidden_size"],
             ODD,
         ),
     )
 )
 def test_no_config_makes_the_rope_tables_fall_over(config):
-    for table in rope_tables(config):
+    for table in rope_tables(config, architecture="LlamaForCausalLM", head_size=64, max_position_embeddings=2048):
         assert isinstance(table, RopeTable)
 
 
-BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_heads": 8}
+BASE = {"max_position_embeddings": 4096}
 
 
 @pytest.mark.parametrize(
@@ -437,13 +475,21 @@ BASE = {"max_position_embeddings": 4096, "hidden_size": 1024, "num_attention_hea
                               "sliding_attention": {"rope_type": "default"}}, "global_head_dim": 512},
          [(4096, 512), (4096, 128)]),
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
-        ({"architectures": ["OPTForCausalLM"]}, []),
         ({"max_position_embeddings": None}, [(2048, 128)]),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
-    assert [(each.positions, each.dims) for each in rope_tables(BASE | more)] == tables
+    found = rope_tables(BASE | more, architecture="LlamaForCausalLM", head_size=128, max_position_embeddings=2048)
+    assert [(each.positions, each.dims) for each in found] == tables
+
+
+def test_learned_positions_have_no_table_and_gemma_3_always_has_two():
+    usual = {"head_size": 128, "max_position_embeddings": 2048}
+    assert rope_tables(BASE, architecture="OPTForCausalLM", **usual) == ()
+    gemma = rope_tables(BASE, architecture="Gemma3ForConditionalGeneration", **usual)
+    assert [each.positions for each in gemma] == [8 * 4096, 4096]
+    assert rope_tables(BASE, architecture="Qwen3VLForConditionalGeneration", **usual)[0].positions == 4 * 4096
 
 
 def test_float32_tables_take_four_bytes_from_their_release_on():

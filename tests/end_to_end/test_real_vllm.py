@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -130,6 +131,36 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
         assert preempted == pytest.approx(theirs, abs=10)
     checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_an_overfull_limit_is_seen_from_outside_and_what_is_advised_fits_the_cache(server, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("poll_interval: 0.5\npolicy: {advice_least_busy_seconds: 30}\n")
+    engine = f"127.0.0.1:{server.port}"
+    with (
+        daemon("--config", str(config), "--state-dir", str(tmp_path / "state")) as running,
+        Load(server.port, clients=40, prompt_tokens=600, output_tokens=400),
+    ):
+        running.wait_for(
+            lambda: running.value("headroom_engine_recommended_max_num_seqs", engine=engine), 5 * PATIENCE_SECONDS
+        )
+        advice = next(each for each in json.loads(running.get("/api/v1/advice"))["engines"] if each["engine"] == engine)
+        assert running.stop()[0] == 0
+    seqs = advice["max_num_seqs"]
+    # Prompts of 300 to 600 tokens, answers of 200 to 400: a running one holds about 600, 20 of them fill the cache.
+    assert advice["observed"]["mean_request_tokens"] == pytest.approx(620, rel=0.15)
+    assert (seqs["current"], seqs["binding"]) == (64, "kv")
+    assert 13 <= seqs["recommended"] <= 20
+    assert advice["observed"]["preempted_ratio"] > 0.01
+    typed = subprocess.run(
+        [sys.executable, "-m", "exporter", "advise", "--engine", server.url, "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert typed.returncode == 1
+    assert "not enough seen yet" in typed.stdout  # without the file the default of ten minutes holds
 
 
 def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, tmp_path):

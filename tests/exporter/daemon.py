@@ -10,20 +10,23 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-_ADDRESS = re.compile(r"http://localhost:(\d+)/|http://127\.0\.0\.1:(\d+)/")
+_ADDRESS = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)/")
 
 
 class Daemon:
     """``vllm-headroom serve`` (or another command) listening on a free port of loopback."""
 
-    def __init__(self, *arguments, environment=None, command="serve"):
-        argv = [sys.executable, "-m", "exporter", command, "--web.listen-address", "127.0.0.1:0", *arguments]
+    def __init__(self, *arguments, environment=None, command="serve", bare=False, prefix=()):
+        program = "tests.exporter.bare" if bare else "exporter"
+        argv = [*prefix, sys.executable, "-m", program, command, "--web.listen-address", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(
             argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
         )
         self.log = []
+        self.scheme, self.tls, self.headers = "http", None, {}
         self._port = None
         self._listening = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
@@ -35,12 +38,22 @@ class Daemon:
             self.log.append(line.rstrip())
             found = _ADDRESS.search(line)
             if found and "serving" in line:
-                self._port = int(found[1] or found[2])
+                self._port = int(found[1])
                 self._listening.set()
 
     def get(self, path, **headers):
-        with urlopen(Request(f"http://127.0.0.1:{self._port}{path}", headers=headers), timeout=10) as answer:
+        request = Request(f"{self.scheme}://127.0.0.1:{self._port}{path}", headers={**self.headers, **headers})
+        with urlopen(request, timeout=10, context=self.tls) as answer:
             return answer.read().decode()
+
+    def refusal(self, path, **headers):
+        """Return status and headers of an answer that is an error."""
+        try:
+            self.get(path, **headers)
+        except HTTPError as error:
+            with error:
+                return error.code, error.headers
+        raise AssertionError(f"{path} was answered")
 
     def metrics(self):
         """Return {(name, frozenset of label pairs): value} of the page as it is now."""

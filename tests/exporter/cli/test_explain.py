@@ -30,10 +30,10 @@ INFO 12-13 02:10:28 w.py:1] CUDA graph pool memory: 0.5 GiB (actual), 0.4 GiB (e
 """
 
 
-def typed(*arguments, variables=None):
+def typed(*arguments, variables=None, program="exporter"):
     """Run the command; no line of what it prints for people may be wider than 80."""
     result = subprocess.run(
-        [sys.executable, "-m", "exporter", "explain", *arguments],
+        [sys.executable, "-m", program, "explain", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -57,7 +57,7 @@ def page():
 
 
 @contextmanager
-def vllm_process(folder, port, text=START):
+def vllm_process(folder, port, text=START, flags=()):
     """A process that looks like a vLLM server in the process table and has written its start-up log to a file."""
     model = folder / "model"
     model.mkdir()
@@ -67,7 +67,7 @@ def vllm_process(folder, port, text=START):
     log = folder / "vllm.log"
     with log.open("w") as output:
         started = subprocess.Popen(
-            [sys.executable, program, "serve", model, "--port", str(port)], stdout=output, stderr=output
+            [sys.executable, program, "serve", model, "--port", str(port), *flags], stdout=output, stderr=output
         )
     try:
         end = time.monotonic() + 20
@@ -140,7 +140,7 @@ def test_a_start_that_failed_is_told_from_the_log_named_by_hand(card):
 
 
 def test_a_log_alone_is_explained_without_gpu_and_without_engine():
-    result = typed("--log", str(CAPTURES / "0.27.0" / "single.log"))
+    result = typed("--log", str(CAPTURES / "0.27.0" / "single.log"), program="tests.exporter.bare")
     assert result.returncode == 0
     assert "vLLM 0.27.0, /models/tiny" in result.stdout
     assert "The KV cache holds 12,288 tokens: 6 requests of full length." in result.stdout
@@ -148,7 +148,7 @@ def test_a_log_alone_is_explained_without_gpu_and_without_engine():
 
 
 def test_a_machine_with_nothing_says_what_to_do():
-    result = typed()
+    result = typed(program="tests.exporter.bare")
     assert (result.returncode, result.stderr) == (1, "")
     assert "GPUs: none is readable here (no_driver_library)." in result.stdout
     assert "name one with --engine, or a log with --log" in " ".join(result.stdout.split())

@@ -9,7 +9,7 @@ import time
 import pynvml
 import pytest
 
-from exporter.errors import SourceUnavailable
+from exporter.errors import RestartNeeded, SourceUnavailable
 from exporter.sources.nvml import NvmlSource
 from tests.nvml_standin.standin import GIB, Process
 
@@ -256,3 +256,17 @@ def test_reading_again_and_again_opens_the_driver_once(nvml, source, tmp_path, m
         source.read()
     calls = (tmp_path / "calls").read_text()
     assert calls.count(" nvmlInit") == 1
+
+
+def test_a_library_that_was_replaced_on_disk_needs_a_fresh_process(nvml, tmp_path):
+    nvml.add_gpu()
+    nvml.fail("nvmlInit*", "LIB_RM_VERSION_MISMATCH")
+    memory_map = tmp_path / "maps"
+    for mapped, expected in (
+        ("7f00-7f01 r-xp 0 fe:00 1 /usr/lib/libnvidia-ml.so.550.54.15\n", SourceUnavailable),
+        ("7f00-7f01 r-xp 0 fe:00 1 /usr/lib/libnvidia-ml.so.550.54.15 (deleted)\n", RestartNeeded),
+    ):
+        memory_map.write_text(mapped)
+        with pytest.raises(SourceUnavailable) as caught:
+            NvmlSource(pynvml, memory_map=memory_map).read()
+        assert type(caught.value) is expected

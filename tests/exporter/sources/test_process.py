@@ -115,6 +115,20 @@ def test_a_hub_id_is_found_in_the_local_cache(start, tmp_path):
     assert server.model_path == str(snapshot)
 
 
+def test_a_hub_id_is_found_in_the_home_of_whoever_runs_the_server(start, tmp_path):
+    snapshot = tmp_path / ".cache" / "huggingface" / "hub" / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    server = found(ProcessSource(psutil), start("org/name", environment={"HOME": str(tmp_path)}))
+    assert server.model_path == str(snapshot)
+
+
+def test_a_user_without_a_home_can_look_too(start, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    assert found(ProcessSource(psutil), start("org/nowhere", environment={"HOME": "/"})).model_path is None
+
+
 def test_a_hub_id_that_is_not_in_the_cache_has_no_path(start):
     assert found(ProcessSource(psutil), start("org/nowhere")).model_path is None
 
@@ -206,3 +220,51 @@ def test_a_server_whose_environment_and_directory_are_hidden_is_still_found():
 
     (server,) = ProcessSource(Hidden()).read()
     assert server.port == 8126
+
+
+_TRIE = """Main:
+  +-- 0.0.0.0/0 3 0 5
+Local:
+     +-- 127.0.0.0/8 2 0 2
+        +-- 127.0.0.0/31 1 0 0
+           |-- 127.0.0.0
+              /8 host LOCAL
+           |-- 127.0.0.1
+              /32 host LOCAL
+     +-- {net}.0/24 2 0 2
+           |-- {net}.0
+              /24 link UNICAST
+           |-- {address}
+              /32 host LOCAL
+           |-- {net}.255
+              /32 link BROADCAST
+"""
+
+
+@pytest.mark.parametrize(
+    ("its", "flags", "host"),
+    [
+        ("10.0.0.5", (), "127.0.0.1"),
+        ("172.17.0.2", (), "172.17.0.2"),
+        ("172.17.0.2", ("--host", "0.0.0.0"), "172.17.0.2"),
+        ("172.17.0.2", ("--host", "172.17.0.2"), "172.17.0.2"),
+        (None, (), "127.0.0.1"),
+    ],
+    ids=["same network", "container", "container on all addresses", "named", "not readable"],
+)
+def test_a_server_in_a_container_with_its_own_network_is_reached_at_its_own_address(start, tmp_path, its, flags, host):
+    process = start("m", *flags)
+    for name, address in (("self", "10.0.0.5"), (str(process.pid), its)):
+        table = tmp_path / "proc" / name / "net" / "fib_trie"
+        table.parent.mkdir(parents=True)
+        if address:
+            table.write_text(_TRIE.format(net=address.rpartition(".")[0], address=address))
+    assert found(ProcessSource(psutil, root=tmp_path), process).host == host
+
+
+def test_what_the_last_look_saw_is_known(start):
+    source = ProcessSource(psutil)
+    assert source.visible_pids is None
+    process = start("m")
+    source.read()
+    assert {process.pid, os.getpid()} <= source.visible_pids

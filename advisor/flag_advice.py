@@ -1,0 +1,258 @@
+"""What the other memory flags should be, judged like max_num_seqs: from what was seen, with what each change costs.
+
+Every change is a whole plan with that one flag changed, so its cost in tokens includes all that follows from it. A
+flag whose present value holds nothing up is named with that value: "leave it" is advice too.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from advisor.flags import EngineFlags
+from advisor.load import EngineLoad
+from advisor.plan import EnginePlan
+from advisor.suggest import Planner
+from advisor.tuning import SeqsAdvice
+from advisor.units import gib
+from advisor.versions import Version
+
+_HIGHEST_UTILIZATION = 0.95
+"""Above it nothing is left for graphs, fragmentation and what a kernel allocates at its first use."""
+_RESERVE_RATIO = 0.02
+"""Of a GPU: slack that a higher utilization leaves alone."""
+_LEAST_STEP = 0.01
+_MOST_BATCHED_TOKENS = 16_384
+_FP8_CAPABILITY = (8, 9)
+_BUDGET_BOUND_RATIO = 0.2
+"""Share of the busy time in which a step's token budget held requests up, from which more is worth its memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlagAdvice:
+    """One flag."""
+
+    flag: str
+    """As on the command line, without dashes in front."""
+    current: str
+    recommended: str
+    """Equal to ``current`` where it should stay; ``remove`` for a flag that the release no longer knows."""
+    binding: str
+    """What decides: kv, demand, slack, over_commitment, token_budget, max_model_len, gone, none."""
+    why: str
+    kv_gain_tokens: float | None
+    """KV tokens that the change brings, negative: costs; None where it cannot be said."""
+
+    @property
+    def is_change(self) -> bool:
+        """Whether anything should be done."""
+        return self.recommended != self.current
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What the GPUs of an engine have beside it."""
+
+    total_bytes: float
+    slack_bytes: float
+    """Of the GPU with the least: free memory minus what engines may still claim."""
+    oom_risk_ratio: float
+    idle_gpus: int
+    """GPUs of the host on which nothing runs."""
+
+
+GONE: tuple[tuple[str, Version, str], ...] = (
+    ("swap_space", (0, 18, 0), "V1 never swaps: a preempted request is computed again"),
+    ("num_scheduler_steps", (0, 10, 0), "multi-step scheduling was V0's"),
+    ("max_seq_len_to_capture", (0, 11, 0), "graphs are captured by batch size: --cudagraph-capture-sizes"),
+    ("cuda_graph_sizes", (0, 13, 0), "it is --cudagraph-capture-sizes now"),
+)
+"""Flag, first studied release without it, what became of it (``engine/arg_utils.py``)."""
+
+
+def advise_flags(
+    plan: EnginePlan,
+    planned: Planner,
+    *,
+    given: EngineFlags,
+    version: Version,
+    load: EngineLoad,
+    seqs: SeqsAdvice,
+    room: Room | None,
+    capacity_tokens: float,
+) -> tuple[FlagAdvice, ...]:
+    """Return advice on every flag that memory depends on, but max_num_seqs.
+
+    Args:
+        plan: What the engine should hold.
+        planned: The same with some flags changed.
+        given: Its command line.
+        version: vLLM's release.
+        load: What was seen.
+        seqs: What was advised of max_num_seqs.
+        room: The GPUs beside the engine; None on the CPU and where they cannot be told.
+        capacity_tokens: What its KV cache holds.
+    """
+    wants_kv = seqs.wanted > seqs.kv_wall
+    return (
+        *_utilization(plan, planned, room, wants_kv=wants_kv),
+        _model_len(plan, planned, load, capacity_tokens),
+        _batched_tokens(plan, planned, load, seqs),
+        *_kv_cache_dtype(plan, planned, room, wants_kv=wants_kv),
+        *_tensor_parallel(plan, planned, room, wants_kv=wants_kv),
+        *_gone(given, version),
+    )
+
+
+def _gain(changed: EnginePlan | None, plan: EnginePlan) -> float | None:
+    return None if changed is None else round(changed.kv_tokens.expected - plan.kv_tokens.expected)
+
+
+def _stay(flag: str, value: object, why: str, binding: str = "none") -> FlagAdvice:
+    text = str(value)
+    return FlagAdvice(flag=flag, current=text, recommended=text, binding=binding, why=why, kv_gain_tokens=None)
+
+
+def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
+    flag, current = "gpu-memory-utilization", plan.flags.gpu_memory_utilization
+    if room is None or plan.memory is None:
+        return
+    if plan.flags.kv_cache_memory_bytes is not None:
+        yield _stay(flag, current, "--kv-cache-memory-bytes sets the pool: this flag only checks free memory at start")
+        return
+    if room.slack_bytes < 0:
+        lower = _floor(current + room.slack_bytes / room.total_bytes - _RESERVE_RATIO)
+        changed = planned(gpu_memory_utilization=lower) if lower > 0 else None
+        if changed is not None and changed.verdict == "fits":
+            yield FlagAdvice(
+                flag=flag,
+                current=f"{current:g}",
+                recommended=f"{lower:g}",
+                binding="over_commitment",
+                why=f"engines on this GPU may claim {gib(-room.slack_bytes)} more than is free",
+                kv_gain_tokens=_gain(changed, plan),
+            )
+            return
+    if not wants_kv:
+        yield _stay(flag, f"{current:g}", "KV takes all that was ever asked for at once", "demand")
+        return
+    spare = room.slack_bytes / room.total_bytes - _RESERVE_RATIO
+    higher = min(_HIGHEST_UTILIZATION, _floor(current + spare))
+    changed = planned(gpu_memory_utilization=higher) if higher >= current + _LEAST_STEP else None
+    if changed is None or room.oom_risk_ratio >= 0.1:
+        yield _stay(flag, f"{current:g}", f"no slack on the GPU to grow into ({gib(room.slack_bytes)})", "slack")
+        return
+    yield FlagAdvice(
+        flag=flag,
+        current=f"{current:g}",
+        recommended=f"{higher:g}",
+        binding="slack",
+        why=f"{gib(room.slack_bytes)} of the GPU are free and nobody's, and requests wait for KV",
+        kv_gain_tokens=_gain(changed, plan),
+    )
+
+
+def _floor(ratio: float) -> float:
+    return math.floor(ratio * 100 + 1e-9) / 100
+
+
+def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_tokens: float) -> FlagAdvice:
+    flag, current = "max-model-len", plan.flags.max_model_len
+    prompt = load.prompt_tokens.quantile(0.999, longest=current) or 0.0
+    output = load.generation_tokens.quantile(0.999, longest=current) or 0.0
+    longest = min(float(current), prompt + output)
+    if current > capacity_tokens:
+        fitting = int(capacity_tokens)
+        return FlagAdvice(
+            flag=flag,
+            current=str(current),
+            recommended=str(fitting),
+            binding="kv",
+            why=f"a longer request is accepted and can never run; 999 of 1,000 seen had at most {longest:,.0f} tokens",
+            kv_gain_tokens=_gain(planned(max_model_len=fitting), plan),
+        )
+    why = f"999 of 1,000 requests seen had at most {longest:,.0f} tokens"
+    if longest < current / 2:
+        why += "; a smaller value would only refuse longer ones, KV is given out by need"
+    return _stay(flag, current, why, "demand")
+
+
+def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: SeqsAdvice) -> FlagAdvice:
+    flag, current = "max-num-batched-tokens", plan.flags.max_num_batched_tokens
+    share = load.slow.budget_seconds / load.slow.busy_seconds if load.slow.busy_seconds > 0 else 0.0
+    if share < _BUDGET_BOUND_RATIO or current >= _MOST_BATCHED_TOKENS:
+        return _stay(
+            flag, current, f"requests waited for the token budget of a step in {share:.1%} of the time", "demand"
+        )
+    higher = min(_MOST_BATCHED_TOKENS, 2 * current)
+    changed = planned(max_num_batched_tokens=higher)
+    gain = _gain(changed, plan)
+    if changed is None or seqs.wanted > seqs.kv_wall:
+        return _stay(flag, current, "KV is what is short: prompts that get in sooner would fill it sooner", "kv")
+    return FlagAdvice(
+        flag=flag,
+        current=str(current),
+        recommended=str(higher),
+        binding="token_budget",
+        why=f"requests waited for the token budget in {share:.0%} of the time; prompts get in sooner, and those who "
+        "decode beside a long prompt stall longer in that step",
+        kv_gain_tokens=gain,
+    )
+
+
+def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
+    flag, current = "kv-cache-dtype", plan.flags.kv_cache_dtype
+    if room is None or current.startswith("fp8"):
+        return
+    capability = plan.layout.settings.compute_capability
+    changed = planned(kv_cache_dtype="fp8") if capability >= _FP8_CAPABILITY else None
+    if not wants_kv or changed is None:
+        why = (
+            "this GPU or release has no fp8 cache"
+            if changed is None and wants_kv
+            else "KV takes all that was asked for"
+        )
+        yield _stay(flag, current, why, "none" if wants_kv else "demand")
+        return
+    yield FlagAdvice(
+        flag=flag,
+        current=current,
+        recommended="fp8",
+        binding="kv",
+        why="half the bytes a token; the quality of answers must be checked first",
+        kv_gain_tokens=_gain(changed, plan),
+    )
+
+
+def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
+    flag, current = "tensor-parallel-size", plan.flags.tensor_parallel_size
+    if room is None:
+        return
+    doubled = 2 * current
+    enough = room.idle_gpus >= plan.gpus_needed
+    changed = planned(tensor_parallel_size=doubled) if wants_kv and enough else None
+    if changed is None or changed.verdict != "fits":
+        why = "KV takes all that was asked for" if not wants_kv else f"{room.idle_gpus} GPUs here are idle"
+        yield _stay(flag, current, why, "none" if wants_kv else "demand")
+        return
+    yield FlagAdvice(
+        flag=flag,
+        current=str(current),
+        recommended=str(doubled),
+        binding="kv",
+        why=f"{room.idle_gpus} GPUs here are idle, and requests wait for KV; a second server on them does as well",
+        kv_gain_tokens=_gain(changed, plan),
+    )
+
+
+def _gone(given: EngineFlags, version: Version) -> Iterator[FlagAdvice]:
+    for name, since, why in GONE:
+        value = getattr(given, name)
+        if value is not None and version >= since:
+            yield FlagAdvice(
+                flag=name.replace("_", "-"),
+                current=str(value),
+                recommended="remove",
+                binding="gone",
+                why=f"this release has no such flag: {why}",
+                kv_gain_tokens=0.0,
+            )

@@ -1,0 +1,392 @@
+"""The probability that one GPU runs out of memory within the horizon, as named factors that each explain themselves.
+
+A factor is the probability that its cause alone ends the memory within the horizon:
+
+- ``exhausted``: there is nothing left to allocate.
+- ``claims``: what engines may still rightly take against what is free.
+- ``trend``: growth that goes on, at its rate and with its error, for as long as it has lasted.
+- ``volatility``: how far use has risen within one horizon before.
+- ``foreign``: processes that are no engine, those that came lately, those that come often, those that grow.
+- ``events``: the hardware's errors, and the host's memory limit. These weights are judgement, not measurement.
+
+Trend, volatility and foreign see the same growth, so the largest of them counts; the others come on top of it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from advisor.estimate import Estimate, added, exactly
+from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Observation
+from advisor.trend import SPACINGS_SECONDS, Trace
+from advisor.units import GIB, MIB, gib, spelled_seconds
+
+FACTORS = ("exhausted", "claims", "trend", "volatility", "foreign", "events")
+
+NO_MORE_THAN_BYTES = 16 * MIB
+"""With less free than this no allocation of a running engine succeeds: PyTorch takes its segments in 2 to 20 MiB."""
+
+_SURPRISE_BYTES = 32 * MIB
+"""A quarter hour that was not seen is taken to raise use by more than n times this with chance 1 in 2 n."""
+_RISE_BLUR = 0.35
+"""A rise seen before comes back within this, as a standard deviation of its logarithm."""
+_ARRIVAL_BLUR = 0.25
+_UNSEEN_ARRIVALS = 0.05
+_UNSEEN_ARRIVALS_SECONDS = 129_600.0
+"""Before anything was seen, a foreign process is expected once in 30 days; this weighs as much as a day and a half."""
+_SETTLING_SECONDS = 60.0
+"""A new process that has not grown for this long has e-fold less reason to go on."""
+_LEAST_SEEN_SECONDS = 120.0
+"""Below that a trend is noise."""
+_RECENT_BLOCKS = 4
+_CYCLES = 0.8
+_SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
+
+_XID_WEIGHTS = {"xid_fatal": 0.5, "xid_contained": 0.3, "xid_other": 0.05, "ecc": 0.2}
+_REMAP_FAILED, _REMAP_PENDING = 0.1, 0.02
+_EVENT_WORDS = {
+    "xid_fatal": "an Xid error that ends GPU work",
+    "xid_contained": "a contained memory error (Xid 94)",
+    "xid_other": "an Xid error of an application",
+    "ecc": "an uncorrected ECC error",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Culprit:
+    """Who ends the memory, if it ends."""
+
+    kind: HolderKind
+    name: str
+
+    @property
+    def spelled(self) -> str:
+        """For people: no process is named, engines are."""
+        return {
+            "engine": f"engine {self.name}",
+            "foreign": "a process that is no vLLM engine",
+            "driver": "memory that belongs to no process (driver)",
+        }[self.kind]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assessment:
+    """What is said of one GPU's future."""
+
+    risk_ratio: float
+    factors: Mapping[str, float]
+    sentences: Mapping[str, str]
+    growth_bytes_per_second: float | None
+    time_to_oom_seconds: float | None
+    time_to_oom_lower_seconds: float | None
+    time_to_oom_upper_seconds: float | None
+    culprit: Culprit | None
+    """None while no cause stands out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trend:
+    chance: float
+    bytes_per_second: float
+    lasted_seconds: float
+    spread: float
+    holder: str | None
+
+
+def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Assessment:
+    """Judge one GPU by a state into which the observation has been folded (`advisor.risk_state.observe`)."""
+    free = max(0.0, seen.free_bytes)
+    claims = [(holder, claim) for holder in seen.holders if (claim := seen.claim(holder)) is not None]
+    claimed = added(claim for _, claim in claims) if claims else exactly(0.0)
+    untried = _untried(state, claims, horizon_seconds)
+    recent = max((*state.maxima_bytes[-_RECENT_BLOCKS:], state.block_maximum_bytes), default=0.0)
+    swing = max(0.0, recent - state.level_bytes)
+    # Claims that were never called in for long are unlikely to be called in now; peaks just seen come back.
+    distance = max(free - untried * claimed.expected - swing, free / 4)
+    everything = _trend(state, distance, horizon_seconds, kinds=("engine", "foreign", "driver"))
+    strangers = _trend(state, distance, horizon_seconds, kinds=("foreign",))
+    exhausted = 1.0 if free <= NO_MORE_THAN_BYTES else 0.0
+    claims_chance = _claims_chance(claimed, free, untried)
+    volatility = _volatility(state, max(free, 1.0))
+    young, young_bytes = _young(state, max(free, 1.0))
+    arrival = _arrival(state, max(free, 1.0), horizon_seconds)
+    foreign = max(young, arrival, strangers.chance)
+    events, event_words = _events(state, seen, horizon_seconds)
+    factors = {
+        "exhausted": exhausted,
+        "claims": claims_chance,
+        "trend": everything.chance,
+        "volatility": volatility,
+        "foreign": foreign,
+        "events": events,
+    }
+    risk = 1.0 - (1.0 - exhausted) * (1.0 - claims_chance) * (1.0 - events) * (
+        1.0 - max(everything.chance, volatility, foreign)
+    )
+    long_enough = state.seen_seconds >= _LEAST_SEEN_SECONDS
+    rate = everything.bytes_per_second if long_enough else None
+    expected, lower, upper = time_to_oom(free, max(0.0, free - claimed.expected), rate, everything.spread)
+    return Assessment(
+        risk_ratio=risk,
+        factors=factors,
+        sentences={
+            "exhausted": f"{gib(free)} are free",
+            "claims": f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}) "
+            f"of the {gib(free)} that are free",
+            "trend": _trend_sentence(state, everything, distance),
+            "volatility": _volatility_sentence(state, free),
+            "foreign": _foreign_sentence(state, strangers, young, young_bytes, arrival),
+            "events": event_words,
+        },
+        growth_bytes_per_second=rate,
+        time_to_oom_seconds=expected,
+        time_to_oom_lower_seconds=lower,
+        time_to_oom_upper_seconds=upper,
+        culprit=_culprit(state, factors, claims, everything, strangers),
+    )
+
+
+def time_to_oom(
+    free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None, spread: float = 0.15
+) -> tuple[float | None, float | None, float | None]:
+    """Return the seconds until growth has eaten the free memory: expected, lower and upper.
+
+    Lower is when it has eaten the slack already, that is, when engines call in all they may claim, upper when none
+    does; both with the 90 % bounds of the rate. Expected lies at slack while there is some, since that is when the
+    engines' own memory starts to be missed. Infinite without growth, None before a trend can be told.
+    """
+    if free_bytes <= NO_MORE_THAN_BYTES:
+        return 0.0, 0.0, 0.0
+    if growth_bytes_per_second is None:
+        return None, None, None
+    if growth_bytes_per_second <= 0:
+        return math.inf, math.inf, math.inf
+    error = math.exp(1.645 * spread)
+    whole = free_bytes / growth_bytes_per_second
+    slack = slack_bytes / growth_bytes_per_second
+    return slack if slack > 0 else whole, slack / error, whole * error
+
+
+def _untried(state: GpuState, claims: list[tuple[Holder, Estimate]], horizon_seconds: float) -> float:
+    """Return the chance that claims are called in within the horizon, given how long they were not.
+
+    The rule of succession in continuous time: what did not happen for t comes within h with probability h / (t + h).
+    Engines weigh by what they may still take.
+    """
+    total = weighted = 0.0
+    for holder, claim in claims:
+        known = state.holders.get(holder.key)
+        proven = known.proven_seconds if known is not None else 0.0
+        total += claim.upper
+        weighted += claim.upper * horizon_seconds / (horizon_seconds + proven)
+    return weighted / total if total > 0 else 1.0
+
+
+def _claims_chance(claimed: Estimate, free_bytes: float, untried: float) -> float:
+    """Return the chance that engines call in more than is free.
+
+    The longer they worked without it, the less it is to be expected within one horizon; but where by all that is known
+    they may take more than is free, it stays above one half: the next start or the next peak needs it.
+    """
+    chance = _chance_above(claimed, free_bytes)
+    if chance > 0.5:
+        return 0.5 + (chance - 0.5) * untried
+    certain = max(0.0, (chance - 0.45) / 0.05)
+    return chance * (certain + (1.0 - certain) * untried)
+
+
+def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds: tuple[HolderKind, ...]) -> _Trend:
+    """Return the most dangerous window's growth.
+
+    A rate r with error s ends the distance d within the horizon h with probability Phi(ln(h r / d) / s); growth that
+    has lasted t goes on for the time that takes with probability t / (t + d / r), as for anything whose scale of time
+    is not known, raised to a higher power while it may be a cycle that has not been seen to turn.
+    """
+    best = _Trend(chance=0.0, bytes_per_second=0.0, lasted_seconds=0.0, spread=0.15, holder=None)
+    holders = [(key, holder) for key, holder in state.holders.items() if holder.kind in kinds]
+    for window in range(len(SPACINGS_SECONDS)):
+        rate, largest, largest_key = 0.0, 0.0, None
+        for key, holder in holders:
+            each = holder.trace.growth_bytes_per_second(window)
+            rate += each
+            if each > largest:
+                largest, largest_key = each, key
+        if largest_key is None or rate < 1.0:
+            continue
+        growth = state.holders[largest_key].trace.windows[window].growth
+        assert growth is not None
+        seconds = distance_bytes / rate
+        goes_on = growth.lasted_seconds / (growth.lasted_seconds + seconds)
+        chance = _normal_cdf(math.log(horizon_seconds / max(seconds, 1e-3)) / growth.spread) * goes_on ** (
+            1.0 + _restless(state.holders[largest_key].trace)
+        )
+        if chance >= best.chance:
+            best = _Trend(
+                chance=chance,
+                bytes_per_second=rate,
+                lasted_seconds=growth.lasted_seconds,
+                spread=growth.spread,
+                holder=largest_key,
+            )
+    return best
+
+
+def _restless(trace: Trace) -> float:
+    """Return by how much more readily growth ends because it may be a cycle that has not been seen to turn.
+
+    Cycles last from five minutes to a day, any order of magnitude alike; those shorter than the process has been
+    watched would have turned.
+    """
+    longer = math.log(_LONGEST_CYCLE_SECONDS / max(trace.at_seconds - trace.seen_at_seconds, 1.0))
+    return _CYCLES * min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
+
+
+def _volatility(state: GpuState, free_bytes: float) -> float:
+    """Return the chance that use rises by what is free within one block, from the blocks seen.
+
+    Two ways: to a height where it has been (a peak that other processes have since left no room for), or past all
+    heights by as much as it has passed them before. One block that was not seen stands for what has not happened yet.
+    """
+    ceiling = state.level_bytes + free_bytes
+    number = len(state.maxima_bytes)
+    returns = sum(1 for maximum in state.maxima_bytes if maximum > ceiling) / (number + 1)
+    highest = max((*state.maxima_bytes, state.block_maximum_bytes), default=0.0)
+    beyond = max(ceiling - highest, NO_MORE_THAN_BYTES)
+    passes = sum(_about_above(rise, beyond, _RISE_BLUR) for rise in state.rises_bytes if rise > beyond / 8)
+    unseen = min(1.0, _SURPRISE_BYTES / beyond) if beyond > _SURPRISE_BYTES else 1.0
+    return min(1.0, 1.0 - (1.0 - returns) * (1.0 - (passes + 0.5 * unseen) / (number + 1)))
+
+
+def _young(state: GpuState, free_bytes: float) -> tuple[float, float]:
+    """Return the chance that a foreign process which came lately takes all that is free, and what it holds.
+
+    What has reached s reaches s + d with probability s / (s + d), the scale-free rule; the longer it has not grown the
+    less.
+    """
+    best = (0.0, 0.0)
+    for holder in state.holders.values():
+        trace = holder.trace
+        if holder.kind != "foreign" or not holder.arrived or trace.at_seconds - trace.seen_at_seconds > YOUNG_SECONDS:
+            continue
+        settled = math.exp(-(trace.at_seconds - trace.recorded_at_seconds) / _SETTLING_SECONDS)
+        best = max(best, (settled * trace.level_bytes / (trace.level_bytes + free_bytes), trace.level_bytes))
+    return best
+
+
+def _arrival(state: GpuState, free_bytes: float, horizon_seconds: float) -> float:
+    """Return the chance that a foreign process comes within the horizon and takes more than is free."""
+    rate = (len(state.arrivals) + _UNSEEN_ARRIVALS) / (state.seen_seconds + _UNSEEN_ARRIVALS_SECONDS)
+    large = sum(_about_above(most, free_bytes, _ARRIVAL_BLUR) for _, most in state.arrivals)
+    unseen = min(1.0, GIB / free_bytes)
+    return 1.0 - math.exp(-rate * horizon_seconds * (large + unseen) / (len(state.arrivals) + 1))
+
+
+def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> tuple[float, str]:
+    chances = {
+        _EVENT_WORDS[name]: _XID_WEIGHTS[name] * math.exp(-max(0.0, seen.now_seconds - at_seconds) / horizon_seconds)
+        for name, at_seconds in state.event_at_seconds.items()
+        if name in _EVENT_WORDS
+    }
+    if seen.row_remap_failed:
+        chances["remapping a memory row failed"] = _REMAP_FAILED
+    if seen.row_remap_pending:
+        chances["a memory row waits for a GPU reset to be remapped"] = _REMAP_PENDING
+    if seen.host_memory_ratio is not None and seen.host_memory_ratio > 0.9:
+        used = f"an engine's cgroup is at {seen.host_memory_ratio:.0%} of the host memory it may use"
+        chances[used] = min(1.0, ((seen.host_memory_ratio - 0.9) / 0.1) ** 2)
+    if not chances:
+        return 0.0, "no hardware errors of late"
+    worst = max(chances, key=lambda words: chances[words])
+    return 1.0 - math.prod(1.0 - chance for chance in chances.values()), worst
+
+
+def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> str:
+    if trend.holder is None:
+        return "memory use does not grow"
+    holder = state.holders[trend.holder]
+    return (
+        f"memory use has grown by {trend.bytes_per_second * 3600 / GIB:.2f} GiB an hour for "
+        f"{spelled_seconds(trend.lasted_seconds)}, most in {Culprit(kind=holder.kind, name=holder.name).spelled}: "
+        f"what is left lasts {spelled_seconds(distance_bytes / trend.bytes_per_second)}"
+    )
+
+
+def _volatility_sentence(state: GpuState, free_bytes: float) -> str:
+    if not state.maxima_bytes:
+        return f"use has not been watched for one horizon yet, and {gib(free_bytes)} are free"
+    largest = max(state.rises_bytes, default=0.0)
+    back = max(0.0, max(state.maxima_bytes) - state.level_bytes)
+    return (
+        f"in {len(state.maxima_bytes)} horizons seen, use has been up to {gib(back)} above now and has passed its "
+        f"highest by up to {gib(largest)}; {gib(free_bytes)} are free"
+    )
+
+
+def _foreign_sentence(state: GpuState, strangers: _Trend, young: float, young_bytes: float, arrival: float) -> str:
+    if strangers.chance >= max(young, arrival) and strangers.holder is not None:
+        return (
+            "a process that is no vLLM engine has grown by "
+            f"{strangers.bytes_per_second * 3600 / GIB:.2f} GiB an hour for {spelled_seconds(strangers.lasted_seconds)}"
+        )
+    if young > arrival:
+        return f"a process that is no vLLM engine came lately and holds {gib(young_bytes)}; it may take more"
+    if state.arrivals:
+        return (
+            f"{len(state.arrivals)} processes that are no vLLM engine came while this GPU was watched, "
+            f"the largest with {gib(max(most for _, most in state.arrivals))}"
+        )
+    return "no process that is no vLLM engine grows or has come"
+
+
+def _culprit(
+    state: GpuState,
+    factors: Mapping[str, float],
+    claims: list[tuple[Holder, Estimate]],
+    everything: _Trend,
+    strangers: _Trend,
+) -> Culprit | None:
+    """Name who is behind the largest factor; where memory is gone already, who holds most of what is not promised."""
+    largest = max(factors, key=lambda name: factors[name])
+    if factors[largest] < 0.05:
+        return None
+    if largest == "claims" and claims:
+        strangers_hold = sum(each.trace.level_bytes for each in state.holders.values() if each.kind == "foreign")
+        if state.free_bytes < sum(claim.expected for _, claim in claims) <= state.free_bytes + strangers_hold:
+            return Culprit(kind="foreign", name="")  # among themselves the engines would fit
+        holder, _ = max(claims, key=lambda pair: pair[1].upper)
+        return Culprit(kind=holder.kind, name=holder.name)
+    if largest == "foreign":
+        return Culprit(kind="foreign", name="")
+    grower = everything.holder or strangers.holder
+    if grower is not None and largest in ("trend", "exhausted", "volatility"):
+        return Culprit(kind=state.holders[grower].kind, name=state.holders[grower].name)
+    if largest == "exhausted" and state.holders:
+        beyond = {key: each.trace.level_bytes - each.promised_bytes for key, each in state.holders.items()}
+        holds = state.holders[max(beyond, key=lambda key: beyond[key])]
+        return Culprit(kind=holds.kind, name=holds.name)
+    return Culprit(kind="driver", name="") if largest == "events" else None
+
+
+def _chance_above(quantity: Estimate, limit: float) -> float:
+    """Return the chance that an estimated quantity exceeds a limit: bounds are its 5th and 95th percentiles."""
+    if quantity.upper <= 0:
+        return 0.0
+    spread = (
+        max(
+            quantity.upper - quantity.expected if limit >= quantity.expected else quantity.expected - quantity.lower,
+            8 * MIB,
+        )
+        / 1.645
+    )
+    return 1.0 - _normal_cdf((limit - quantity.expected) / spread)
+
+
+def _about_above(seen_bytes: float, limit_bytes: float, blur: float) -> float:
+    """Return the chance that something about as large as what was seen exceeds a limit."""
+    if seen_bytes <= 0:
+        return 0.0
+    return _normal_cdf(math.log(seen_bytes / limit_bytes) / blur)
+
+
+def _normal_cdf(deviations: float) -> float:
+    return 0.5 * (1.0 + math.erf(deviations / math.sqrt(2.0)))

@@ -1,0 +1,1 @@
+"""Four dashboards, built with Grafana's own SDK; only `dashboards.generate` imports these modules."""

@@ -1,0 +1,390 @@
+"""One server: where each GPU's memory went, what may still be claimed, what grows, and how the hardware is."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from advisor.report import COMPONENTS
+from dashboards.grafana.looks import (
+    CLOCKS,
+    COMPONENT_COLORS,
+    NOT_IN_SIGHT,
+    POLICY,
+    RISK,
+    SLACK,
+    TEMPERATURE,
+    TIME_TO_OOM,
+    WORKS,
+)
+from dashboards.grafana.panels import (
+    BLUE,
+    GPU_LEGEND,
+    ORANGE,
+    RED,
+    Column,
+    Layout,
+    Query,
+    Steps,
+    at_server,
+    bars,
+    colored,
+    figure,
+    gpu,
+    lines,
+    sheet,
+    stacked,
+    timeline,
+    until,
+    words,
+)
+from dashboards.links import Board
+
+_GPU = "instance, gpu"
+_ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
+
+_FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
+
+_WHY_FULL = """\
+**A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
+unless set) and turns all that weights and work space leave into KV cache, used or not. So "90 % used" says the same
+at no load and at full load.
+
+- **kv_used** is what requests hold now, **kv_idle** is taken and free for requests: read these for load.
+- **slack** is free memory that no engine may still claim: read this for the danger of running out.
+- **foreign** belongs to processes that are no vLLM engine.
+"""
+
+
+def _part(component: str) -> str:
+    return gpu("memory_component_bytes", component=component)
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    layout = Layout(
+        board=Board.SERVER,
+        title="vLLM headroom: server",
+        description="Where the memory of one server's GPUs went, and what can still go wrong with it.",
+    )
+    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
+    layout.variable("gpu", "GPU", 'label_values(headroom_gpu_memory_total_bytes{instance=~"$instance"}, gpu)')
+    parts = {
+        name: Query(expr=f'max by (GPU) (label_join({_part(name)}, "GPU", " GPU ", "instance", "gpu"))')
+        for name in COMPONENTS
+    }
+    layout.add(
+        bars(
+            "Where the memory is now",
+            "One bar a GPU; its pieces add up to all memory installed.",
+            parts,
+            unit="bytes",
+            by="GPU",
+            colors=COMPONENT_COLORS,
+        ),
+        width=16,
+        height=9,
+    )
+    layout.add(words("Why 90 % used is normal", _WHY_FULL), width=8, height=9)
+    _figures(layout)
+    layout.row("Where the memory went")
+    layout.add(
+        stacked(
+            "Memory of GPU $gpu",
+            "The same over time.",
+            [Query(expr=f"sum by (component) ({_part(name)})", legend=name) for name in COMPONENTS],
+            unit="bytes",
+            colors=COMPONENT_COLORS,
+        ),
+        width=12,
+        height=9,
+        repeat="gpu",
+    )
+    layout.row("Risk")
+    _risk(layout)
+    layout.row("Hardware")
+    _hardware(layout)
+    layout.row("What the daemon sees")
+    last_success = at_server("collector_last_success_timestamp_seconds")
+    failing = f"{at_server('collector_success')} == 0"
+    layout.add(
+        timeline(
+            "Collectors",
+            "Whether each source could be read. What a failing source would tell is missing, not zero.",
+            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
+            states=WORKS,
+        ),
+        width=16,
+        height=7,
+    )
+    layout.add(
+        sheet(
+            "Why a collector fails",
+            "Empty while all sources can be read.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="Collector", label="collector"),
+                Column(
+                    title="Reason",
+                    label="reason",
+                    expr=f"max by (instance, collector, reason) ({at_server('collector_failing')})",
+                ),
+                Column(
+                    title="Last success",
+                    expr=f"1000 * max by (instance, collector) ({last_success}) and on (instance, collector) {failing}",
+                    unit="dateTimeFromNow",
+                ),
+            ],
+            sort=(("Server", False),),
+            empty="every source can be read",
+        ),
+        width=8,
+        height=7,
+    )
+    return layout.built()
+
+
+def _figures(layout: Layout) -> None:
+    figures = (
+        ("OOM risk", "Of each GPU.", gpu("oom_risk_ratio"), "percentunit", RISK, "not reported"),
+        ("Slack", "Of each GPU.", gpu("memory_slack_bytes"), "bytes", SLACK, "not reported"),
+        (
+            "Lowest slack in this time",
+            "The low-water mark over the time shown.",
+            f"min_over_time({gpu('memory_slack_bytes')}[$__range])",
+            "bytes",
+            SLACK,
+            "not reported",
+        ),
+        (
+            "Growth an hour",
+            "What use grows by in an hour at the present trend.",
+            f"3600 * {gpu('memory_growth_bytes_per_second')}",
+            "bytes",
+            Steps(base=BLUE),
+            "no trend yet",
+        ),
+        (
+            "Out of memory in",
+            "At the present growth.",
+            until(gpu("time_to_oom_seconds")),
+            "dtdurations",
+            TIME_TO_OOM,
+            "no trend yet",
+        ),
+    )
+    for (title, note, expr, unit, steps, none), width in zip(figures, (5, 5, 5, 4, 5), strict=True):
+        panel = figure(
+            title,
+            note,
+            Query(expr=expr, legend="GPU {{gpu}}"),
+            unit=unit,
+            steps=steps,
+            no_value=none,
+            decimals=0 if unit == "percentunit" else None,
+            named=True,
+            states=NOT_IN_SIGHT if unit == "dtdurations" else None,
+            spark=title in {"OOM risk", "Slack"},
+        )
+        layout.add(panel, width=width, height=4)
+
+
+def _risk(layout: Layout) -> None:
+    risk = lines(
+        "OOM risk",
+        "The probability of running out of memory soon. Borders are those of the alerts.",
+        [Query(expr=gpu("oom_risk_ratio"), legend=GPU_LEGEND)],
+        unit="percentunit",
+        steps=RISK,
+        low=0,
+        high=1,
+    )
+    layout.add(risk, width=8, height=8)
+    layout.add(
+        lines(
+            "What the risk is made of",
+            "The probability that each cause alone exhausts the GPU.",
+            [Query(expr=gpu("oom_risk_factor_ratio"), legend="GPU {{gpu}} {{factor}}")],
+            unit="percentunit",
+            low=0,
+            high=1,
+        ),
+        width=8,
+        height=8,
+    )
+    slack = lines(
+        "Slack and its low-water mark",
+        "Free memory that no engine may still claim, and the least of it within the hour before. Below zero the GPU "
+        "is over-committed: the next large step of an engine can fail.",
+        [
+            Query(expr=gpu("memory_slack_bytes"), legend=GPU_LEGEND),
+            Query(expr=f"min_over_time({gpu('memory_slack_bytes')}[1h])", legend=f"{GPU_LEGEND}, lowest of 1 h"),
+        ],
+        unit="bytes",
+        steps=SLACK,
+    )
+    colored(slack, "/lowest of 1 h$/", RED, dashed=True, fill=False)
+    layout.add(slack, width=8, height=8)
+    layout.add(
+        sheet(
+            "Ledger of claims",
+            "Held by engines + foreign + driver + free = total. Of what is free, engines may still claim a part; the "
+            "rest is slack.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="GPU", label="gpu", width=60),
+                Column(title="Total", expr=f"max by ({_GPU}) ({gpu('memory_total_bytes')})", unit="bytes"),
+                Column(
+                    title="Held by engines",
+                    expr=f"sum by ({_GPU}) ({_part(_ENGINE_PARTS)})",
+                    unit="bytes",
+                ),
+                Column(
+                    title="Foreign",
+                    expr=f"sum by ({_GPU}) ({_part('foreign')})",
+                    unit="bytes",
+                ),
+                Column(
+                    title="Driver",
+                    expr=f"sum by ({_GPU}) ({_part('driver_reserved')})",
+                    unit="bytes",
+                ),
+                Column(title="Free", expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')})", unit="bytes"),
+                Column(
+                    title="Still claimed",
+                    expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')})",
+                    unit="bytes",
+                ),
+                Column(title="Slack", expr=f"max by ({_GPU}) ({gpu('memory_slack_bytes')})", unit="bytes", steps=SLACK),
+            ],
+            sort=(("Slack", False),),
+        ),
+        width=24,
+        height=6,
+    )
+    layout.add(
+        lines(
+            "Foreign processes",
+            "Memory of processes that are no vLLM engine. What creeps up here ends the engines.",
+            [Query(expr=_part("foreign"), legend=GPU_LEGEND)],
+            unit="bytes",
+            low=0,
+            fill=25,
+        ),
+        width=8,
+        height=7,
+    )
+    layout.add(
+        lines(
+            "Growth",
+            "The robust trend of memory use; a leak shows here hours before it ends anything.",
+            [Query(expr=gpu("memory_growth_bytes_per_second"), legend=GPU_LEGEND)],
+            unit="binBps",
+        ),
+        width=8,
+        height=7,
+    )
+    layout.add(
+        lines(
+            "Time until memory ends",
+            "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
+            [Query(expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g})", legend=GPU_LEGEND)],
+            unit="s",
+            steps=TIME_TO_OOM,
+            low=0,
+            high=_FURTHEST_SECONDS,
+        ),
+        width=8,
+        height=7,
+    )
+
+
+def _hardware(layout: Layout) -> None:
+    layout.add(
+        lines(
+            "Busy",
+            "Share of time in which a kernel ran: says nothing about how much more fits.",
+            [Query(expr=gpu("utilization_ratio"), legend=GPU_LEGEND)],
+            unit="percentunit",
+            low=0,
+            high=1,
+        ),
+        width=6,
+        height=7,
+    )
+    layout.add(
+        lines("Power", "", [Query(expr=gpu("power_watts"), legend=GPU_LEGEND)], unit="watt", low=0), width=6, height=7
+    )
+    layout.add(
+        lines(
+            "Temperature",
+            "",
+            [Query(expr=gpu("temperature_celsius"), legend=GPU_LEGEND)],
+            unit="celsius",
+            steps=TEMPERATURE,
+        ),
+        width=6,
+        height=7,
+    )
+    errors = lines(
+        "Errors in the last hour",
+        "Uncorrected memory errors and Xid errors, as far as they happened under watch.",
+        [
+            Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend="GPU {{gpu}} uncorrected ECC"),
+            Query(expr=f"increase({gpu('xid_errors_total')}[1h])", legend="GPU {{gpu}} Xid {{xid}}"),
+        ],
+        unit="short",
+        low=0,
+        decimals=0,
+    )
+    layout.add(errors, width=6, height=7)
+    reasons = ("~sw_power_cap|sync_boost", "~.*thermal.*", "~hw_slowdown|hw_power_brake")
+    clocks = " or ".join(f"{gpu('throttled', reason=each)} * {rank}" for rank, each in enumerate(reasons, start=1))
+    layout.add(
+        timeline(
+            "Clocks held down",
+            "The worst reason for which each board lowers its clocks. The power limit is normal under load; heat and "
+            "the hardware's own brake are not.",
+            [Query(expr=f"max by (instance, gpu) ({clocks})", legend=GPU_LEGEND)],
+            states=CLOCKS,
+        ),
+        width=10,
+        height=8,
+    )
+    pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
+    failed = {0: ("no", "green"), 1: ("yes", RED)}
+    layout.add(
+        sheet(
+            "Health",
+            "Errors over the board's life. A pending row remap wants a GPU reset; a failed one a new board.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="GPU", label="gpu", width=60),
+                Column(
+                    title="Uncorrected ECC",
+                    expr=f"max by ({_GPU}) ({gpu('ecc_uncorrected_errors_total')})",
+                    steps=Steps(above=((1.0, ORANGE),)),
+                    no_value="no ECC",
+                ),
+                Column(
+                    title="Remap pending",
+                    expr=f"max by ({_GPU}) ({gpu('row_remap_pending')})",
+                    states=pending,
+                    no_value="not reported",
+                ),
+                Column(
+                    title="Remap failed",
+                    expr=f"max by ({_GPU}) ({gpu('row_remap_failed')})",
+                    states=failed,
+                    no_value="not reported",
+                ),
+                Column(
+                    title="Xid errors",
+                    expr=f"sum by ({_GPU}) ({gpu('xid_errors_total')})",
+                    steps=Steps(above=((1.0, ORANGE),)),
+                    no_value="none seen",
+                ),
+                Column(title="Driver", label="driver_version", expr=f"max by ({_GPU}, driver_version) ({gpu('info')})"),
+            ],
+            sort=(("GPU", False),),
+        ),
+        width=14,
+        height=8,
+    )

@@ -1,0 +1,1 @@
+"""Recording rules and alerts, declared once; Prometheus, Alertmanager and Grafana files are written from them."""

@@ -1,0 +1,56 @@
+"""What an alert and a recording rule are."""
+
+from dataclasses import dataclass
+
+from advisor.report import Severity
+from dashboards.links import Board
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alert:
+    """One alert at one severity; two severities of one alert share its name, its runbook and its subject."""
+
+    name: str
+    """CamelCase, beginning with ``Headroom``."""
+    severity: Severity
+    expr: str
+    """PromQL that returns one sample for each thing that is wrong."""
+    hold: str
+    """How long that must last, as Prometheus spells durations."""
+    summary: str
+    """One line without a value: what is wrong."""
+    description: str
+    """With the value and the labels: what that means and what to do first."""
+    board: Board
+    panel: str
+    """Title of the panel of that dashboard that shows it."""
+
+    @property
+    def group(self) -> str:
+        """Name of the rule group: alerts stand with those that look at the same dashboard."""
+        return str(self.board)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """One recording rule: ``level:metric:operations``."""
+
+    record: str
+    expr: str
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds as Prometheus spells durations: the largest unit that divides it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+def spoken(seconds: float) -> str:
+    """Return a number of seconds in words: ``15 minutes``."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length and seconds % length == 0:
+            count = int(seconds // length)
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{seconds:g} seconds"

@@ -1,0 +1,73 @@
+"""YAML files whose every key is checked, and whose every problem is told at once with its path."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from exporter.errors import UsageError
+
+_NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
+"""Keys whose values a message must not repeat."""
+
+
+class Strict(BaseModel):
+    """A section that knows all of its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping at the top of a YAML file; an empty file is an empty one.
+
+    Raises:
+        UsageError: It cannot be read, is no YAML or no mapping.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except yaml.MarkedYAMLError as error:
+        raise UsageError(f"{path}: not YAML: {_where(error)}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: a mapping of keys is needed at the top, this is a {type(content).__name__}")
+    return content
+
+
+def _where(error: yaml.MarkedYAMLError) -> str:
+    """Say what is wrong and where; the parser's own message repeats the line, which may hold a secret."""
+    mark = error.problem_mark or error.context_mark
+    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{error.problem or error.context}{place}"
+
+
+def spelled(problem: Any, model: type[BaseModel]) -> str:
+    """Return one of pydantic's problems as ``key.path: what is wrong (given: what was given)``."""
+    location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        known = _section_at(model, problem["loc"][:-1])
+        return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
+    given = problem["input"]
+    hidden = isinstance(given, dict | list) or problem["type"] == "missing" or _NEVER_SHOWN & set(problem["loc"])
+    shown = "" if hidden else f" (given: {given!r})"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = section_of(model.model_fields[part].annotation) or model
+    return model
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field's type holds, by itself, optionally or as a list; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := section_of(each))), None)

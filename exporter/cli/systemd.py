@@ -1,0 +1,67 @@
+"""``vllm-headroom systemd``: the unit files of this installation."""
+
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import click
+
+from exporter.errors import UsageError
+
+_SHIPPED_EXECUTABLE = "/opt/vllm-headroom/bin/vllm-headroom"
+_PRIVATE = ("/root/", "/home/", "/tmp/")  # noqa: S108 - compared with, not written to
+
+
+@click.group(name="systemd")
+def command() -> None:
+    """Run it as a service: writes the unit files."""
+
+
+@command.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--executable",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What the service starts; default: the vllm-headroom of this environment.",
+)
+def export(directory: Path, executable: Path | None) -> None:
+    """Write the service, its drop-in, socket, environment file, sysusers and tmpfiles into DIRECTORY.
+
+    docs/systemd.md says where each belongs.
+    """
+    started = (executable or Path(sys.executable).with_name("vllm-headroom")).absolute()
+    for name, content in unit_files():
+        path = directory / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content.replace(_SHIPPED_EXECUTABLE, str(started)), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        click.echo(path)
+    if not started.exists():
+        click.echo(f"note: {started} is not there: --executable names another", err=True)
+    if str(started).startswith(_PRIVATE):
+        click.echo(
+            f"note: {started} lies where a service's own user cannot go: install into /opt or /usr/local", err=True
+        )
+
+
+def unit_files() -> Iterator[tuple[str, str]]:
+    """Yield name and content of every unit file, as they were shipped."""
+    yield from _walk(_folder(), "")
+
+
+def _folder() -> Traversable:
+    """Find the folder: inside the package in an installation, at the top in a checkout."""
+    installed = files("exporter").joinpath("systemd")
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "systemd"
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.read_text(encoding="utf-8")

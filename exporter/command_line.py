@@ -1,0 +1,80 @@
+"""A server's own command line with some flags changed, for the person at its terminal and for nobody else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from advisor.flags import is_server_command
+
+_SECRETS = ("--api-key", "--hf-token")
+_ALIASES = {
+    "tensor-parallel-size": ("-tp",),
+    "gpu-memory-utilization": ("--device-memory-utilization",),
+}
+
+
+def with_flags(argv: Sequence[str], changes: Mapping[str, str | None]) -> list[str]:
+    """Return the words of a command line with flags set or, where None, taken out.
+
+    A flag stays where it stands; a new one comes last, where it wins over a ``--config`` file. Values of keys are
+    masked: a terminal is copied from more often than one thinks.
+
+    Args:
+        argv: The words of the command line as it is.
+        changes: Value by flag, without dashes in front.
+    """
+    words = list(argv)
+    for flag, value in changes.items():
+        words = _with_flag(words, flag, value)
+    return _masked(words)
+
+
+def _with_flag(words: list[str], flag: str, value: str | None) -> list[str]:
+    names = (f"--{flag}", *_ALIASES.get(flag, ()))
+    changed: list[str] = []
+    is_set, position = False, 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        head, equals, _ = word.partition("=")
+        name = head.replace("_", "-") if head.startswith("--") else head
+        if name not in names:
+            changed.append(word)
+            continue
+        if not equals and position < len(words) and not words[position].startswith("-"):
+            position += 1
+        if value is not None and not is_set:
+            changed += [f"{head}={value}"] if equals else [head, value]
+            is_set = True
+    if value is not None and not is_set:
+        changed += [f"--{flag}", value]
+    return changed
+
+
+def _masked(words: list[str]) -> list[str]:
+    masked: list[str] = []
+    hide = False
+    for word in words:
+        head, equals, _ = word.partition("=")
+        if hide and not word.startswith("--"):
+            masked.append("***")  # a flag may take several keys
+            continue
+        hide = head in _SECRETS and not equals
+        masked.append(f"{head}=***" if head in _SECRETS and equals else word)
+    return masked
+
+
+def server_argv(processes: Any, pids: frozenset[int]) -> list[str] | None:
+    """Return the words of the server among these processes, None where they cannot be read.
+
+    Args:
+        processes: The process table: ``psutil`` or a stand-in.
+        pids: A server and its descendants.
+    """
+    for pid in sorted(pids):
+        try:
+            argv = list(processes.Process(pid).cmdline())
+        except (processes.NoSuchProcess, processes.AccessDenied, processes.ZombieProcess, OSError):
+            continue
+        if is_server_command(argv):
+            return argv
+    return None

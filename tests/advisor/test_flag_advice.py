@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import pytest
+
+from advisor.defaults import Device
+from advisor.flag_advice import GONE, Room, advise_flags
+from advisor.flags import EngineFlags, parse_flags
+from advisor.model import parse_model
+from advisor.plan import plan_engine
+from advisor.policy import Policy
+from advisor.tuning import Surroundings, recommend_seqs
+from advisor.units import GIB
+from tests.advisor.examples import LLAMA_8B
+from tests.advisor.loads import told
+
+DEVICE = Device(name="NVIDIA H100 80GB HBM3", memory_bytes=int(79.5 * GIB))
+ROOM = Room(total_bytes=79.5 * GIB, slack_bytes=1 * GIB, oom_risk_ratio=0.0, idle_gpus=0)
+
+
+def flags_of(
+    command="vllm serve m", *, load=None, room=ROOM, version=(0, 32, 0), device=DEVICE, current=64, tokens=12_288
+):
+    """Return the advice on each flag by its name."""
+    given = parse_flags(command.split())
+
+    def planned(**changes):
+        try:
+            return plan_engine(parse_model(LLAMA_8B), replace(given, **changes), version=version, device=device)
+        except ValueError:
+            return None
+
+    load = load or told()
+    around = Surroundings(current=current, capacity_tokens=lambda _number: 12_288, block_size=16, max_model_len=2048)
+    found = advise_flags(
+        planned(),
+        planned,
+        given=given,
+        version=version,
+        load=load,
+        seqs=recommend_seqs(load, around, Policy()),
+        room=room,
+        capacity_tokens=tokens,
+    )
+    return {each.flag: each for each in found}
+
+
+def test_flags_that_hold_nobody_up_stay_as_they_are():
+    calm = told(demand=5, running=3.0, preempted=0.0)
+    advice = flags_of(load=calm, tokens=400_000)
+    assert {flag: each.is_change for flag, each in advice.items()} == {
+        "gpu-memory-utilization": False,
+        "max-model-len": False,
+        "max-num-batched-tokens": False,
+        "kv-cache-dtype": False,
+        "tensor-parallel-size": False,
+    }
+
+
+def test_slack_that_is_nobodys_goes_to_kv_where_requests_wait_for_it():
+    free = replace(ROOM, slack_bytes=12 * GIB)
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.8", room=free)["gpu-memory-utilization"]
+    assert (advice.current, advice.recommended, advice.binding) == ("0.8", "0.93", "slack")
+    # 0.13 of 79.5 GiB, at 128 KiB a token.
+    assert advice.kv_gain_tokens == pytest.approx(0.13 * 79.5 * 8192, rel=0.01)
+
+
+def test_no_slack_or_a_gpu_at_risk_raises_nothing():
+    for room in (ROOM, replace(ROOM, slack_bytes=12 * GIB, oom_risk_ratio=0.4)):
+        advice = flags_of("vllm serve m --gpu-memory-utilization 0.8", room=room)["gpu-memory-utilization"]
+        assert (advice.is_change, advice.binding) == (False, "slack")
+
+
+def test_engines_that_may_claim_more_than_is_free_get_less():
+    over = replace(ROOM, slack_bytes=-8 * GIB)
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.9", room=over)["gpu-memory-utilization"]
+    assert (advice.recommended, advice.binding) == ("0.77", "over_commitment")
+    assert advice.kv_gain_tokens < 0
+
+
+def test_a_pool_given_in_bytes_is_not_the_utilizations_to_change():
+    advice = flags_of("vllm serve m --kv-cache-memory-bytes 8000000000")["gpu-memory-utilization"]
+    assert not advice.is_change
+
+
+def test_a_context_that_can_never_fit_is_cut_to_what_does():
+    advice = flags_of(tokens=4_000)["max-model-len"]
+    assert (advice.current, advice.recommended, advice.binding) == ("8192", "4000", "kv")
+
+
+def test_a_budget_that_holds_prompts_up_is_doubled_with_its_cost():
+    slow = told(demand=14, preempted=0.0)
+    slow = replace(slow, slow=replace(slow.slow, budget_seconds=0.3 * slow.slow.busy_seconds))
+    command = "vllm serve m --max-num-batched-tokens 2048"
+    advice = flags_of(command, load=slow, tokens=400_000)["max-num-batched-tokens"]
+    assert (advice.recommended, advice.binding) == ("4096", "token_budget")
+    assert advice.kv_gain_tokens < 0
+    short = replace(told(), slow=slow.slow)
+    assert not flags_of(command, load=short, tokens=400_000)["max-num-batched-tokens"].is_change
+
+
+def test_fp8_is_advised_where_kv_is_short_and_the_gpu_has_it():
+    advice = flags_of()["kv-cache-dtype"]
+    assert (advice.recommended, advice.binding) == ("fp8", "kv")
+    assert advice.kv_gain_tokens == pytest.approx(400_000, rel=0.2)
+    ampere = Device(name="NVIDIA A100-SXM4-80GB", memory_bytes=int(79.5 * GIB))
+    assert not flags_of(device=ampere)["kv-cache-dtype"].is_change
+
+
+def test_idle_gpus_take_more_ranks_where_kv_is_short():
+    assert flags_of(room=replace(ROOM, idle_gpus=1))["tensor-parallel-size"].recommended == "2"
+    assert not flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"].is_change
+
+
+@pytest.mark.parametrize(("name", "since"), [(name, since) for name, since, _ in GONE])
+def test_a_flag_that_the_release_no_longer_has_is_named(name, since):
+    option = f"--{name.replace('_', '-')}"
+    before = (since[0], since[1] - 3, 0)
+    command = f"vllm serve m {option} 4"
+    assert flags_of(command, version=since)[option[2:]].recommended == "remove"
+    assert option[2:] not in flags_of(command, version=before)
+
+
+def test_every_flag_that_is_gone_is_one_that_the_command_line_is_read_for():
+    assert {name for name, _, _ in GONE} <= set(EngineFlags.__dataclass_fields__)
+
+
+def test_on_the_cpu_nothing_is_said_of_gpus():
+    advice = flags_of("VLLM_CPU_KVCACHE_SPACE=4 vllm serve m", device=Device(name="cpu", memory_bytes=0), room=None)
+    assert set(advice) == {"max-model-len", "max-num-batched-tokens"}

@@ -1,0 +1,83 @@
+"""What cannot be mapped to a process is said."""
+
+from advisor.advise import advise
+from advisor.history import History
+from advisor.policy import Policy
+from advisor.report import Report
+from advisor.rules import engine_not_mapped, memory_without_owner
+from advisor.snapshot import EngineTarget, Snapshot
+from advisor.units import GIB
+from tests.advisor.examples import gpu, gpu_process, reading, server
+
+
+def found(rule, **more):
+    return list(rule.find(Snapshot(now_seconds=0.0, **more), Report(), Policy()))
+
+
+def target(url="http://127.0.0.1:8000"):
+    return EngineTarget(engine="127.0.0.1:8000", url=url, failing=None)
+
+
+def test_processes_of_another_pid_namespace_are_told_with_their_memory():
+    (finding,) = found(
+        memory_without_owner,
+        gpus=(gpu(used=60 * GIB),),
+        gpu_processes=(gpu_process(101, 50 * GIB), gpu_process(9_999, 10 * GIB)),
+        servers=(server(),),
+        visible_pids=frozenset({1, 100, 101}),
+    )
+    assert finding.subject == "GPU 0"
+    assert "1 of the 2 processes on it are in no process table that can be read here, with 10.00 GiB" in finding.summary
+    assert "host's processes" in finding.advice
+
+
+def test_memory_that_the_driver_gives_to_nobody_is_told():
+    (finding,) = found(memory_without_owner, gpus=(gpu(used=60 * GIB),), visible_pids=frozenset({1}))
+    assert finding.summary.startswith("60.00 GiB of it are in use by no process that the driver names here")
+
+
+def test_memory_that_nobody_names_is_foreign_and_not_the_drivers():
+    snapshot = Snapshot(now_seconds=0.0, gpus=(gpu(used=60 * GIB),), visible_pids=frozenset({1}))
+    (judgement,) = advise(snapshot, History(), Policy()).gpus
+    parts = judgement.memory_component_bytes
+    assert (parts["foreign"], parts["driver_reserved"]) == (60 * GIB, GIB // 2)
+
+
+def test_a_gpu_whose_processes_are_all_in_sight_is_fine():
+    assert not found(
+        memory_without_owner,
+        gpus=(gpu(used=60 * GIB),),
+        gpu_processes=(gpu_process(101, 60 * GIB - GIB // 2),),
+        visible_pids=frozenset({101}),
+    )
+
+
+def test_without_a_process_table_nothing_is_said_of_what_is_not_in_it():
+    assert not found(
+        memory_without_owner, gpus=(gpu(used=GIB),), gpu_processes=(gpu_process(101, GIB),), visible_pids=None
+    )
+
+
+def test_a_driver_that_does_not_split_memory_by_process_is_no_lost_memory():
+    assert not found(
+        memory_without_owner,
+        gpus=(gpu(used=60 * GIB),),
+        gpu_processes=(gpu_process(101, None),),
+        visible_pids=frozenset({101}),
+    )
+
+
+OUT_OF_SIGHT = {"gpus": (gpu(used=60 * GIB),), "visible_pids": frozenset({1})}
+
+
+def test_an_engine_that_answers_without_a_process_in_sight_is_told_where_memory_has_no_owner_in_sight():
+    (finding,) = found(engine_not_mapped, targets=(target(),), engines=(reading(),), **OUT_OF_SIGHT)
+    assert (finding.subject, finding.severity) == ("127.0.0.1:8000", "info")
+    assert not found(engine_not_mapped, targets=(target(),), engines=(reading(),), visible_pids=frozenset({1}))
+
+
+def test_an_engine_with_its_process_on_another_host_or_down_is_not():
+    engines = (reading(),)
+    assert not found(engine_not_mapped, targets=(target(),), engines=engines, servers=(server(),), **OUT_OF_SIGHT)
+    assert not found(engine_not_mapped, targets=(target("http://gpu-7:8000"),), engines=engines, **OUT_OF_SIGHT)
+    assert not found(engine_not_mapped, targets=(target(),), **OUT_OF_SIGHT)

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advisor.load import EngineLoad
+from advisor.pressure import Pressure, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.tuning import Holding, holding
+from tests.advisor.loads import conversation, served, told
+
+HORIZON = 300.0
+
+
+def now(
+    *,
+    running=16.0,
+    waiting=0.0,
+    used=9_600.0,
+    capacity=12_288.0,
+    limit=64,
+    mean=600.0,
+    spread=0.7,
+    growth=0.0,
+    chance=0.0,
+    preempted=0.0,
+    observed=600.0,
+    usual=None,
+    turnover=20.0,
+):
+    return Pressure(
+        running=running,
+        waiting=waiting,
+        used_tokens=used,
+        capacity_tokens=capacity,
+        max_num_seqs=limit,
+        held=Holding(mean_tokens=mean, spread_tokens=spread * mean, finished=1_000.0, turnovers=100.0),
+        turnover_seconds=turnover,
+        arrivals_over_completions=growth,
+        growth_error_per_second=chance,
+        growth_seen_seconds=observed,
+        completions_per_second=running / turnover,
+        preempted=preempted,
+        observed_seconds=observed,
+        usual_usage_ratio=used / capacity if usual is None else usual,
+    )
+
+
+def test_95_percent_full_with_nobody_waiting_and_nobody_preempted_is_healthy():
+    healthy = now(running=200, used=95_000, capacity=100_000, mean=475, spread=0.6)
+    assert preemption_risk_ratio(healthy, HORIZON) < 0.2
+    assert time_to_kv_exhaustion_seconds(healthy) == math.inf
+
+
+def test_the_same_usage_with_a_queue_let_in_is_not():
+    crowded = now(running=200, waiting=100, used=95_000, capacity=100_000, mean=475, spread=0.6, limit=512)
+    assert preemption_risk_ratio(crowded, HORIZON) > 0.9
+    assert time_to_kv_exhaustion_seconds(crowded) < 30
+
+
+def test_a_queue_that_max_num_seqs_keeps_out_is_no_pressure():
+    kept = now(running=8, waiting=100, used=4_800, limit=8)
+    assert preemption_risk_ratio(kept, HORIZON) < 0.05
+    assert time_to_kv_exhaustion_seconds(kept) == math.inf
+
+
+def test_an_idle_engine_has_no_risk():
+    idle = now(running=0, used=0.0)
+    assert preemption_risk_ratio(idle, HORIZON) < 0.01
+    assert time_to_kv_exhaustion_seconds(idle) == math.inf
+
+
+def test_who_has_just_begun_will_grow():
+    begun = now(running=16, used=2_000, mean=900)
+    assert time_to_kv_exhaustion_seconds(begun) < 60
+    assert preemption_risk_ratio(begun, HORIZON) > preemption_risk_ratio(now(running=8, used=2_000), HORIZON)
+
+
+def test_demand_that_grows_fills_the_cache_when_it_gets_there():
+    growing = now(running=8, used=4_800, growth=0.05, turnover=5.0)
+    # 12,288 tokens are 20.5 requests of 600, 12.5 more than run now: 250 s at one in 20 s.
+    assert time_to_kv_exhaustion_seconds(growing) == pytest.approx(250, abs=15)
+    assert time_to_kv_exhaustion_seconds(now(running=8, used=4_800, growth=0.05, turnover=5.0, limit=12)) == math.inf
+
+
+def test_growth_that_may_be_chance_or_was_seen_for_a_moment_only_is_not_spun_on():
+    few = {"running": 8, "used": 4_800, "growth": 0.05, "turnover": 5.0}
+    assert time_to_kv_exhaustion_seconds(now(**few, chance=0.03)) == math.inf
+    assert time_to_kv_exhaustion_seconds(now(**few, observed=120.0)) == math.inf
+    assert time_to_kv_exhaustion_seconds(now(**few, chance=0.005)) < math.inf
+
+
+def test_preemptions_seen_lately_are_believed_over_the_model():
+    calm, busy = now(), now(preempted=30.0)
+    assert preemption_risk_ratio(busy, HORIZON) > 0.99
+    assert preemption_risk_ratio(calm, HORIZON) < 0.7
+
+
+def test_preemptions_in_a_rush_say_nothing_about_the_idle_time_after_it():
+    assert preemption_risk_ratio(now(running=0, used=0.0, preempted=50.0, usual=0.9), HORIZON) < 0.01
+
+
+def test_calm_minutes_at_half_the_usage_say_nothing_about_a_full_cache():
+    full = {"running": 20.0, "used": 12_000.0}
+    assert preemption_risk_ratio(now(**full, usual=0.4), HORIZON) > preemption_risk_ratio(now(**full), HORIZON)
+
+
+@given(used=st.floats(0, 12_288), more=st.floats(0, 12_288), running=st.floats(0, 30), waiting=st.floats(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_the_risk_is_a_probability_and_rises_with_usage(used, more, running, waiting):
+    few, many = (
+        preemption_risk_ratio(now(running=running, waiting=waiting, used=each, usual=0.5), HORIZON)
+        for each in (used, min(12_288.0, used + more))
+    )
+    assert 0 <= few <= many + 1e-9 <= 1 + 2e-9
+
+
+def test_nothing_is_said_before_a_few_requests_have_finished():
+    told_now = {"running": 4.0, "waiting": 0.0, "used_tokens": 100.0, "capacity_tokens": 1_000.0, "max_num_seqs": 8}
+    assert pressure(EngineLoad(model_name="m"), None, **told_now) is None
+    load = told()
+    assert pressure(load, holding(load, max_model_len=2048), **told_now) is not None
+    assert pressure(load, holding(load, max_model_len=2048), **told_now | {"running": None}) is None
+
+
+@pytest.mark.parametrize(("limit", "is_risky"), [(64, True), (8, False)])
+def test_what_the_scheduler_did_is_what_was_said(limit, is_risky):
+    load, scheduler, _ = served(conversation(), max_num_seqs=limit)
+    held = holding(load, max_model_len=2048)
+    running = min(limit, load.slow.running / load.slow.sampled_seconds)
+    used = running * held.mean_tokens
+    said = pressure(
+        load,
+        held,
+        running=running,
+        waiting=50.0,
+        used_tokens=min(used, 12_000.0),
+        capacity_tokens=12_288,
+        max_num_seqs=limit,
+    )
+    risk = preemption_risk_ratio(said, HORIZON)
+    assert (scheduler.num_preemptions > 0) is is_risky
+    assert (risk > 0.9) if is_risky else (risk < 0.1)

@@ -1,0 +1,151 @@
+"""The command as it is typed, with the state directory of a daemon that has watched, and without."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from advisor.load import to_json
+from exporter.state import FORMAT
+from tests.advisor.loads import told
+from tests.exporter.cli.test_explain import vllm_process
+from tests.exporter.daemon import FakeServer, vllm_page
+from tests.nvml_standin.standin import GIB, Process, State, environment
+
+ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
+
+
+def typed(*arguments, variables=None, program="exporter"):
+    """Run the command."""
+    result = subprocess.run(
+        [sys.executable, "-m", program, "advise", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **(variables or {})},
+    )
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def kept(directory, engine, load=ENOUGH):
+    """Leave what a daemon leaves behind."""
+    content = to_json({(engine, "0"): replace(load, model_name="m")})
+    (directory / "load.json").write_text(json.dumps({"format": FORMAT, "content": content}))
+    return str(directory)
+
+
+@pytest.fixture
+def server():
+    fake = FakeServer()
+    fake.page(vllm_page(running=16, waiting=20, usage=0.7, tokens=97_664))
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def card(tmp_path, nvml_library):
+    state = State(tmp_path / "nvml.state")
+    gpu = state.add_gpu()
+    gpu.set_memory(total=80 * GIB, used=34 * GIB, reserved=GIB // 2)
+    return gpu, environment(nvml_library, state)
+
+
+@pytest.fixture
+def host(tmp_path, card, server):
+    """A GPU with one vLLM server on it."""
+    gpu, variables = card
+    port = server.url.rpartition(":")[2]
+    with vllm_process(tmp_path, port, flags=("--max-num-seqs", "64", "--api-key", "s3cret")) as pid:
+        gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
+        yield variables
+
+
+@pytest.mark.needs_cc
+def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(tmp_path, host, server):
+    state = kept(tmp_path, server.engine)
+    result = typed("--engine", server.url, "--state-dir", state, variables=host)
+    assert (result.returncode, result.stderr) == (1, "")
+    text = " ".join(result.stdout.split())
+    assert "max-num-seqs: 64 -> 19 (between 18 and 20;" in text
+    assert "It buys: no stalls in mid-stream: 15.0% of requests" in text
+    assert "It does not buy: throughput and latency" in text
+    assert "Seen: 4,000 requests in 60 min of load, 16.0 running on average, 108 asked for at once" in text
+    assert "A restart with the same flags would pass." in text
+    assert "--max-num-seqs 19" in text
+    assert "s3cret" not in text
+    pasted = result.stdout.partition("To paste")[2]
+    assert all(len(line) <= 80 for line in result.stdout.partition("To paste")[0].splitlines())
+    assert "--api-key '***'" in " ".join(pasted.replace("\\\n", " ").split())
+
+
+@pytest.mark.needs_cc
+def test_the_json_is_what_the_api_shows_and_holds_no_command_line(tmp_path, host, server):
+    state = kept(tmp_path, server.engine)
+    told_as_json = json.loads(typed("--engine", server.url, "--state-dir", state, "--json", variables=host).stdout)
+    (engine,) = told_as_json["engines"]
+    assert engine["max_num_seqs"]["recommended"] == 19
+    assert engine["max_num_seqs"]["binding"] == "kv"
+    assert {flag["flag"] for flag in engine["flags"]} >= {"gpu-memory-utilization", "kv-cache-dtype"}
+    assert engine["outlook"]["restart_fits"] == 1
+    assert str(tmp_path) not in json.dumps(told_as_json)
+    assert "--" not in json.dumps(engine["flags"]).replace("--cudagraph", "").replace("--kv-cache", "")
+
+
+def test_one_look_says_honestly_that_it_saw_too_little(server):
+    result = typed("--engine", server.url)
+    assert (result.returncode, result.stderr) == (1, "")
+    text = " ".join(result.stdout.split())
+    assert "No advice: no load has been seen yet." in text
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_watching_for_a_moment_counts_what_was_seen_and_says_what_is_missing(server):
+    result = typed("--engine", server.url, "--watch", "4")
+    assert "not enough seen yet: 0 finished requests in" in " ".join(result.stdout.split())
+    assert "100 in 10 min are needed" in " ".join(result.stdout.split())
+
+
+def test_the_state_of_a_running_daemon_is_read_and_not_written(tmp_path, server):
+    state = kept(tmp_path, server.engine)
+    before = (tmp_path / "load.json").read_bytes()
+    typed("--engine", server.url, "--state-dir", state, "--watch", "2")
+    assert (tmp_path / "load.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["load.json"]
+
+
+def test_a_file_of_a_daemon_that_cannot_be_read_is_left_to_the_daemon(tmp_path, server):
+    (tmp_path / "load.json").write_text("half a fi")
+    result = typed("--engine", server.url, "--state-dir", str(tmp_path))
+    assert "No advice: no load has been seen yet." in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["load.json"]
+
+
+def test_a_server_that_does_not_answer_is_told():
+    result = typed("--engine", "http://127.0.0.1:1")
+    assert result.returncode == 1
+    assert "127.0.0.1:1: does not answer (connection_refused)." in result.stdout
+
+
+def test_a_machine_with_nothing_says_what_to_do():
+    result = typed(program="tests.exporter.bare")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "name one with --engine" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--engine", "not-an-address"], "is not an address"),
+        (["--watch", "-1"], "--watch"),
+        (["--nothing"], "--nothing"),
+    ],
+)
+def test_a_wrong_use_exits_with_2(arguments, problem):
+    result = typed(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert problem in result.stderr

@@ -1,0 +1,88 @@
+"""The unit files, judged by systemd's own tools."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from exporter.cli.systemd import command, unit_files
+
+UNITS = Path(__file__).resolve().parent.parent / "systemd"
+
+
+@pytest.fixture
+def exported(tmp_path):
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", sys.executable])
+    assert result.exit_code == 0, result.output
+    return tmp_path
+
+
+@pytest.fixture
+def analyze():
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+
+    def analyze(*arguments):
+        return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+    return analyze
+
+
+def exposure(analyze, unit):
+    told = analyze("security", "--offline=yes", "--no-pager", str(unit))
+    return float(re.search(r"Overall exposure level for \S+: ([\d.]+)", told.stdout)[1])
+
+
+@pytest.mark.needs_systemd
+def test_systemd_has_nothing_to_say_of_the_units(analyze, exported):
+    told = analyze("verify", str(exported / "vllm-headroom.service"), str(exported / "vllm-headroom.socket"))
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+@pytest.mark.needs_systemd
+def test_the_service_as_shipped_is_exposed_to_at_most_1_8(analyze, exported, tmp_path_factory):
+    alone = tmp_path_factory.mktemp("alone") / "vllm-headroom.service"
+    alone.write_text((exported / "vllm-headroom.service").read_text())
+    assert exposure(analyze, alone) <= 1.8
+    # Reading other users' processes has its price, and it is in a file of its own, which says so.
+    assert exposure(analyze, exported / "vllm-headroom.service") <= 2.2
+
+
+def test_every_setting_has_its_reason_above_it():
+    without = []
+    for name in ("vllm-headroom.service", "vllm-headroom.socket", "vllm-headroom.service.d/10-read-other-users.conf"):
+        explained = False
+        for line in (UNITS / name).read_text(encoding="utf-8").splitlines():
+            if line.startswith("#"):
+                explained = True
+            elif not line or line.startswith("["):
+                explained = False
+            elif not explained and line.partition("=")[0] not in {
+                *("Description", "Documentation", "ListenStream", "WantedBy", "EnvironmentFile"),
+            }:
+                without.append(line)
+    assert without == []
+
+
+def test_what_cannot_be_set_on_a_host_with_gpus_is_not_set():
+    service = dict(unit_files())["vllm-headroom.service"]
+    settings = {line.partition("=")[0] for line in service.splitlines() if not line.startswith("#")}
+    # Each of these hides the GPUs or the processes on them.
+    assert not settings & {"PrivateDevices", "PrivateUsers", "ProtectProc", "ProcSubset", "PrivateNetwork"}
+
+
+def test_a_service_of_an_executable_where_its_user_cannot_go_is_warned_of(tmp_path):
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", "/root/.local/bin/vllm-headroom"])
+    assert result.exit_code == 0
+    assert "/root/.local/bin/vllm-headroom is not there" in result.stderr
+    assert "install into /opt or /usr/local" in result.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(command, ["export", str(tmp_path / "file" / "units")])
+    assert "Not a directory" in str(result.exception)
