@@ -190,7 +190,7 @@ def _kv_settings(
         enable_prefix_caching=resolved.enable_prefix_caching,
         disable_hybrid_kv_cache_manager=resolved.disable_hybrid_kv_cache_manager,
         mamba_cache_dtype=resolved.mamba_cache_dtype,
-        mamba_ssm_cache_dtype=resolved.mamba_ssm_cache_dtype,
+        mamba_ssm_cache_dtype=_state_dtype(spec, resolved.mamba_ssm_cache_dtype, version),
         mamba_block_size=resolved.mamba_block_size,
         mamba_cache_mode=resolved.mamba_cache_mode,
         encoder_positions=spec.encoder_positions,
@@ -201,6 +201,19 @@ def _kv_settings(
     )
 
 
+def _state_dtype(spec: ModelSpec, flag: str, version: Version) -> str:
+    """Return what ``--mamba-ssm-cache-dtype auto`` comes to (``model_executor/models/config.py``)."""
+    if flag != "auto":
+        return flag
+    if spec.architecture.startswith("NemotronH") and version >= (0, 13, 0):
+        return spec.state_dtype or ("float32" if version >= _NEMOTRON_FLOAT32_SINCE else "float16")
+    if spec.architecture.startswith("Qwen3_5") and version >= (0, 17, 0):
+        return spec.state_dtype or "auto"
+    return "auto"
+
+
+_NEMOTRON_FLOAT32_SINCE: Version = (0, 20, 0)
+"""Without a word in the config; half precision before."""
 _DRAFTS_ON_THE_CPU = frozenset({"ngram", "suffix", "medusa", "mlp_speculator", "custom_class"})
 
 

@@ -140,6 +140,8 @@ class ModelSpec:
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True
+    state_dtype: str | None = None
+    """What the config asks the recurrent state to be kept in (Nemotron-H, Qwen3.5); None leaves it to vLLM."""
     rope_tables: tuple["RopeTable", ...] | None = None
     """What `advisor.rope.rope_tables` makes of the config; None takes one plain table of the model's length."""
 

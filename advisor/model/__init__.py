@@ -64,6 +64,7 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         encoder_positions=decoder.encoder_positions,
         draft_layers=decoder.draft_layers,
         gated_mlp=decoder.gated_mlp,
+        state_dtype=_state_dtype(architecture, text),
         rope_tables=rope_tables(
             text.merged(),
             architecture=architecture,
@@ -96,6 +97,13 @@ def _dtype(keys: Keys, text: Keys) -> str | None:
         if name and name != "auto":
             return name.removeprefix("torch.")
     return None
+
+
+def _state_dtype(architecture: str, text: Keys) -> str | None:
+    """Return the config's own dtype of the state (``models/config.py``, Nemotron-H from 0.13, Qwen3.5 from 0.17)."""
+    if architecture.startswith("NemotronH"):
+        return text.text("mamba_ssm_cache_dtype") or None
+    return text.text("mamba_ssm_dtype") or None if architecture.startswith("Qwen3_5") else None
 
 
 def _quantization(keys: Keys, text: Keys) -> Quantization | None:

@@ -196,3 +196,34 @@ def test_what_is_not_counted_is_said():
     )
     plan = plan_engine(parse_model(LLAMA_3_1_8B), drafting, version=(0, 19, 0), device=H100)
     assert any("draft model" in note for note in plan.notes)
+
+
+QWEN3_5 = {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "max_position_embeddings": 32768,
+    "vocab_size": 151_936,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():
+    def state_dtype(config, *words, version=(0, 32, 0)):
+        return planned(config, *words, version=version).layout.settings.mamba_ssm_cache_dtype
+
+    asking = QWEN3_5 | {"mamba_ssm_dtype": "float32"}
+    assert state_dtype(asking) == "float32"
+    assert state_dtype(asking, version=(0, 16, 0)) == "auto", "before the release that looks"
+    assert state_dtype(asking, "--mamba-ssm-cache-dtype", "float16") == "float16"
+    assert state_dtype(QWEN3_5) == "auto"
