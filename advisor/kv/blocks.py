@@ -16,6 +16,7 @@ from advisor.kv.settings import KvSettings
 from advisor.kv.states import state_bytes
 from advisor.layers import (
     ChunkedLocal,
+    Compressed,
     CrossAttention,
     DecoderLayer,
     FullAttention,
@@ -38,6 +39,9 @@ _BACKEND_BLOCK = {
     "FLASHINFER_MLA": 32,
     "TOKENSPEED_MLA": 32,
 }
+
+COMPRESSED_BLOCK_SIZE = 256
+"""Tokens in a block of DeepSeek V4's compressed latents: the only size that the kernels have."""
 
 _FLASHINFER_BLOCKS = (16, 32, 64)
 _FLASHINFER_LARGE_BLOCKS = (128, 256, 512, 1024)
@@ -118,6 +122,8 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
     version, asked = settings.version, settings.block_size
     if asked is not None and asked < 1:
         raise ValueError(f"--block-size {asked}: it is 1 or more; GPUs take multiples of {_DEFAULT_BLOCK_SIZE}")
+    if any(isinstance(cache, Compressed) for layer in layers for cache in layer):
+        return COMPRESSED_BLOCK_SIZE
     latent = next((cache for layer in layers for cache in layer if isinstance(cache, Latent)), None)
     if settings.is_cpu:
         if latent and version >= (0, 29, 0):

@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 import vllm
-from vllm.config import CacheConfig, VllmConfig
+from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config
 from vllm.config.cache import CacheConfig as _CacheConfig
 from vllm.model_executor.layers.attention.attention import Attention
 from vllm.model_executor.layers.attention.chunked_local_attention import ChunkedLocalAttention
@@ -33,6 +33,8 @@ from vllm.model_executor.layers.mamba.mamba_utils import MambaStateDtypeCalculat
 from vllm.model_executor.layers.quantization.turboquant.config import TurboQuantConfig
 from vllm.model_executor.models.config import MambaModelConfig
 from vllm.model_executor.models.deepseek_v2 import DeepseekV32IndexerCache
+from vllm.models.deepseek_v4.attention import DeepseekV4Attention, DeepseekV4IndexerCache
+from vllm.models.deepseek_v4.compressor import CompressorStateCache
 from vllm.platforms import current_platform
 from vllm.platforms.interface import Platform
 from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE, get_kv_cache_torch_dtype, nvfp4_kv_cache_full_dim
@@ -43,6 +45,7 @@ from vllm.v1.attention.backends.mamba2_attn import Mamba2AttentionBackend
 from vllm.v1.attention.backends.mla.flashmla import FlashMLABackend
 from vllm.v1.attention.backends.mla.flashmla_sparse import FlashMLASparseBackend
 from vllm.v1.attention.backends.mla.indexer import DeepseekV32IndexerBackend
+from vllm.v1.attention.backends.mla.sparse_swa import DeepseekV4SWACache
 from vllm.v1.attention.backends.mla.triton_mla import TritonMLABackend
 from vllm.v1.attention.backends.registry import MambaAttentionBackendEnum
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
@@ -60,6 +63,7 @@ Cache = dict[str, Any]
 Layers = list[list[Cache]]
 VERSION = tuple(int(part) for part in vllm.__version__.split("+")[0].split(".")[:3])
 GIB = 1 << 30
+COMPRESSED = ("CompressedLatent", "LatentWindow", "CompressedIndex", "CompressorState")
 STATES = ("Mamba1", "Mamba2", "GatedDeltaNet", "KimiDelta", "ShortConv", "LinearAttention")
 
 
@@ -101,6 +105,7 @@ BACKENDS = {
     "TRITON_MLA": TritonMLABackend,
     "CPU_MLA": _stand_in("CPU_MLA", [16]),
     "FLASHMLA_SPARSE": FlashMLASparseBackend,
+    "FLASHMLA_SPARSE_DSV4": _stand_in("FLASHMLA_SPARSE_DSV4", [256]),
 }
 
 
@@ -163,9 +168,42 @@ def state_of(cache: Cache, config: VllmConfig) -> tuple[tuple[tuple[int, ...], .
             return shapes, dtype.linear_attention_state_dtype(model, conv)
 
 
+def compressed_layer_of(cache: Cache, config: VllmConfig) -> Any:
+    """Return one of DeepSeek V4's caches, of vLLM's own class and, but for the attention, from its constructor."""
+    cache_config, context = config.cache_config, config.compilation_config.static_forward_context
+    cache_config.cache_dtype = "fp8_ds_mla"
+    known = set(context)
+    with set_current_vllm_config(config, check_compile=False):
+        match cache["kind"]:
+            case "CompressedLatent":
+                members = dict.fromkeys(DeepseekV4Attention.__abstractmethods__, None)
+                backend = BACKENDS["FLASHMLA_SPARSE_DSV4"]
+                layer = object.__new__(
+                    type("CompressedLatent", (DeepseekV4Attention,), members | {"get_attn_backend": lambda self: backend})
+                )
+                layer.__dict__.update(
+                    compress_ratio=cache["ratio"],
+                    head_dim=cache["size"],
+                    kv_cache_dtype="fp8_ds_mla",
+                    kv_cache_torch_dtype=torch.uint8,
+                )
+            case "LatentWindow":
+                layer = DeepseekV4SWACache(cache["size"], cache["window"], torch.uint8, "window", cache_config)
+            case "CompressedIndex":
+                size = cache["head_dim"] + cache["head_dim"] // 128 * 4
+                layer = DeepseekV4IndexerCache(size, torch.uint8, "index", cache_config, cache["ratio"])
+            case _:
+                layer = CompressorStateCache(cache["size"], torch.float32, cache["ratio"], "state")
+    for name in set(context) - known:
+        del context[name]  # the caller puts it where it belongs
+    return layer
+
+
 def layer_of(cache: Cache, index: int, config: VllmConfig, settings: dict[str, Any]) -> Any:
     """Return an instance of vLLM's layer class that knows what ``get_kv_cache_spec`` asks it, and nothing else."""
     kind, cache_config = cache["kind"], config.cache_config
+    if kind in COMPRESSED:
+        return compressed_layer_of(cache, config)
     if kind in STATES:
         shapes, dtypes = state_of(cache, config)
         base = MambaMixer2 if kind == "Mamba2" else MambaBase
@@ -233,12 +271,15 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     """Return vLLM's configuration for one case, the model's part a stand-in."""
     caches = [cache for layer in layers for cache in layer]
     attention = next((cache for cache in caches if cache["kind"] == "Latent"), None)
-    is_latent = attention is not None
+    is_compressed = any(cache["kind"] in COMPRESSED for cache in caches)
+    is_latent = attention is not None or is_compressed
     if not is_latent:
         attention = next((cache for cache in caches if cache["kind"] not in STATES), None)
     ranks = settings["tensor_parallel_size"]
     heads, size = 1, 0
-    if is_latent:
+    if is_compressed:
+        size = 512
+    elif is_latent:
         size = attention["kv_lora_rank"] + attention["qk_rope_head_dim"]
     elif attention is not None:
         heads, size = max(1, attention["num_kv_heads"] // ranks), attention["head_size"]
@@ -280,6 +321,8 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     config.cache_config.kv_cache_dtype_skip_layers = sorted(skipped)
     if any(field.name == "kv_cache_layout" for field in dataclasses.fields(_CacheConfig)):
         config.cache_config.kv_cache_layout = "LBHNC" if settings["is_cpu"] else "LBNHC"
+        if is_compressed:
+            config.cache_config.kv_cache_layout = "BLHNC"
     config.scheduler_config.max_num_batched_tokens = settings["max_num_batched_tokens"]
     config.scheduler_config.max_num_encoder_input_tokens = settings["max_num_batched_tokens"]
     config.scheduler_config.async_scheduling = settings["async_scheduling"]
@@ -406,6 +449,20 @@ def cross(heads: int, size: int) -> Cache:
 INDEX = {"kind": "SparseIndex", "head_dim": 128}
 
 
+def compressed(ratio: int) -> list[Cache]:
+    """Return what a layer of DeepSeek V4 keeps, in the order in which vLLM registers it."""
+    local = {"kind": "LatentWindow", "size": 512, "window": 128}
+    if ratio == 0:
+        return [local]
+    index = [
+        {"kind": "CompressedIndex", "head_dim": 128, "ratio": 4},
+        {"kind": "CompressorState", "size": 512, "ratio": 4},
+    ]
+    latents = {"kind": "CompressedLatent", "size": 512, "ratio": ratio}
+    state = {"kind": "CompressorState", "size": 2048 if ratio == 4 else 1024, "ratio": ratio}
+    return [*(index if ratio == 4 else ()), local, latents, state]
+
+
 def draw_state(rng: random.Random) -> Cache:
     kind = rng.choice(STATES)
     heads = rng.choice((16, 32, 64))
@@ -479,6 +536,10 @@ def draw_layers(family: str, rng: random.Random) -> Layers:
             return [[INDEX, latent(sparse=True)] for _ in range(count)]
         case "latent and some index":
             return [[INDEX, latent(sparse=True)] if at % every == 0 else [latent(sparse=True)] for at in range(count)]
+        case "compressed latent":
+            first = rng.choice(([0, 0], [128, 128], [0], []))
+            ratios = first + [4, 128] * count
+            return [compressed(ratio) for ratio in ratios[: max(count, 4)]]
         case "latent and window":
             local = window(heads, size, 1024)
             return [[latent()] if at % every == every - 1 else [local] for at in range(count)]
@@ -521,6 +582,7 @@ FAMILIES = (
     "state and full",
     "state beside full",
     "state, window and full",
+    "compressed latent",
 )
 
 HEAD_DTYPES = (
@@ -594,6 +656,16 @@ def cases(seed: int, per_family: int) -> Iterator[tuple[str, Layers, dict[str, A
             rng = random.Random(f"{seed} {family} {number}")
             layers = draw_layers(family, rng)
             settings = draw_settings(layers, rng)
+            if family == "compressed latent":
+                settings |= {
+                    "kv_cache_dtype": rng.choice(("auto", "fp8")),
+                    "kv_cache_dtype_skip_layers": [],
+                    "block_size": rng.choice((None, 256)),
+                    "decode_context_parallel_size": 1,
+                    "disable_hybrid_kv_cache_manager": False,
+                    "is_cpu": False,
+                    "compute_capability": rng.choice(([9, 0], [10, 0])),
+                }
             kv_cache_bytes = rng.choice((0, 1 << 20, GIB // 4, 3 * GIB + 12345, 20 * GIB, 20 * GIB, 60 * GIB))
             yield f"{family} {number}", layers, settings, kv_cache_bytes
 
