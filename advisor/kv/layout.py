@@ -18,7 +18,7 @@ from advisor.kv.compressed import (
     group_compressed,
     has_compressed,
 )
-from advisor.kv.dtypes import check_kv_cache_dtype
+from advisor.kv.dtypes import check_kv_cache_dtype, is_turboquant
 from advisor.kv.groups import Group, StagedSpec, group_layers
 from advisor.kv.settings import KvSettings
 from advisor.kv.specs import FULL_KINDS, Kind, LayerSpec, layer_specs
@@ -400,6 +400,11 @@ def _check(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> None:
         raise DeclinedError("latent (MLA) models before vLLM 0.7.1 cache expanded heads, which is not described here")
     if any(isinstance(cache, Latent) and cache.sparse for cache in caches) and settings.version < (0, 11, 0):
         raise ValueError("sparse latent attention came with vLLM 0.11")
+    kinds = set(map(type, caches))
+    if {Latent, SlidingWindow} <= kinds and (0, 11, 0) <= settings.version < (0, 26, 0):
+        raise ValueError("latent (MLA) layers beside sliding windows run from vLLM 0.26 on")
+    if is_turboquant(settings.kv_cache_dtype) and settings.version < (0, 21, 0) and kinds & {*_STATES}:
+        raise ValueError(f"--kv-cache-dtype {settings.kv_cache_dtype}: vLLM 0.20 has it for attention alone")
     _check_context_parallel(caches, settings)
 
 

@@ -249,7 +249,7 @@ def _heads_spec(
             kind = "TQFullAttentionSpec"
         case SlidingWindow() if version >= (0, 8, 3):
             kind, window, padded = "SlidingWindowSpec", cache.window, sizes.skip_page_bytes
-            if version >= (0, 26, 0):
+            if version >= (0, 25, 0):
                 block_size = window_block_size(token, dtype, sizes, settings)
         case ChunkedLocal() if version >= (0, 10, 0):
             kind, window = "ChunkedLocalAttentionSpec", cache.chunk
@@ -270,7 +270,7 @@ def _page_dtype(cache: Cache, dtype: str, version: Version) -> str:
     """Return the dtype by which a page is measured: up to 0.28 windows know some packings for one byte an element."""
     if version >= (0, 29, 0) or isinstance(cache, FullAttention):
         return dtype
-    if is_turboquant(dtype):
+    if is_turboquant(dtype) or (version < (0, 21, 0) and dtype.startswith("nvfp4")):
         return "fp8"
     return "int8_per_token_head" if dtype == "int4_per_token_head" and isinstance(cache, SlidingWindow) else dtype
 
@@ -278,7 +278,7 @@ def _page_dtype(cache: Cache, dtype: str, version: Version) -> str:
 def _pads(dtype: str, settings: KvSettings) -> bool:
     """Tell whether an attention layer's blocks can be padded: at first only where the backend strides over blocks."""
     if settings.version < (0, 29, 0):
-        return settings.version >= (0, 26, 0) and not settings.is_cpu and not is_turboquant(dtype)
+        return settings.version >= (0, 25, 0) and not settings.is_cpu and not is_turboquant(dtype)
     return True
 
 

@@ -33,8 +33,6 @@ from vllm.model_executor.layers.mamba.mamba_utils import MambaStateDtypeCalculat
 from vllm.model_executor.layers.quantization.turboquant.config import TurboQuantConfig
 from vllm.model_executor.models.config import MambaModelConfig
 from vllm.model_executor.models.deepseek_v2 import DeepseekV32IndexerCache
-from vllm.models.deepseek_v4.attention import DeepseekV4Attention, DeepseekV4IndexerCache
-from vllm.models.deepseek_v4.compressor import CompressorStateCache
 from vllm.platforms import current_platform
 from vllm.platforms.interface import Platform
 from vllm.utils.torch_utils import STR_DTYPE_TO_TORCH_DTYPE, get_kv_cache_torch_dtype, nvfp4_kv_cache_full_dim
@@ -52,6 +50,18 @@ from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.turboquant_attn import TurboQuantAttentionBackend
 from vllm.v1.core import kv_cache_utils
 
+try:
+    from vllm.models.deepseek_v4.compressor import CompressorStateCache
+
+    try:
+        from vllm.models.deepseek_v4.attention import DeepseekV4Attention, DeepseekV4IndexerCache
+    except ImportError:  # 0.22
+        from vllm.models.deepseek_v4.attention import DeepseekV4IndexerCache
+        from vllm.models.deepseek_v4.attention import DeepseekV4MLAAttention as DeepseekV4Attention
+except ImportError:  # 0.20, 0.21
+    from vllm.model_executor.layers.deepseek_compressor import CompressorStateCache
+    from vllm.model_executor.layers.deepseek_v4_attention import DeepseekV4IndexerCache
+    from vllm.model_executor.layers.deepseek_v4_attention import DeepseekV4MLAAttention as DeepseekV4Attention
 try:
     from vllm.v1.core import kv_cache_planning as planning  # 0.33
 except ImportError:
@@ -176,11 +186,10 @@ def compressed_layer_of(cache: Cache, config: VllmConfig) -> Any:
     with set_current_vllm_config(config, check_compile=False):
         match cache["kind"]:
             case "CompressedLatent":
-                members = dict.fromkeys(DeepseekV4Attention.__abstractmethods__, None)
+                members = dict.fromkeys(getattr(DeepseekV4Attention, "__abstractmethods__", ()), None)
                 backend = BACKENDS["FLASHMLA_SPARSE_DSV4"]
-                layer = object.__new__(
-                    type("CompressedLatent", (DeepseekV4Attention,), members | {"get_attn_backend": lambda self: backend})
-                )
+                members["get_attn_backend"] = lambda self: backend
+                layer = object.__new__(type("CompressedLatent", (DeepseekV4Attention,), members))
                 layer.__dict__.update(
                     compress_ratio=cache["ratio"],
                     head_dim=cache["size"],
@@ -317,7 +326,7 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     )
     skipped = set(settings["kv_cache_dtype_skip_layers"])
     if settings["kv_cache_dtype"].startswith("turboquant"):
-        skipped |= set(TurboQuantConfig.get_boundary_skip_layers(model))
+        skipped |= set(TurboQuantConfig.get_boundary_skip_layers(model if VERSION >= (0, 21, 0) else len(layers)))
     config.cache_config.kv_cache_dtype_skip_layers = sorted(skipped)
     if any(field.name == "kv_cache_layout" for field in dataclasses.fields(_CacheConfig)):
         config.cache_config.kv_cache_layout = "LBHNC" if settings["is_cpu"] else "LBNHC"
@@ -390,21 +399,39 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
         if text.startswith("To serve at least one request"):
             return {"error": {"kind": "too_long", **check}}
         return {"refused": f"{type(error).__name__}: {text}"}
-    tokens, concurrency = kv_cache_utils.get_kv_cache_capacity(config, configs[0])
+    tokens, concurrency = capacity(config, configs[0])
     return {
         "block_size": config.cache_config.block_size,
         "groups": [_shown(group, config) for group in configs[0].kv_cache_groups],
-        "stage_bytes": [_pool_bytes_per_block(config, each.kv_cache_groups) for each in configs],
+        "stage_bytes": [_pool_bytes_per_block(config, each) for each in configs],
         "num_blocks": configs[0].num_blocks,
         "size_tokens": tokens,
         "max_concurrency": concurrency,
-        "max_in_flight_tokens": config.max_in_flight_tokens,
+        "max_in_flight_tokens": getattr(config, "max_in_flight_tokens", config.scheduler_config.max_num_batched_tokens),
     }
 
 
-def _pool_bytes_per_block(config: VllmConfig, groups: Any) -> int:
+def capacity(config: VllmConfig, kv_cache_config: Any) -> tuple[int, float]:
+    """Return "GPU KV cache size" and "Maximum concurrency"; up to 0.23 the former is only printed."""
+    if hasattr(kv_cache_utils, "get_kv_cache_capacity"):
+        return kv_cache_utils.get_kv_cache_capacity(config, kv_cache_config)
+    printed: list[str] = []
+
+    def note(text: str, *values: str, **_: Any) -> None:
+        printed.append(text % values)
+
+    with mock.patch.object(kv_cache_utils, "logger", SimpleNamespace(info=note, info_once=note)):
+        kv_cache_utils._report_kv_cache_config(config, kv_cache_config)
+    size = next(line for line in printed if line.startswith("GPU KV cache size: "))
+    tokens = int(size.removeprefix("GPU KV cache size: ").removesuffix(" tokens").replace(",", ""))
+    return tokens, kv_cache_utils.get_max_concurrency_for_kv_cache_config(config, kv_cache_config)
+
+
+def _pool_bytes_per_block(config: VllmConfig, kv_cache_config: Any) -> int:
+    if VERSION < (0, 21, 0):
+        return sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors) // kv_cache_config.num_blocks
     takes_config = planning._pool_bytes_per_block.__code__.co_argcount == 2
-    return planning._pool_bytes_per_block(*([config] if takes_config else []), groups)
+    return planning._pool_bytes_per_block(*([config] if takes_config else []), kv_cache_config.kv_cache_groups)
 
 
 def _shown(group: Any, config: VllmConfig) -> list[Any]:
@@ -666,6 +693,8 @@ def cases(seed: int, per_family: int) -> Iterator[tuple[str, Layers, dict[str, A
                     "is_cpu": False,
                     "compute_capability": rng.choice(([9, 0], [10, 0])),
                 }
+            if VERSION < (0, 22, 0) and settings["mamba_ssm_cache_dtype"] == "bfloat16":
+                settings["mamba_ssm_cache_dtype"] = "float16"
             kv_cache_bytes = rng.choice((0, 1 << 20, GIB // 4, 3 * GIB + 12345, 20 * GIB, 20 * GIB, 60 * GIB))
             yield f"{family} {number}", layers, settings, kv_cache_bytes
 
