@@ -262,7 +262,7 @@ class _Counter:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
-            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, id(scheme))
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, each.width_bytes, id(scheme))
             sizes = known.get(key)
             if sizes is None or each.layer is None:
                 sizes = self._sizes(each, scheme)
@@ -274,7 +274,7 @@ class _Counter:
                 found = _find(stored, each.name)
                 if found is None:
                     missing += size
-                elif scheme is None and found.plain_elements:
+                elif scheme is None and found.plain_elements and each.width_bytes is None:
                     size = values = round(size * found.plain_elements / self._expected[_together(each.name)])
             if scheme is not None:
                 quantised += size
@@ -333,7 +333,7 @@ class _Counter:
         """Return (bytes of the fullest rank's share, those of its values alone)."""
         rows, columns, count = _share(each, self._spec, self._layout, replicate_encoder=self._replicate_encoder)
         if scheme is None:
-            size = rows * columns * count * self._layout.width
+            size = rows * columns * count * (each.width_bytes or self._layout.width)
             return size, size
         whole_columns = each.shape[1] if len(each.shape) > 1 else 1
         if each.role == "expert" and scheme.expert_padding is not None and self._spec.experts is not None:
