@@ -36,7 +36,10 @@ def export(
     dashboards_at: str | None,
     config_file: Path | None,
 ) -> None:
-    """Write everything below DIRECTORY: what to load where is the name of each folder."""
+    """Write dashboards, rules and alerts below DIRECTORY.
+
+    Each folder is named after what loads it; docs/dashboards.md says how.
+    """
     # The command line is where all packages meet; nothing else of the daemon reaches up.
     from dashboards import files  # noqa: TID251 - see above
     from dashboards.rules.prometheus import Places  # noqa: TID251 - see above
@@ -54,6 +57,6 @@ def export(
     try:
         files.write(written, directory)
     except OSError as error:
-        raise UsageError(f"{directory}: {error}") from error
+        raise UsageError(f"{error.filename or directory}: {error.strerror}") from error
     for name in sorted(written):
         click.echo(directory / name)

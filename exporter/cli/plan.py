@@ -18,7 +18,7 @@ from exporter.state import RESIDUALS_FILE, State
 _MOST_LINE_BYTES = 1024**2
 
 
-@click.command(name="plan", context_settings={"ignore_unknown_options": True})
+@click.command(name="plan", context_settings={"allow_interspersed_args": False})
 @click.option("--gpu", metavar="NAME", help="A GPU of the catalogue, such as 'RTX 4090' or 'H100 MIG 1g.10gb'.")
 @click.option("--gpu-memory-gib", type=float, metavar="GIB", help="Its CUDA-visible total, as PyTorch shows it.")
 @click.option("--gpu-count", type=click.IntRange(min=1), metavar="N", help="How many; default: as many as needed.")

@@ -189,3 +189,20 @@ def test_the_whole_program_answers_and_exits(model):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fits" in done.stdout
+
+
+def test_a_misspelled_option_of_plan_is_refused_rather_than_taken_for_vllms(model):
+    refused = run("--jsn", *ON_AN_H100, "--", "serve", model)
+    assert (refused.exit_code, "--json" in refused.stderr) == (2, True)
+
+
+def test_a_command_line_is_read_without_the_dashes_before_it_too(model):
+    words = (*ON_AN_H100, "--json", "serve", model, "--max-model-len", "8192")
+    assert json.loads(run(*words).stdout)["flags"]["max_model_len"]["value"] == 8192
+
+
+def test_a_misspelled_flag_of_vllm_is_told_with_the_one_that_was_meant(model):
+    result = planned(*ON_AN_H100, "--json", "--", "serve", model, "--max-modle-len", "8192")
+    assert result["notes"][0] == (
+        "--max-modle-len is not known here and left out of account: is --max-model-len meant?"
+    )
