@@ -56,6 +56,8 @@ def command(
         if command_line:
             raise UsageError("--batch: the command lines stand in the file, none may follow")
         sys.exit(_batch(batch))
+    if ours := sorted(_own_options() & set(command_line)):
+        raise UsageError(f"{', '.join(ours)}: an option of plan, not of vLLM: it belongs before the --")
     if not command_line:
         raise UsageError('nothing to plan; for example: vllm-headroom plan --gpu "RTX 4090" -- serve MODEL')
     asked = Asked(
@@ -79,6 +81,10 @@ def command(
 
         show(found, suggestions=suggestions, typical_tokens=typical_tokens)
     sys.exit(_status(found.plan))
+
+
+def _own_options() -> set[str]:
+    return {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
 
 
 def _status(plan: EnginePlan) -> int:

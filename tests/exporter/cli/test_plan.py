@@ -27,6 +27,12 @@ def run(*words):
     return result
 
 
+def run_wrong(*words):
+    with pytest.raises(UsageError) as caught:
+        run(*words)
+    return str(caught.value)
+
+
 def planned(*words):
     return json.loads(run(*words).output)
 
@@ -206,3 +212,8 @@ def test_a_misspelled_flag_of_vllm_is_told_with_the_one_that_was_meant(model):
     assert result["notes"][0] == (
         "--max-modle-len is not known here and left out of account: is --max-model-len meant?"
     )
+
+
+def test_an_option_of_plan_after_the_dashes_is_refused_rather_than_dropped(model):
+    refused = run_wrong(*ON_AN_H100, "--", "serve", model, "--typical-tokens", "900", "--json")
+    assert refused == "--json, --typical-tokens: an option of plan, not of vLLM: it belongs before the --"
