@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import re
 import shlex
 from dataclasses import fields
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from advisor.flags import EngineFlags
 from exporter.cli import cli
@@ -156,6 +158,64 @@ def test_every_message_that_a_page_quotes_is_said_by_the_program(page):
         if not any(wanted.search(each) for each in said):
             wrong.append(quoted)
     assert wrong == []
+
+
+MODELS = {
+    row["model"]: row["config"] for row in map(json.loads, Path("bench/accuracy/models.jsonl").read_text().splitlines())
+}
+
+
+def planned(call, folder):
+    """What a call of ``plan`` prints, its model by the configuration that lies here, without a network."""
+    at = call.index("serve") + 1
+    config = folder / "config.json"
+    config.write_text(json.dumps(MODELS[call[at]]))
+    printed = CliRunner().invoke(cli, [*call[:at], str(config), *call[at + 1 :]])
+    assert printed.exit_code in (0, 1), printed.output
+    return " ".join(printed.output.split())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.startswith("faq")], ids=str)
+def test_what_plan_prints_in_a_page_is_what_it_prints(page, tmp_path):
+    shown = re.findall(
+        r"^```sh\nvllm-headroom (plan [^\n]+)\n```\n\n```\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE
+    )
+    assert shown
+    for line, output in shown:
+        printed = planned(shlex.split(line), tmp_path)
+        for piece in output.split("..."):
+            assert " ".join(piece.split()) in printed
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.startswith("faq")], ids=str)
+def test_what_a_page_says_of_max_num_seqs_and_releases_is_what_plan_prints(page, tmp_path):
+    (line,) = re.findall(r"^vllm-headroom (plan .+--vllm-version 0.16.0.+)$", text_of(page), re.MULTILINE)
+    rows = re.findall(r"^\| (\d[\d.]+) \| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d,]+) \|$", text_of(page), re.MULTILINE)
+    assert len(rows) == 3
+    for release, peak, cache, tokens in rows:
+        printed = planned(shlex.split(line.replace("0.16.0", release)), tmp_path)
+        for expected in (f"activation peak {peak}", f"KV cache {cache}", f"KV cache size, tokens {tokens}"):
+            assert expected in printed
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/faq.md", "docs/faq.zh-CN.md")]
+)
+def test_the_chinese_page_is_of_the_same_state_as_the_english_one(english, chinese):
+    """Sections, code and pictures: what a change of one leaves behind in the other."""
+
+    def skeleton(page):
+        code = re.findall(r"^```\w*\n.*?^```", text_of(page), re.DOTALL | re.MULTILINE)
+        pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text_of(page))
+        flags = {word for span in re.findall(r"`([^`]+)`", prose_of(page)) for word in re.findall(r"--[a-z-]+", span)}
+        return (
+            [len(marks) for marks in re.findall(r"^(#+) ", prose_of(page), re.MULTILINE)],
+            [re.sub(r" +# .*", "", each) for each in code],
+            pictures,
+            flags,
+        )
+
+    assert skeleton(Path(english)) == skeleton(Path(chinese))
 
 
 def test_troubleshooting_explains_every_reason_that_a_source_can_fail_for():
