@@ -68,6 +68,12 @@ def test_the_table_fits_eighty_columns_and_says_the_verdict(model):
         assert word in shown.output
 
 
+def test_why_a_change_does_what_it_does_stands_once_for_each_flag(model):
+    shown = run(*ON_AN_H100, "--suggest", "--", "serve", model, "--max-model-len", "8192").output.splitlines()
+    assert sum(line.startswith("max-num-seqs  ") for line in shown) > 2
+    assert sum(line.startswith("max-num-seqs: ") for line in shown) == 1
+
+
 def test_a_card_that_is_too_small_exits_with_one_and_vllms_reason(model):
     shown = run("--gpu-memory-gib", "24", "--", "serve", model)
     assert shown.exit_code == 1
