@@ -1,6 +1,7 @@
 """What the handwritten pages claim, as far as the program can tell."""
 
 import ast
+import functools
 import itertools
 import json
 import re
@@ -135,8 +136,13 @@ def test_every_metric_of_ours_that_a_page_names_exists(page):
     assert wrong == set()
 
 
+@functools.cache
 def sayings():
     """Every text in the program, docstrings not, with dots where it puts something in."""
+    return {re.sub(r"%[sd]", "...", re.sub(r"\s+", " ", each)) for each in _sayings()}
+
+
+def _sayings():
     for file in (*Path("advisor").rglob("*.py"), *Path("exporter").rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -150,12 +156,11 @@ def sayings():
 
 @pytest.mark.parametrize("page", QUOTING, ids=str)
 def test_every_message_that_a_page_quotes_is_said_by_the_program(page):
-    said = [re.sub(r"%[sd]", "...", re.sub(r"\s+", " ", each)) for each in sayings()]
     wrong = []
     for quoted in re.findall(r'"([^"]+)"', prose_of(page)):
         pieces = [re.escape(piece) for piece in re.sub(r"\s+", " ", quoted).split("...")]
         wanted = re.compile(r"(?<!\w)" + ".*".join(pieces) + r"(?!\w)")
-        if not any(wanted.search(each) for each in said):
+        if not any(wanted.search(each) for each in sayings()):
             wrong.append(quoted)
     assert wrong == []
 
