@@ -6,6 +6,7 @@ its human-readable numbers (``8k`` = 8,000, ``8K`` = 8,192). Sources: vLLM 0.32 
 numbers, config file) and ``engine/arg_utils.py`` (names); flags that later releases dropped come from 0.4 to 0.31.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -280,6 +281,24 @@ def parse_flags(
     if positional:
         values["model"] = positional[0]
     return EngineFlags(environment=variables, problems=tuple(found), **values)
+
+
+def misspelled(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the options that are none of the table's and look like one: (as given, as probably meant).
+
+    vLLM has a hundred more options that bear on nothing here. They are stepped over, and a slip of the pen with them:
+    how many letters are alike tells one from the other.
+    """
+    return tuple(
+        (f"--{option}", f"--{near[0]}")
+        for option, _ in _options(_after_program(list(argv)))
+        if option is not None and _field_of(option) is None
+        if (near := difflib.get_close_matches(option.partition(".")[0], _BY_OPTION, n=1, cutoff=_ALIKE_RATIO))
+    )
+
+
+_ALIKE_RATIO = 0.92
+"""None of the 275 options of vLLM 0.32 is taken for another by it; at 0.9 --dbo-prefill-token-threshold is."""
 
 
 def require_valid(flags: EngineFlags) -> EngineFlags:

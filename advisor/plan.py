@@ -151,7 +151,7 @@ def plan_engine(
         binding=judged.binding if judged else "",
         error=error,
         quantized=flags.quantization or (spec.quantization.method if spec.quantization else None),
-        notes=_notes(spec, tensors, resolved) if memory is not None else (),
+        notes=_notes(spec, tensors, resolved, version) if memory is not None else (),
     )
 
 
@@ -418,8 +418,11 @@ def _takes_items(resolved: ResolvedFlags) -> bool:
     return any(str(count.get("count", 1) if isinstance(count, dict) else count) != "0" for count in counts.values())
 
 
-def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags) -> tuple[str, ...]:
+def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags, version: Version) -> tuple[str, ...]:
     notes = []
+    if version[:2] > NEWEST_STUDIED[:2]:
+        asked, studied = (f"{major}.{minor}" for major, minor, _ in (version, NEWEST_STUDIED))
+        notes.append(f"vLLM {asked} is newer than {studied}, the newest that was studied: it is planned like that one")
     if tensors is not None and tensors.tensors:
         strange = unmatched_tensors(spec, tensors, load_draft_layers=_drafts_by_itself(resolved))
         if strange:

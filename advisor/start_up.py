@@ -609,13 +609,18 @@ class Verdict:
 
 
 def verdict(requirements: Iterable[Requirement]) -> Verdict:
-    """Judge all of them: one that cannot fit decides, else one that may not, else all fit; ties by expected margin.
+    """Judge all of them: the first that cannot fit decides, else one that may not, else all fit; ties by margin.
+
+    Args:
+        requirements: In the order in which vLLM meets them: it never gets as far as the second that fails.
 
     Raises:
         ValueError: There is none.
     """
-    order: tuple[Fit, ...] = ("does_not_fit", "too_close_to_call", "fits")
-    worst = min(requirements, key=lambda each: (order.index(each.fit), each.margin.expected), default=None)
-    if worst is None:
+    judged = tuple(requirements)
+    if not judged:
         raise ValueError("a verdict needs at least one requirement")
+    order: tuple[Fit, ...] = ("too_close_to_call", "fits")
+    failing = next((each for each in judged if each.fit == "does_not_fit"), None)
+    worst = failing or min(judged, key=lambda each: (order.index(each.fit), each.margin.expected))
     return Verdict(fit=worst.fit, margin=worst.margin, binding=worst.name)

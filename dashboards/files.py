@@ -13,6 +13,9 @@ from dashboards.rules.prometheus import Places, alert_groups, as_yaml, recording
 from dashboards.rules.recording import RECORDINGS
 
 GENERATED = Path(__file__).resolve().parent / "generated"
+_INSTALLED_RUNBOOKS = GENERATED.with_name("runbooks")
+RUNBOOKS = _INSTALLED_RUNBOOKS if _INSTALLED_RUNBOOKS.is_dir() else GENERATED.parents[1] / "docs" / "runbooks"
+"""A page for each alert: inside the package in an installation, among the documents in a checkout."""
 DASHBOARDS_AT = "/var/lib/grafana/dashboards/vllm-headroom"
 """Where the provider file expects the dashboards unless told otherwise."""
 
@@ -38,6 +41,11 @@ def generated_dashboards() -> dict[str, str]:
         )
         for board in Board
     }
+
+
+def runbooks() -> dict[str, str]:
+    """Return the text of the page of every alert, and of the list of them, by path."""
+    return {f"runbooks/{page.name}": page.read_text(encoding="utf-8") for page in sorted(RUNBOOKS.glob("*.md"))}
 
 
 def grafana_alerts(policy: Policy, places: Places, *, datasource_uid: str) -> dict[str, str]:

@@ -7,13 +7,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.policy import Policy
-from dashboards.files import GENERATED, rule_files, write
+from dashboards.files import GENERATED, RUNBOOKS, rule_files, write
 from dashboards.grafana import advice, engine, fleet, server
 from dashboards.links import Board
 from dashboards.rules.catalogue import all_alerts
 from dashboards.rules.prometheus import Places
-
-RUNBOOKS = GENERATED.parents[1] / "docs" / "runbooks"
 
 BOARDS = {
     Board.FLEET: fleet.build,

@@ -55,8 +55,9 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
         return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
     given = problem["input"]
     hidden = isinstance(given, dict | list) or problem["type"] == "missing" or _NEVER_SHOWN & set(problem["loc"])
-    shown = "" if hidden else f" (given: {given!r})"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    told = problem["msg"].removeprefix("Value error, ")
+    shown = "" if hidden or (isinstance(given, str) and repr(given) in told) else f" (given: {given!r})"
+    return f"{location}: {told}{shown}"
 
 
 def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -1,6 +1,7 @@
 """Which vLLM servers are watched: those named in the config, or those found on this host."""
 
 import os
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,13 +134,17 @@ def open_session(config: EngineConfig) -> requests.Session:
     Proxies and .netrc of the environment are left alone: a loopback server is behind neither.
 
     Raises:
-        UsageError: The key file cannot be read, or the environment variable is not set.
+        UsageError: A key file or an authority cannot be read, or the environment variable is not set.
     """
     session = requests.Session()
     session.trust_env = False
     session.headers["Accept-Encoding"] = "identity"
     session.headers["User-Agent"] = "vllm-headroom"
     if config.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:  # ssl.SSLError too: it holds no certificate
+            raise UsageError(f"ca_file of {config.url}: {config.ca_file} cannot be read, or is not PEM") from error
         session.verify = str(config.ca_file)
     key = _api_key(config)
     if key:

@@ -57,8 +57,10 @@ def rule_queries(file: Path) -> tuple[tuple[Query, ...], frozenset[str]]:
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     # The Prometheus operator wraps the same groups in a resource.
     if isinstance(content, dict) and "spec" in content:
         content = content["spec"]
@@ -86,8 +88,10 @@ def dashboard_queries(file: Path) -> tuple[Query, ...]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{file}: not JSON: {error}") from error
     if isinstance(content, dict):
         # The HTTP API wraps it once.
         content = content.get("dashboard", content)
@@ -154,8 +158,14 @@ def names_on_page(url: str) -> frozenset[str]:
         with requests.get(address, timeout=_TIMEOUT_SECONDS, stream=True) as answer:
             answer.raise_for_status()
             body = answer.raw.read(MOST_PAGE_BYTES + 1, decode_content=True)
+    except requests.HTTPError as error:
+        raise UsageError(f"--against: {address} answers {error.response.status_code}") from error
+    except requests.Timeout as error:
+        raise UsageError(f"--against: {address}: no answer in time") from error
+    except requests.ConnectionError as error:
+        raise UsageError(f"--against: {address}: no connection") from error
     except (requests.RequestException, OSError) as error:
-        raise UsageError(f"{address}: {error}") from error
+        raise UsageError(f"--against: {address}: {error}") from error
     if len(body) > MOST_PAGE_BYTES:
         raise UsageError(f"{address}: more than {MOST_PAGE_BYTES} bytes")
     return names_in(body.decode("utf-8", errors="replace"))

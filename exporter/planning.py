@@ -8,7 +8,7 @@ from typing import Any
 
 from advisor.defaults import Device
 from advisor.estimate import Estimate, exactly
-from advisor.flags import EngineFlags, FlagError, parse_flags, require_valid
+from advisor.flags import EngineFlags, FlagError, misspelled, parse_flags, require_valid
 from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
 from advisor.plan import EnginePlan, plan_engine
 from advisor.readings import ModelFiles
@@ -114,6 +114,11 @@ def answer(asked: Asked) -> Answer:
         )
     except ValueError as error:
         raise UsageError(f"{flags.model}: {error}") from error
+    slips = tuple(
+        f"{given} is not known here and left out of account: is {meant} meant?"
+        for given, meant in misspelled(asked.argv)
+    )
+    plan = replace(plan, notes=(*slips, *plan.notes))
     if residual is not None:
         seen = (
             f"engines like this one had {residual.expected / GIB:+.2f} GiB of KV cache beyond the estimate on this host"

@@ -33,7 +33,7 @@ from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
 from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
-from exporter.state import RESIDUALS_FILE, State
+from exporter.state import LOAD_FILE, RESIDUALS_FILE, State
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Service:
         self._starts_file = State(config.state_dir, "starts", is_ours=keeps_state)
         self._residuals_file = State(config.state_dir, RESIDUALS_FILE, is_ours=keeps_state)
         self._risk_file = State(config.state_dir, "risk", is_ours=keeps_state)
-        self._load_file = State(config.state_dir, "load", is_ours=keeps_state)
+        self._load_file = State(config.state_dir, LOAD_FILE, is_ours=keeps_state)
         self._history = History(
             starts=self._starts_file.load(starts.from_json, starts.NONE_YET),
             residuals=self._residuals_file.load(residuals.from_json, residuals.NO_RESIDUALS),

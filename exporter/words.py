@@ -66,20 +66,42 @@ THROTTLE_WORDS = {
 _FAILING = {
     "no_driver_library": "no NVIDIA driver is installed here",
     "driver_not_loaded": "the NVIDIA driver is not loaded",
+    "driver_library_mismatch": "the driver's library and its kernel module are of different releases",
+    "driver_unloaded": "the NVIDIA driver was unloaded",
+    "driver_timeout": "the NVIDIA driver did not answer in time",
+    "no_permission": "the NVIDIA driver's device files may not be opened",
     "no_gpu": "the driver shows no GPU",
     "gpu_missing": "a GPU that was there is gone",
     "gpu_lost": "a GPU has fallen off the bus",
+    "gpu_reset_required": "a GPU has to be reset",
+    "nvml_error": "the NVIDIA driver reports an error",
+    "no_process_table": "the process table cannot be read",
     "hung": "a read has not come back",
     "not_read_yet": "not read yet",
     "connection_refused": "nothing listens there",
     "timeout": "no answer in time",
+    "tls": "its certificate is not trusted, or it does not speak TLS",
+    "not_http": "what answers there does not speak HTTP",
     "not_metrics": "what answers there does not serve metrics",
-    "no_vllm_metrics": "what answers there is not vLLM",
+    "no_vllm_metrics": "its page has no vLLM metrics",
+    "broken_labels": "a line of its page is broken",
+    "broken_body": "the answer is broken",
     "half_page": "the answer breaks off",
     "body_too_large": "the answer is absurdly large",
     "http_401": "it wants an API key",
+    "http_403": "it does not let the daemon in",
     "state_not_written": "the state directory cannot be written",
+    "internal_error": "a fault of vllm-headroom: its log has it",
 }
+
+_SOURCES = {
+    "nvml": "the GPUs",
+    "process": "this host's processes",
+    "model": "the models' files",
+    "state": "what survives a restart",
+    "advice": "the judgement",
+}
+"""What is not read when a source fails. Servers are named one by one."""
 
 
 def printable(text: object) -> str:
@@ -324,14 +346,30 @@ def headline(status: Status) -> tuple[Level, str]:
             *(severity_level(finding["severity"]) for finding in status["findings"]),
         ]
     )
+    unread = [
+        f"{_SOURCES[each['collector']]} ({_named(each['failing'])})"
+        for each in status.get("collectors") or ()
+        if each["collector"] in _SOURCES and set(each.get("failing") or ()) - _ONLY_ABSENT
+    ]
+    if unread:
+        level = worst([level, "warning"])
     if level in ("warning", "critical"):
-        told = [(gpu_level(gpu, policy), _trouble_of_gpu(gpu, policy)) for gpu in gpus]
+        told: list[tuple[Level, str]] = [("warning", each) for each in unread]
+        told += [(gpu_level(gpu, policy), _trouble_of_gpu(gpu, policy)) for gpu in gpus]
         told += [(engine_level(engine), _trouble_of_engine(engine)) for engine in engines]
         bad = [trouble for each in ("critical", "warning") for found, trouble in told if found == each]
         return level, f"Look at {_listed(bad or sorted({each['subject'] for each in status['findings']}))}."
     if not gpus and not engines:
         return "unknown", "Nothing to watch: no GPU is readable here and no vLLM server has been found."
     return "good", f"All is well: {_plural(len(gpus), 'GPU')}, {_plural(len(engines), 'engine')}."
+
+
+_ONLY_ABSENT = frozenset({"no_driver_library"})
+"""A host without the driver has no GPU to look after: a vLLM on its CPU may be well."""
+
+
+def _named(reasons: Mapping[str, Any]) -> str:
+    return ", ".join(_FAILING.get(reason, reason) for reason in reasons)
 
 
 def _trouble_of_gpu(gpu: Status, policy: Status) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -73,10 +74,11 @@ def installed(built, tmp_path_factory):
 
 def test_the_wheel_holds_every_module_and_every_file_that_is_read_at_run_time(tracked, built):
     _, names = tracked
+    packages = ("advisor/", "exporter/", "dashboards/", "systemd/", "docs/runbooks/")
     wanted = {
-        name.replace("systemd/", "exporter/systemd/", 1) if name.startswith("systemd/") else name
+        re.sub("^systemd/", "exporter/systemd/", re.sub("^docs/runbooks/", "dashboards/runbooks/", name))
         for name in names
-        if name.split("/")[0] in {"advisor", "exporter", "dashboards", "systemd"} and not name.endswith(".toml")
+        if name.startswith(packages) and not name.endswith(".toml")
     }
     with zipfile.ZipFile(built[0]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -133,3 +135,13 @@ def test_the_installed_command_writes_its_unit_files(installed, tmp_path):
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == shipped
     service = (tmp_path / "vllm-headroom.service").read_text()
     assert f"\nExecStart={sys.executable} serve $OPTIONS\n" in service
+
+
+def test_the_installed_command_writes_dashboards_rules_and_runbooks(installed, tmp_path):
+    written = installed[1]("dashboards", "export", str(tmp_path))
+    assert written.returncode == 0, written.stderr
+    pages = {page.name for page in (ROOT / "docs" / "runbooks").glob("*.md")}
+    assert {page.name for page in (tmp_path / "runbooks").iterdir()} == pages
+    boards = {board.name for board in (ROOT / "dashboards/generated/grafana/dashboards").iterdir()}
+    assert {board.name for board in (tmp_path / "grafana" / "dashboards").iterdir()} == boards
+    assert (tmp_path / "prometheus" / "vllm-headroom.alerts.yaml").is_file()

@@ -1,34 +1,244 @@
 """What the handwritten pages claim, as far as the program can tell."""
 
+import ast
+import functools
+import itertools
+import json
 import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from advisor.flags import EngineFlags
+from exporter.cli import cli
 from exporter.cli.systemd import unit_files
 from exporter.config import load
+from exporter.lint import own_names
 from exporter.web.guard import MOST_BODY_BYTES, MOST_HEAD_BYTES
 from exporter.web.server import Limits
+from exporter.words import failing
 
-PAGES = sorted([*Path().glob("*.md"), *Path("docs").glob("*.md")])
+PAGES = sorted([*Path().glob("*.md"), *Path("docs").rglob("*.md")])
+QUOTING = [page for page in PAGES if re.match(r"(troubleshooting|faq|upgrading)", page.name)]
+"""Here double quotes hold what this program says, with dots where it differs from time to time."""
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks_of(page, *kinds):
+    """The fenced blocks of some kinds, such as ``sh``."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", text_of(page), re.DOTALL | re.MULTILINE)
+    return [re.sub(f"^{indent}", "", body, flags=re.MULTILINE) for indent, kind, body in found if kind in kinds]
+
+
+def prose_of(page):
+    return re.sub(r"^ *```.*?^ *```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(page):
+    """The names that headings get on the usual code hosts: lower case, words joined by hyphens, no punctuation."""
+    titles = re.findall(r"^#+ (.+)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_every_link_to_a_file_leads_to_one(page):
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+def test_every_link_leads_to_a_file_and_to_a_heading_in_it(page):
+    wrong = []
+    for target in re.findall(r"\]\(((?!https?://)[^)\s]+)\)", prose_of(page)):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors_of(file)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def test_every_page_is_linked_from_another():
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(((?!https?://)[^)#\s]+)", prose_of(page))
+    }
+    assert {page for page in PAGES if page.resolve() not in linked} <= {Path("README.md")}
+
+
+def commands_of(page):
+    """Every call of the program in a page, as words: lines of shell blocks, and code within sentences."""
+    lines = "\n".join(blocks_of(page, "sh")).replace("\\\n", " ").splitlines()
+    lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose_of(page))]
+    for line in lines:
+        if "vllm-headroom " not in line:
+            continue
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        for is_end, words in itertools.groupby(lexer, key=lambda word: set(word) <= set("|&;<>()")):
+            call = list(words)
+            names = [word.rpartition("/")[2] for word in call]
+            if not is_end and "vllm-headroom" in names and not {"systemctl", "journalctl"} & set(names):
+                yield call[names.index("vllm-headroom") + 1 :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_command_and_option_that_is_shown_exists(page):
+    wrong = []
+    for words in commands_of(page):
+        own = words[: words.index("--")] if "--" in words else words
+        command, known = cli, set()
+        for word in own:
+            known |= {option for each in command.params for option in each.opts} | {"--help", "-h", "--version"}
+            name = word.partition("=")[0]
+            if isinstance(command, click.Group) and not word.startswith("-"):
+                command = command.get_command(click.Context(command), word)
+                if command is None:
+                    wrong.append(words)
+                    break
+            elif name.startswith("-") and name not in known:
+                wrong.append([name, *words])
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_flag_that_a_sentence_names_is_ours_or_vllms(page):
+    known = {option for command in all_commands(cli) for each in command.params for option in each.opts}
+    known |= {f"--{each.name.replace('_', '-')}" for each in fields(EngineFlags)} | OF_OTHERS
+    named = re.findall(r"`(--[a-z0-9.-]+)[^`]*`", prose_of(page))
+    assert set(named) - known == set()
+
+
+OF_OTHERS = {
+    *("--gpus", "--pid", "--restart"),  # docker
+    *("--force", "--force-reinstall"),  # pip, uv
+}
+
+
+def all_commands(group):
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        yield command
+        if isinstance(command, click.Group):
+            yield from all_commands(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_metric_of_ours_that_a_page_names_exists(page):
+    names = own_names()
+    wrong = set()
+    families = "|".join({name.split("_")[1] for name in names})
+    for name in re.findall(rf"\bheadroom_(?:{families})_[a-z0-9_]+", text_of(page)):
+        if name not in names and not (name.endswith("_") and any(each.startswith(name) for each in names)):
+            wrong.add(name)
+    assert wrong == set()
+
+
+@functools.cache
+def sayings():
+    """Every text in the program, docstrings not, with dots where it puts something in."""
+    return {re.sub(r"%[sd]", "...", re.sub(r"\s+", " ", each)) for each in _sayings()}
+
+
+def _sayings():
+    for file in (*Path("advisor").rglob("*.py"), *Path("exporter").rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | parts:
+                yield node.value
+
+
+@pytest.mark.parametrize("page", QUOTING, ids=str)
+def test_every_message_that_a_page_quotes_is_said_by_the_program(page):
+    wrong = []
+    for quoted in re.findall(r'"([^"]+)"', prose_of(page)):
+        pieces = [re.escape(piece) for piece in re.sub(r"\s+", " ", quoted).split("...")]
+        wanted = re.compile(r"(?<!\w)" + ".*".join(pieces) + r"(?!\w)")
+        if not any(wanted.search(each) for each in sayings()):
+            wrong.append(quoted)
+    assert wrong == []
+
+
+MODELS = {
+    row["model"]: row["config"] for row in map(json.loads, Path("bench/accuracy/models.jsonl").read_text().splitlines())
+}
+
+
+def planned(call, folder):
+    """What a call of ``plan`` prints, its model by the configuration that lies here, without a network."""
+    at = call.index("serve") + 1
+    config = folder / "config.json"
+    config.write_text(json.dumps(MODELS[call[at]]))
+    printed = CliRunner().invoke(cli, [*call[:at], str(config), *call[at + 1 :]])
+    assert printed.exit_code in (0, 1), printed.output
+    return " ".join(printed.output.split())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.startswith("faq")], ids=str)
+def test_what_plan_prints_in_a_page_is_what_it_prints(page, tmp_path):
+    shown = re.findall(
+        r"^```sh\nvllm-headroom (plan [^\n]+)\n```\n\n```\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE
+    )
+    assert shown
+    for line, output in shown:
+        printed = planned(shlex.split(line), tmp_path)
+        for piece in output.split("..."):
+            assert " ".join(piece.split()) in printed
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name.startswith("faq")], ids=str)
+def test_what_a_page_says_of_max_num_seqs_and_releases_is_what_plan_prints(page, tmp_path):
+    (line,) = re.findall(r"^vllm-headroom (plan .+--vllm-version 0.16.0.+)$", text_of(page), re.MULTILINE)
+    rows = re.findall(r"^\| (\d[\d.]+) \| ([\d.]+) GiB \| ([\d.]+) GiB \| ([\d,]+) \|$", text_of(page), re.MULTILINE)
+    assert len(rows) == 3
+    for release, peak, cache, tokens in rows:
+        printed = planned(shlex.split(line.replace("0.16.0", release)), tmp_path)
+        for expected in (f"activation peak {peak}", f"KV cache {cache}", f"KV cache size, tokens {tokens}"):
+            assert expected in printed
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/faq.md", "docs/faq.zh-CN.md")]
+)
+def test_the_chinese_page_is_of_the_same_state_as_the_english_one(english, chinese):
+    """Sections, code and pictures: what a change of one leaves behind in the other."""
+
+    def skeleton(page):
+        code = re.findall(r"^```\w*\n.*?^```", text_of(page), re.DOTALL | re.MULTILINE)
+        pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text_of(page))
+        flags = {word for span in re.findall(r"`([^`]+)`", prose_of(page)) for word in re.findall(r"--[a-z-]+", span)}
+        return (
+            [len(marks) for marks in re.findall(r"^(#+) ", prose_of(page), re.MULTILINE)],
+            [re.sub(r" +# .*", "", each) for each in code],
+            pictures,
+            flags,
+        )
+
+    assert skeleton(Path(english)) == skeleton(Path(chinese))
+
+
+def test_troubleshooting_explains_every_reason_that_a_source_can_fail_for():
+    page = text_of(Path("docs/troubleshooting.md"))
+    reasons = {each for each in sayings() if failing({each: 1}) != each}
+    assert "connection_refused" in reasons, "they are found by their words"
+    assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_yaml_example_is_yaml(page):
-    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+    for block in blocks_of(page, "yaml"):
         yaml.safe_load(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_example_of_our_configuration_is_a_good_one(page, tmp_path):
-    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+    for block in blocks_of(page, "yaml"):
         if "engines:" in block:
             (tmp_path / "c.yaml").write_text(block)
             load(tmp_path / "c.yaml", {})

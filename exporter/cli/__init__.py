@@ -1,5 +1,6 @@
 """The command line: one file, one command, imported only when it is called."""
 
+import difflib
 import importlib
 import sys
 
@@ -33,6 +34,13 @@ class _Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"exporter.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and (near := difflib.get_close_matches(args[0], COMMANDS, n=1)):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

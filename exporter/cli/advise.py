@@ -23,6 +23,7 @@ from exporter import logs
 from exporter.command_line import server_argv, with_flags
 from exporter.config import Config, load
 from exporter.service import Published, Service, World
+from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
 
 _WIDTH = 80
@@ -54,8 +55,19 @@ def command(
     if watch:
         given["poll_interval"] = _WATCH_INTERVAL_SECONDS
     config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    if state_dir is not None:
+        _mention_missing_load(state_dir)
     world = World(nvml=pynvml, processes=psutil)
     sys.exit(run(config, world, watch_seconds=watch, as_json=as_json))
+
+
+def _mention_missing_load(state_dir: Path) -> None:
+    """Say that there is nothing to rest advice on, before it says that it has seen no load."""
+    try:
+        with (state_dir / f"{LOAD_FILE}.json").open("rb"):
+            return
+    except OSError as error:
+        click.echo(f"note: --state-dir: {error.filename}: {error.strerror}: no daemon's load is read", err=True)
 
 
 def run(config: Config, world: World, *, watch_seconds: float, as_json: bool) -> int:

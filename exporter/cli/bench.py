@@ -278,7 +278,7 @@ def _announce(server: _Server, loads: Sequence[_Load], duration_seconds: float) 
     prompt = sum(each.prompt_tokens for load in loads for each in load.trace)
     output = sum(each.output_tokens for load in loads for each in load.trace)
     who = (
-        f"by {', '.join(str(load.users) for load in loads)} users"
+        f"by {', '.join(str(load.users) for load in loads)} user{'' if loads[-1].users == 1 else 's'}"
         if loads[0].users
         else "when they are due, answered or not"
     )

@@ -1,10 +1,12 @@
 """``vllm-headroom capture``: what an engine's pages say, byte for byte, to attach to a report or to test with."""
 
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 import requests
+import urllib3
 
 from exporter.config import EngineConfig, checked_url
 from exporter.engines import open_session
@@ -15,34 +17,60 @@ _MOST_BYTES = 64 * 1024**2
 
 
 @click.command(name="capture")
-@click.option("--engine", "urls", multiple=True, metavar="URL", default=("http://127.0.0.1:8000",), show_default=True)
-@click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's API key.")
+@click.option(
+    "--engine",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    default=("http://127.0.0.1:8000",),
+    show_default=True,
+    help="A vLLM server; repeatable.",
+)
+@click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="Holds the server's API key.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -> None:
     """Save /metrics, /version and /v1/models of each engine into DIRECTORY, exactly as they came.
 
-    The pages hold figures and the model's name and path; no prompt, no answer and no key is part of them.
+    The pages hold figures and the model's name and path; no prompt, no answer and no key is part of them. Exit status 1
+    where a page of metrics could not be saved.
     """
+    saved = []
     for url in urls:
         try:
             config = EngineConfig(url=checked_url(url), api_key_file=api_key_file)
         except ValueError as error:
             raise UsageError(f"--engine: {error}") from error
         folder = directory / urlsplit(config.url).netloc.replace(":", "_")
-        folder.mkdir(parents=True, exist_ok=True)
         with open_session(config) as session:
-            for name, path in _PAGES.items():
-                click.echo(f"{folder / name}: {_save(session, config.url + path, folder / name)}")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, path in _PAGES.items():
+                    click.echo(f"{folder / name}: {_save(session, config.url + path, folder / name)}")
+            except OSError as error:
+                raise UsageError(f"{error.filename or folder}: {error.strerror}") from error
+        saved.append((folder / "metrics").is_file())
+    sys.exit(int(not all(saved)))
 
 
 def _save(session: requests.Session, url: str, file: Path) -> str:
-    """Save one answer; return what happened, in words."""
+    """Save one answer; return what happened, in words.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    file.unlink(missing_ok=True)  # what an earlier capture left there must not pass for this one's
     try:
         with session.get(url, timeout=(2, 10), allow_redirects=False, stream=True) as response:
             if response.status_code != requests.codes.ok:
-                return f"not saved: HTTP {response.status_code}"
+                return f"not saved: it answers {response.status_code}"
             body = response.raw.read(_MOST_BYTES, decode_content=True)
-    except requests.exceptions.RequestException as error:
+    except requests.exceptions.Timeout:
+        return "not saved: no answer in time"
+    except requests.exceptions.SSLError:
+        return "not saved: its certificate is not trusted, or it does not speak TLS"
+    except requests.exceptions.ConnectionError:
+        return "not saved: no connection"
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
         return f"not saved: {type(error).__name__}"
     file.write_bytes(body)
     return f"{len(body)} bytes"

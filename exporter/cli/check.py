@@ -96,7 +96,7 @@ def _metrics_are_wrong(
         instead = f"; use {remark.replacement}" if remark.replacement else ""
         note = "" if remark.wrong else "note: "
         click.echo(f"{note}{remark.where}: {f'{remark.metric}: ' if remark.metric else ''}{remark.message}{instead}")
-    expressions = f"{len(queries)} expression{'' if len(queries) == 1 else 's'}"
+    expressions = _counted(len(queries), "expression")
     click.echo(
         f"{expressions}: {len(wrong)} wrong, {len(remarks) - len(wrong)} not to be told"
         if remarks
@@ -106,8 +106,16 @@ def _metrics_are_wrong(
 
 
 def _config(path: Path) -> str:
+    from exporter.engines import open_session
+
     config = load(path, {})
-    watched = f"{len(config.engines)} engines" if config.engines else "engines discovered on this host"
+    for engine in config.engines:
+        try:
+            open_session(engine).close()
+        except UsageError as error:
+            # No problem of the file: a credential that systemd hands over is there only while the service runs.
+            click.echo(f"note: {error}: without it the daemon does not start")
+    watched = _counted(len(config.engines), "engine") if config.engines else "engines discovered on this host"
     return f"{watched}, every {config.poll_interval:g} s, on {config.listen_address}"
 
 
@@ -119,4 +127,8 @@ def _web_config(path: Path) -> str:
     clients = ""
     if config.tls_server_config is not None and config.tls_server_config.client_auth_type != "NoClientCert":
         clients = f", client certificates ({config.tls_server_config.client_auth_type})"
-    return f"{spoken}{clients}, {len(config.basic_auth_users) or 'no'} users"
+    return f"{spoken}{clients}, {_counted(len(config.basic_auth_users), 'user')}"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"

@@ -18,7 +18,7 @@ from exporter.state import RESIDUALS_FILE, State
 _MOST_LINE_BYTES = 1024**2
 
 
-@click.command(name="plan", context_settings={"ignore_unknown_options": True})
+@click.command(name="plan", context_settings={"allow_interspersed_args": False})
 @click.option("--gpu", metavar="NAME", help="A GPU of the catalogue, such as 'RTX 4090' or 'H100 MIG 1g.10gb'.")
 @click.option("--gpu-memory-gib", type=float, metavar="GIB", help="Its CUDA-visible total, as PyTorch shows it.")
 @click.option("--gpu-count", type=click.IntRange(min=1), metavar="N", help="How many; default: as many as needed.")
@@ -56,6 +56,8 @@ def command(
         if command_line:
             raise UsageError("--batch: the command lines stand in the file, none may follow")
         sys.exit(_batch(batch))
+    if ours := sorted(_own_options() & set(command_line)):
+        raise UsageError(f"{', '.join(ours)}: an option of plan, not of vLLM: it belongs before the --")
     if not command_line:
         raise UsageError('nothing to plan; for example: vllm-headroom plan --gpu "RTX 4090" -- serve MODEL')
     asked = Asked(
@@ -79,6 +81,10 @@ def command(
 
         show(found, suggestions=suggestions, typical_tokens=typical_tokens)
     sys.exit(_status(found.plan))
+
+
+def _own_options() -> set[str]:
+    return {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
 
 
 def _status(plan: EnginePlan) -> int:

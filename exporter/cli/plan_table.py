@@ -41,6 +41,9 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
     if suggestions:
         console.print()
         console.print(_suggestions(suggestions))
+        console.print()
+        for line in _reasons(suggestions):
+            console.print(line, style="dim", markup=False)
 
 
 def _margin(plan: EnginePlan) -> str:
@@ -119,10 +122,10 @@ def _capacity(plan: EnginePlan, typical_tokens: int | None) -> Table:
 
 
 def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one change at a time", title_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="one change at a time", title_justify="left")
     for name, right in (("flag", False), ("now", True), ("instead", True), ("tokens", True), ("+/-", True)):
         table.add_column(name, justify="right" if right else "left", overflow="fold")
-    table.add_column("", style="dim", overflow="fold")
+    table.add_column("", style="dim", no_wrap=True)
     for each in suggestions:
         table.add_row(
             each.flag.replace("_", "-"),
@@ -130,9 +133,21 @@ def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
             _spelled(each.suggested),
             f"{each.capacity_tokens:,.0f}",
             f"{each.tokens_gained:+,.0f}",
-            each.why if each.verdict == "fits" else f"{_VERDICTS[each.verdict][1]}; {each.why}",
+            _VERDICTS[each.verdict][1],
         )
     return table
+
+
+def _reasons(suggestions: Sequence[Suggestion]) -> list[str]:
+    """Return why each change does what it does, a line for a flag, or for a value where its values differ in that."""
+    reasons: dict[str, dict[str, Suggestion]] = {}
+    for each in suggestions:
+        reasons.setdefault(each.flag, {}).setdefault(each.why, each)
+    return [
+        f"{flag.replace('_', '-')}{f' {_spelled(first.suggested)}' if len(whys) > 1 else ''}: {why}"
+        for flag, whys in reasons.items()
+        for why, first in whys.items()
+    ]
 
 
 def _spelled(value: object) -> str:

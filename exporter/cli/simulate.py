@@ -408,6 +408,9 @@ def _like_observed(
     if rate is None and lengths is not None and reading.started_at_seconds is not None:
         rate = lengths.count / max(1.0, time.time() - reading.started_at_seconds)
         told = "its mean since it started"
+    if rate is None and lengths is not None and lengths.count:
+        # Several front-end processes count together, and then none says when it began.
+        raise UsageError("--engine: this server does not say since when it counts its requests: give --rate too")
     load = like_observed(reading, count=count, rate=rate, chance=chance) if rate else None
     if load is None or rate is None:
         raise UsageError("--engine: this server has finished no requests to take lengths and a rate from: give --trace")

@@ -27,9 +27,9 @@ def command() -> None:
     help="What the service starts; default: the vllm-headroom of this environment.",
 )
 def export(directory: Path, executable: Path | None) -> None:
-    """Write the service, its drop-in, socket, environment file, sysusers and tmpfiles into DIRECTORY.
+    """Write the unit files into DIRECTORY.
 
-    docs/systemd.md says where each belongs.
+    The service, its drop-in, socket, environment file, sysusers and tmpfiles; docs/systemd.md says where each belongs.
     """
     started = (executable or Path(sys.executable).with_name("vllm-headroom")).absolute()
     for name, content in unit_files():

@@ -25,7 +25,7 @@ from exporter.service import World
 
 _CARD_BYTES = 23_034 * MIB
 _RESERVED_BYTES = 446 * MIB
-_ENGINE_PID, _WORKER_PID, _NEIGHBOUR_PID = 3_000_001, 3_000_002, 3_000_003
+_ENGINE_PID, _WORKER_PID, _NEIGHBOUR_PID = 5_000_001, 5_000_002, 5_000_003
 """Above the kernel's largest process id, so that no real process is ever taken for one of these."""
 
 _MODEL_CONFIG = {
@@ -124,7 +124,7 @@ def build_demo(clock: Clock | None = None) -> Demo:
     )
     world = World(
         nvml=DemoNvml(gpus),
-        processes=DemoProcesses([*argv, "--port", str(engine.port)], clock.wall()),
+        processes=DemoProcesses([*argv, "--port", str(engine.port)], clock.wall(), neighbour=lambda: neighbour()[0][0]),
         clock=clock,
         mode="demo",
     )
@@ -232,14 +232,15 @@ class DemoProcesses:
     AccessDenied = psutil.AccessDenied
     ZombieProcess = psutil.ZombieProcess
 
-    def __init__(self, argv: list[str], started_at_seconds: float) -> None:
-        """Take the server's command line."""
+    def __init__(self, argv: list[str], started_at_seconds: float, *, neighbour: Callable[[], int]) -> None:
+        """Take the server's command line and who its neighbour is now: it dies and comes back as another process."""
         self._argv = argv
         self._started_at_seconds = started_at_seconds
+        self._neighbour = neighbour
 
     def pids(self) -> list[int]:
         """Every process there is."""
-        return [_ENGINE_PID, _WORKER_PID, _NEIGHBOUR_PID]
+        return [_ENGINE_PID, _WORKER_PID, self._neighbour()]
 
     def Process(self, pid: int) -> Any:  # noqa: N802 - psutil's name
         """One process."""

@@ -137,7 +137,7 @@ def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex 
 
 
 _UNREACHABLE = "hub_unreachable"
-_NO_ANSWER = "no answer from the hub, and no copy in the local cache"
+_NO_ANSWER = "no answer from the hub, and no copy in the local cache; a directory with its config.json does as well"
 
 
 class HubUnreachable(SourceUnavailable):

@@ -144,6 +144,8 @@ class VllmSource:
             raise SourceUnavailable("connection_refused", url) from error
         except requests.exceptions.RequestException as error:
             raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+        except OSError as error:  # requests raises it bare where the authority's file is gone
+            raise SourceUnavailable("tls", f"{url}: {error}") from error
         except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
             raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
         return body.decode("utf-8", errors="replace")

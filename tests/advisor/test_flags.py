@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.flags import FlagError, config_path, is_server_command, parse_flags, require_valid
+from advisor.flags import FlagError, config_path, is_server_command, misspelled, parse_flags, require_valid
 
 
 def test_a_pasted_command_line_is_read_as_it_is():
@@ -141,3 +141,23 @@ def test_no_command_line_raises(argv):
     parse_flags(argv)
     is_server_command(argv)
     config_path(argv)
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("--max-model-lenn", "--max-model-len"),
+        ("--max-modle-len", "--max-model-len"),
+        ("--gpu-memory-utilisation", "--gpu-memory-utilization"),
+        ("--tensor-paralel-size", "--tensor-parallel-size"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_by_the_flag_that_was_meant(slip, meant):
+    assert misspelled(["vllm", "serve", "m", slip, "2"]) == ((slip, meant),)
+
+
+@pytest.mark.parametrize(
+    "words", ["--max-num-seq 4", "-tp 2", "--max_model_len 8k", "--dbo-prefill-token-threshold 8", "--ssl-keyfile k"]
+)
+def test_an_abbreviation_or_another_flag_of_vllm_is_no_slip(words):
+    assert misspelled(["serve", "m", *words.split()]) == ()

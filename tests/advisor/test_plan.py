@@ -13,6 +13,7 @@ from advisor.model import parse_model
 from advisor.plan import plan_again, plan_engine
 from advisor.runner import Runner
 from advisor.units import GIB
+from advisor.versions import NEWEST_STUDIED
 from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B
 
 LLAMA_3_1_8B = LLAMA_8B | {
@@ -188,6 +189,17 @@ def test_bounds_are_in_order(share):
     plan = planned(LLAMA_3_1_8B, "--gpu-memory-utilization", str(share))
     for each in (plan.kv_tokens, plan.kv_bytes, plan.memory.weights, plan.memory.startup_peak):
         assert each.lower <= each.expected <= each.upper
+
+
+def test_a_release_newer_than_any_that_was_studied_is_planned_and_said():
+    newest_name = "{}.{}".format(*NEWEST_STUDIED)
+    newest, ahead = (planned(version=version) for version in (NEWEST_STUDIED, (NEWEST_STUDIED[0], 99, 0)))
+    assert ahead.kv_tokens == newest.kv_tokens
+    assert [note for note in ahead.notes if note not in newest.notes] == [
+        f"vLLM 0.99 is newer than {newest_name}, the newest that was studied: it is planned like that one"
+    ]
+    patched = planned(version=(*NEWEST_STUDIED[:2], 9))
+    assert patched.notes == newest.notes
 
 
 def test_what_is_not_counted_is_said():

@@ -505,6 +505,16 @@ def test_what_cannot_fit_decides_over_what_may_not():
     assert (answer.fit, answer.binding) == ("does_not_fit", "weights")
 
 
+def test_of_two_that_cannot_fit_the_one_that_vllm_meets_first_decides():
+    answer = verdict(
+        [
+            Requirement(name="loading", available=exactly(10), needed=exactly(15)),
+            Requirement(name="kv_cache", available=exactly(0), needed=exactly(8)),
+        ]
+    )
+    assert (answer.binding, answer.margin.expected) == ("loading", -5)
+
+
 def test_a_verdict_on_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one requirement"):
         verdict([])

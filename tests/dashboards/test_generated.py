@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
 from dashboards import generate
-from dashboards.files import GENERATED, generated_dashboards, panels_of, rule_files
-from dashboards.generate import RUNBOOKS
+from dashboards.files import GENERATED, RUNBOOKS, generated_dashboards, panels_of, rule_files, runbooks
 from dashboards.links import TAG, Board
 from dashboards.rules import autoscaling
 from dashboards.rules.catalogue import all_alerts
@@ -155,6 +154,7 @@ def test_alerts_and_panels_draw_the_line_at_the_same_place():
     borders = [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
     assert borders == [None, policy.oom_risk_warning_ratio, policy.oom_risk_critical_ratio]
     assert {alert.expr.split(">= ")[1] for alert in ALERTS if alert.name == "HeadroomGpuOomRisk"} == {"0.25", "0.7"}
+    assert "at least 0.25 (warning) or 0.7 (critical)" in runbooks()["runbooks/HeadroomGpuOomRisk.md"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
@@ -194,12 +194,21 @@ def test_export_writes_what_each_program_loads(tmp_path):
     written = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert written == {
         *generated_dashboards(),
+        *runbooks(),
         *rule_files(Policy(), Places()),
         "grafana/provisioning/alerting/vllm-headroom.yaml",
     }
     rules = yaml.safe_load((tmp_path / "out/prometheus/vllm-headroom.alerts.yaml").read_text())
     urls = [rule["annotations"]["dashboard_url"] for group in rules["groups"] for rule in group["rules"]]
     assert all(url.startswith("https://g.test/d/vllm-headroom-") for url in urls)
+
+
+def test_an_exported_alert_points_to_the_runbook_that_is_exported_beside_it(tmp_path):
+    assert export(tmp_path).exit_code == 0
+    rules = yaml.safe_load((tmp_path / "prometheus/vllm-headroom.alerts.yaml").read_text())
+    pages = {rule["annotations"]["runbook_url"] for group in rules["groups"] for rule in group["rules"]}
+    assert pages == {name for name in runbooks() if name != "runbooks/README.md"}
+    assert all((tmp_path / page).is_file() for page in pages)
 
 
 def test_exported_alerts_take_the_daemons_thresholds(tmp_path):

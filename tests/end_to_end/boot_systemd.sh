@@ -10,6 +10,7 @@ root=$(realpath -m "$1")/root
 python=${2:-python3}
 cd "$(dirname "$0")/../.."
 
+mkdir -p "$(dirname "$root")"
 if [ ! -x "$root/usr/bin/curl" ]; then
   packages=systemd,systemd-sysv,dbus,python3,python3-venv,curl,procps
   debootstrap --variant=minbase --include=$packages bookworm "$root" > "$root.log" 2>&1

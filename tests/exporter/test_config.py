@@ -40,7 +40,7 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
         "policy:\n  colour: 1\n  kv_full_ratio: 3\nlisten: 1\n",
     )
     assert found == [
-        "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000 (given: 'localhost:8000')",
+        "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000",
         "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, name, url",
         "engines[1].url: Field required",
         "engines[1].name: String should match pattern '^[A-Za-z0-9_.:-]{1,64}$' (given: 'a b')",

@@ -119,6 +119,15 @@ def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
         open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 
 
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_an_authority_that_cannot_be_used_is_told_before_anything_is_read(tmp_path, content):
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=r"ca_file of https://h:1: .*ca\.pem cannot be read, or is not PEM"):
+        open_session(EngineConfig(url="https://h:1", ca_file=file))
+
+
 class Table:
     """A process table with one server, as psutil shows it."""
 

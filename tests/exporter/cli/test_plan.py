@@ -27,6 +27,12 @@ def run(*words):
     return result
 
 
+def run_wrong(*words):
+    with pytest.raises(UsageError) as caught:
+        run(*words)
+    return str(caught.value)
+
+
 def planned(*words):
     return json.loads(run(*words).output)
 
@@ -60,6 +66,12 @@ def test_the_table_fits_eighty_columns_and_says_the_verdict(model):
     assert max(len(line) for line in shown.output.splitlines()) <= 80
     for word in ("weights", "activation peak", "KV cache", "start-up peak", "fits", "to spare", "requests of 900"):
         assert word in shown.output
+
+
+def test_why_a_change_does_what_it_does_stands_once_for_each_flag(model):
+    shown = run(*ON_AN_H100, "--suggest", "--", "serve", model, "--max-model-len", "8192").output.splitlines()
+    assert sum(line.startswith("max-num-seqs  ") for line in shown) > 2
+    assert sum(line.startswith("max-num-seqs: ") for line in shown) == 1
 
 
 def test_a_card_that_is_too_small_exits_with_one_and_vllms_reason(model):
@@ -189,3 +201,25 @@ def test_the_whole_program_answers_and_exits(model):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "fits" in done.stdout
+
+
+def test_a_misspelled_option_of_plan_is_refused_rather_than_taken_for_vllms(model):
+    refused = run("--jsn", *ON_AN_H100, "--", "serve", model)
+    assert (refused.exit_code, "--json" in refused.stderr) == (2, True)
+
+
+def test_a_command_line_is_read_without_the_dashes_before_it_too(model):
+    words = (*ON_AN_H100, "--json", "serve", model, "--max-model-len", "8192")
+    assert json.loads(run(*words).stdout)["flags"]["max_model_len"]["value"] == 8192
+
+
+def test_a_misspelled_flag_of_vllm_is_told_with_the_one_that_was_meant(model):
+    result = planned(*ON_AN_H100, "--json", "--", "serve", model, "--max-modle-len", "8192")
+    assert result["notes"][0] == (
+        "--max-modle-len is not known here and left out of account: is --max-model-len meant?"
+    )
+
+
+def test_an_option_of_plan_after_the_dashes_is_refused_rather_than_dropped(model):
+    refused = run_wrong(*ON_AN_H100, "--", "serve", model, "--typical-tokens", "900", "--json")
+    assert refused == "--json, --typical-tokens: an option of plan, not of vLLM: it belongs before the --"

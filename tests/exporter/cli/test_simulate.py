@@ -143,6 +143,13 @@ def test_the_load_comes_from_a_running_server_too():
     assert found["step_times"].startswith("every step as long as ")
 
 
+def test_a_server_that_does_not_say_when_it_began_is_asked_for_no_rate():
+    page = (CAPTURES / "0.32.0" / "single_after_load.metrics").read_text()
+    untimed = "\n".join(line for line in page.splitlines() if "process_start_time_seconds" not in line) + "\n"
+    with server_standin(metrics_page=untimed) as (url, _), pytest.raises(UsageError, match="give --rate too"):
+        run("--engine", url, "--watch", "0", "--max-num-seqs", "8")
+
+
 def test_a_server_that_finished_nothing_offers_no_load():
     with server_standin() as (url, _), pytest.raises(UsageError, match="has finished no requests"):
         run("--engine", url, "--watch", "0", "--rate", "2")

@@ -146,7 +146,9 @@ def test_without_network_the_local_copy_serves(tmp_path, nowhere):
 
 def test_without_network_and_copy_it_says_so(tmp_path, nowhere):
     declined = read_hub_model(MODEL, hub=Hub(endpoint=nowhere, cache=tmp_path)).declined
-    assert declined == "hub_unreachable: someone/a-model: no answer from the hub, and no copy in the local cache"
+    assert declined.startswith(
+        "hub_unreachable: someone/a-model: no answer from the hub, and no copy in the local cache"
+    )
 
 
 def read_in_a_process(cache, **environment):

@@ -307,6 +307,13 @@ def test_a_server_that_is_not_there_is_refused():
         )
 
 
+def test_an_authority_whose_file_went_away_is_no_fault_of_the_program(tmp_path):
+    with requests.Session() as session:
+        session.trust_env = False  # or an authority that the environment names comes first
+        session.verify = str(tmp_path / "gone.pem")
+        assert failure(VllmSource(engine="e", url="https://127.0.0.1:9", session=session)).reason == "tls"
+
+
 def test_a_redirect_is_not_followed(fake, source):
     fake.answers["/metrics"] = (302, {"Location": "http://127.0.0.1:1/"}, b"")
     assert failure(source).reason == "http_302"

@@ -172,7 +172,7 @@ def test_check_says_what_a_good_file_does(tmp_path):
         f"tls_server_config: {{cert_file: server.crt, key_file: server.key}}\nbasic_auth_users: {{a: {HASH}}}\n"
     )
     result = CliRunner().invoke(check, ["--web.config.file", str(tmp_path / "web.yaml")])
-    assert (result.exit_code, result.output) == (0, f"{tmp_path}/web.yaml: good (TLS, 1 users)\n")
+    assert (result.exit_code, result.output) == (0, f"{tmp_path}/web.yaml: good (TLS, 1 user)\n")
 
 
 def test_check_without_a_file_is_wrong_use():
