@@ -8,6 +8,9 @@ from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
 from exporter.words import Level, Status
 
+_TELLING_RATIO = 0.005
+"""What is spelled as less than 1 % is folded away."""
+
 Pill = Callable[[Level, str], Html]
 
 
@@ -111,14 +114,22 @@ def _factors(gpu: Status) -> Html | None:
     if not factors:
         return None
     items = [
-        element(
-            "li",
-            element("b", words.percent(ratio)),
-            f" {name.replace('_', ' ')}" + (f": {reasons[name]}" if name in reasons else ""),
+        (
+            ratio,
+            element(
+                "li",
+                element("b", words.percent(ratio)),
+                f" {name.replace('_', ' ')}" + (f": {reasons[name]}" if name in reasons else ""),
+            ),
         )
         for name, ratio in sorted(factors.items(), key=lambda pair: -pair[1])
     ]
-    return element("ul", items, class_="factors")
+    telling = [item for ratio, item in items if ratio >= _TELLING_RATIO]
+    rest = [item for ratio, item in items if ratio < _TELLING_RATIO]
+    summary = f"{len(rest)} {'more causes' if telling else 'causes'}, each below 1 %"
+    folded = element("details", element("summary", summary), element("ul", rest, class_="factors")) if rest else None
+    # The list stays, empty or not: an opened detail behind it is the same one after an update.
+    return element("div", element("ul", telling, class_="factors"), folded)
 
 
 def _throttled(gpu: Status) -> str:
