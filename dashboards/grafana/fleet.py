@@ -25,6 +25,7 @@ from dashboards.grafana.looks import (
 from dashboards.grafana.panels import (
     ENGINE_LEGEND,
     GPU_LEGEND,
+    NOT_REPORTED,
     Column,
     Layout,
     Query,
@@ -148,7 +149,8 @@ def _figures(layout: Layout) -> None:
     )
     for title, note, expr, unit, steps in counts:
         decimals = None if unit == "bytes" else 0
-        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals)
+        none = "no advice yet" if title == "Mis-sized" else NOT_REPORTED
+        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals, no_value=none)
         layout.add(panel, width=3, height=4)
 
 
@@ -190,7 +192,7 @@ def _gpus() -> object:
         "GPUs",
         "One row a GPU, the most likely to run out of memory first. Its name leads to the server.",
         [
-            Column(title="Server", label="instance", width=140),
+            Column(title="Server", label="instance", width=175),
             Column(title="GPU", label="gpu", width=60, link=("Show this GPU", server)),
             Column(
                 title="OOM risk",
@@ -231,7 +233,7 @@ def _gpus() -> object:
                 unit="percentunit",
                 decimals=0,
             ),
-            Column(title="Product", label="name", expr=f"max by ({_GPU}, name) ({at_server('gpu_info')})"),
+            Column(title="Product", label="name", width=190, expr=f"max by ({_GPU}, name) ({at_server('gpu_info')})"),
         ],
         sort=(("OOM risk", True), ("Slack", False)),
     )
@@ -249,8 +251,8 @@ def _engines() -> object:
         "Engines",
         "One row an engine: those that are down first, then those with the least room.",
         [
-            Column(title="Server", label="instance", width=140),
-            Column(title="Engine", label="engine", width=140, link=("Show this engine", engine)),
+            Column(title="Server", label="instance", width=175),
+            Column(title="Engine", label="engine", width=175, link=("Show this engine", engine)),
             Column(title="Rank", label="dp_rank", width=60),
             Column(title="Model", label="model_name"),
             Column(title="State", expr=each("up"), states=UP, background=True, width=70),

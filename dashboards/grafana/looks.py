@@ -60,6 +60,11 @@ CONFIDENCE = Steps(base=GREY, above=((POLICY.advice_confidence_ratio, GREEN),))
 TEMPERATURE = Steps(above=((POLICY.temperature_warning_celsius, ORANGE),))
 
 
+def scaled(steps: Steps, factor: float) -> Steps:
+    """Return steps for the same value in another unit."""
+    return Steps(base=steps.base, above=tuple((value * factor, color) for value, color in steps.above))
+
+
 def limiter_number(selector_of: Callable[[str], str], by: str = "instance, engine, dp_rank") -> str:
     """Return an expression that spells each engine's limiter as its number in `LIMITER_STATES`.
 

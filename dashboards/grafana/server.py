@@ -1,5 +1,6 @@
 """One server: where each GPU's memory went, what may still be claimed, what grows, and how the hardware is."""
 
+from grafana_foundation_sdk.models.common import LegendPlacement
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
@@ -13,6 +14,7 @@ from dashboards.grafana.looks import (
     TEMPERATURE,
     TIME_TO_OOM,
     WORKS,
+    scaled,
 )
 from dashboards.grafana.panels import (
     BLUE,
@@ -41,6 +43,7 @@ _GPU = "instance, gpu"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
+_HOUR_SECONDS = 3600
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -196,7 +199,7 @@ def _risk(layout: Layout) -> None:
         low=0,
         high=1,
     )
-    layout.add(risk, width=8, height=8)
+    layout.add(risk, width=7, height=8)
     layout.add(
         lines(
             "What the risk is made of",
@@ -205,8 +208,9 @@ def _risk(layout: Layout) -> None:
             unit="percentunit",
             low=0,
             high=1,
+            legend_at=LegendPlacement.RIGHT,
         ),
-        width=8,
+        width=9,
         height=8,
     )
     slack = lines(
@@ -285,11 +289,16 @@ def _risk(layout: Layout) -> None:
         lines(
             "Time until memory ends",
             "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
-            [Query(expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g})", legend=GPU_LEGEND)],
-            unit="s",
-            steps=TIME_TO_OOM,
+            [
+                Query(
+                    expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g}) / {_HOUR_SECONDS}",
+                    legend=GPU_LEGEND,
+                )
+            ],
+            unit="h",
+            steps=scaled(TIME_TO_OOM, 1 / _HOUR_SECONDS),
             low=0,
-            high=_FURTHEST_SECONDS,
+            high=_FURTHEST_SECONDS / _HOUR_SECONDS,
         ),
         width=8,
         height=7,
@@ -323,15 +332,21 @@ def _hardware(layout: Layout) -> None:
         width=6,
         height=7,
     )
+    xids = gpu("xid_errors_total")
     errors = lines(
         "Errors in the last hour",
         "Uncorrected memory errors and Xid errors, as far as they happened under watch.",
         [
             Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend="GPU {{gpu}} uncorrected ECC"),
-            Query(expr=f"increase({gpu('xid_errors_total')}[1h])", legend="GPU {{gpu}} Xid {{xid}}"),
+            # The series of a code appears with its first error, and a counter that appears has no increase yet.
+            Query(
+                expr=f"{xids} unless {xids} offset 1h or increase({xids}[1h])",
+                legend="GPU {{gpu}} Xid {{xid}}",
+            ),
         ],
         unit="short",
         low=0,
+        least_high=4,
         decimals=0,
     )
     layout.add(errors, width=6, height=7)

@@ -20,8 +20,8 @@ def test_every_process_on_a_gpu_is_in_the_process_table_on_the_first_day_and_aft
     seen = set()
     for hour in (0.0, 0.9 * DAY_SECONDS, 0.95 * DAY_SECONDS, 1.5 * DAY_SECONDS, 2.1 * DAY_SECONDS):
         now[0] = 1000.0 + hour
-        (_, leaking) = NvmlSource(world.nvml).read().gpus
-        (process,) = leaking.processes
-        assert process.pid in world.processes.pids()
-        seen.add(process.pid)
-    assert len(seen) > 1, "it died and came back as another"
+        found = {process.pid for process in NvmlSource(world.nvml).read().processes}
+        assert found <= set(world.processes.pids())
+        seen |= found
+    # The engine's worker, and three neighbours: it has died at the end of the first day and of the second.
+    assert len(seen) == 1 + 3
