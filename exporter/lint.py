@@ -16,7 +16,7 @@ from advisor.versions import Version
 from exporter.errors import UsageError
 from exporter.promql import selectors
 from exporter.reference import all_metrics
-from exporter.sources.vllm_names import BY_SPELLING, Figure, Shape
+from exporter.sources.vllm_names import BY_SPELLING, GONE, Figure, Shape
 
 MOST_PAGE_BYTES = 32 * 1024**2
 _TIMEOUT_SECONDS = 10.0
@@ -228,6 +228,10 @@ class Known:
         prefix = f"{match[1] or ''}vllm{match[2]}"
         spelled = match[3]
         figure, base, part = _figure_of(spelled)
+        if spelled in GONE:
+            until, instead = GONE[spelled]
+            gone = f"gone: vLLM {_spelled(until)} is the last release with it; {instead}"
+            return Remark(where=where, metric=name, message=gone)
         if figure is None:
             return self._unknown_vllm(where, name, prefix, spelled)
         now = figure.spellings[0]

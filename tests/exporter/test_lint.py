@@ -48,6 +48,15 @@ def test_a_name_that_does_not_exist_is_told_with_the_one_that_does(old, new):
     assert remarks(old) == [(old, new, True)]
 
 
+@pytest.mark.parametrize("name", ["vllm:num_requests_swapped", "vllm_cpu_cache_usage_perc"])
+def test_a_name_that_no_other_took_the_place_of_is_told_with_what_to_do_instead(name):
+    (remark,) = Known(live=frozenset({"vllm:num_requests_waiting"})).remarks([Query(where="here", expr=name)])
+    assert remark.wrong
+    assert remark.replacement is None, "a name that is merely alike would be a wrong answer"
+    assert remark.message.startswith("gone: vLLM 0.9.0 is the last release with it; a preempted request")
+    assert remarks(name, live=frozenset({name})) == []
+
+
 @pytest.mark.parametrize(
     "good",
     [
