@@ -229,8 +229,8 @@ class Known:
         spelled = match[3]
         figure, base, part = _figure_of(spelled)
         if spelled in GONE:
-            until, instead = GONE[spelled]
-            gone = f"gone: vLLM {_spelled(until)} is the last release with it; {instead}"
+            last, instead = GONE[spelled]
+            gone = f"gone: vLLM {_spelled(last)} is the last release with it; {instead}"
             return Remark(where=where, metric=name, message=gone)
         if figure is None:
             return self._unknown_vllm(where, name, prefix, spelled)
