@@ -60,7 +60,7 @@ def build() -> Dashboard:
             "short",
             Steps(base=BLUE),
         ),
-        ("Tokens of a typical request", "", engine("typical_request_tokens"), "short", Steps(base=BLUE)),
+        ("Tokens a request", "A typical one.", engine("typical_request_tokens"), "short", Steps(base=BLUE)),
         (
             "Full contexts that fit",
             "Below one, a request of max-model-len can never run.",
@@ -78,6 +78,7 @@ def build() -> Dashboard:
                 unit=unit,
                 steps=steps,
                 spark=False,
+                decimals=0 if unit == "percentunit" else None,
                 no_value=_NOT_YET if title in {"Recommended", "Confidence"} else NOT_REPORTED,
             ),
             width=4,
@@ -113,7 +114,7 @@ def build() -> Dashboard:
             empty=f"{_NOT_YET}: vllm-headroom advise says what it waits for",
         ),
         width=24,
-        height=8,
+        height=9,
     )
     layout.row("What the load asks for, and what the flags let it have")
     _walls(layout)

@@ -6,9 +6,9 @@ from dashboards.grafana.looks import (
     CAPACITY_GAP,
     COUNT_OF_BAD,
     FITS,
+    FULL_NEVER_OR_NOW,
     KV_USAGE,
     LIMITER_STATES,
-    NOT_IN_SIGHT,
     POLICY,
     PREEMPTION_RISK,
     REQUESTS_LEFT,
@@ -106,7 +106,7 @@ def _figures(layout: Layout) -> None:
             KV_USAGE,
             0,
         ),
-        ("Preempts", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
+        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
     )
     for title, note, expr, unit, steps, decimals in figures:
         layout.add(
@@ -121,7 +121,7 @@ def _figures(layout: Layout) -> None:
             Query(expr=until(engine("time_to_kv_exhaustion_seconds")), legend=ENGINE_LEGEND),
             unit="dtdurations",
             steps=TIME_TO_KV_FULL,
-            states=NOT_IN_SIGHT,
+            states=FULL_NEVER_OR_NOW,
             spark=False,
         ),
         width=3,

@@ -521,11 +521,12 @@ def _selector(name: str, chosen: tuple[str, ...], labels: Mapping[str, str]) -> 
 
 
 def until(seconds: str) -> str:
-    """Return a time to something as it is, and -1 where it is infinite: what is not reported stays absent.
+    """Return a time to something in whole seconds, and -1 where it is infinite: what is not reported stays absent.
 
-    Panels show -1 in words; Grafana would spell infinity as a number of years.
+    Panels show -1 and 0 in words; Grafana would spell infinity as a number of years and less than a second in the
+    widest word it has.
     """
-    return f"({seconds} < Inf) or -({seconds} == bool Inf)"
+    return f"floor({seconds} < Inf) or -({seconds} == bool Inf)"
 
 
 def to(board: Board, **variables: str) -> str:

@@ -7,7 +7,7 @@ from advisor.report import COMPONENTS
 from dashboards.grafana.looks import (
     CLOCKS,
     COMPONENT_COLORS,
-    NOT_IN_SIGHT,
+    OOM_NEVER_OR_NOW,
     POLICY,
     RISK,
     SLACK,
@@ -44,6 +44,7 @@ _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_
 
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 _HOUR_SECONDS = 3600
+_TELLING_RATIO = 0.01
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -159,7 +160,7 @@ def _figures(layout: Layout) -> None:
         (
             "Growth an hour",
             "What use grows by in an hour at the present trend.",
-            f"3600 * {gpu('memory_growth_bytes_per_second')}",
+            f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}",
             "bytes",
             Steps(base=BLUE),
             "no trend yet",
@@ -183,7 +184,7 @@ def _figures(layout: Layout) -> None:
             no_value=none,
             decimals=0 if unit == "percentunit" else None,
             named=True,
-            states=NOT_IN_SIGHT if unit == "dtdurations" else None,
+            states=OOM_NEVER_OR_NOW if unit == "dtdurations" else None,
             spark=title in {"OOM risk", "Slack"},
         )
         layout.add(panel, width=width, height=4)
@@ -200,15 +201,22 @@ def _risk(layout: Layout) -> None:
         high=1,
     )
     layout.add(risk, width=7, height=8)
+    factors = gpu("oom_risk_factor_ratio")
     layout.add(
         lines(
             "What the risk is made of",
-            "The probability that each cause alone exhausts the GPU.",
-            [Query(expr=gpu("oom_risk_factor_ratio"), legend="GPU {{gpu}} {{factor}}")],
+            "The probability that each cause alone exhausts the GPU. Causes that stayed below 1 % are left out.",
+            [
+                Query(
+                    expr=f"{factors} and max_over_time({factors}[$__range] @ end()) >= {_TELLING_RATIO:g}",
+                    legend="GPU {{gpu}} {{factor}}",
+                )
+            ],
             unit="percentunit",
             low=0,
             high=1,
             legend_at=LegendPlacement.RIGHT,
+            no_value="no cause reached 1 %",
         ),
         width=9,
         height=8,
@@ -277,10 +285,11 @@ def _risk(layout: Layout) -> None:
     )
     layout.add(
         lines(
-            "Growth",
+            "Growth an hour",
             "The robust trend of memory use; a leak shows here hours before it ends anything.",
-            [Query(expr=gpu("memory_growth_bytes_per_second"), legend=GPU_LEGEND)],
-            unit="binBps",
+            [Query(expr=f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}", legend=GPU_LEGEND)],
+            unit="bytes",
+            no_value="no trend yet",
         ),
         width=8,
         height=7,
@@ -360,7 +369,7 @@ def _hardware(layout: Layout) -> None:
             [Query(expr=f"max by (instance, gpu) ({clocks})", legend=GPU_LEGEND)],
             states=CLOCKS,
         ),
-        width=10,
+        width=8,
         height=8,
     )
     pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
@@ -400,6 +409,6 @@ def _hardware(layout: Layout) -> None:
             ],
             sort=(("GPU", False),),
         ),
-        width=14,
+        width=16,
         height=8,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from advisor.units import spelled_growth
 from exporter import words
 from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
@@ -105,7 +106,7 @@ def _time_to_oom(gpu: Status) -> str | None:
     if lower is not None and upper is not None and lower != upper:
         bounds = f" ({words.until(lower, none='never')} to {words.until(upper, none='never')})"
     growth = gpu.get("memory_growth_bytes_per_second")
-    rate = f", growing by {words.gib(growth * 3600)} an hour" if growth and growth > 0 else ""
+    rate = f", growing by {spelled_growth(growth)}" if growth and growth > 0 else ""
     return f"{words.until(gpu['time_to_oom_seconds'])}{bounds}{rate}"
 
 

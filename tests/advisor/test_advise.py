@@ -158,7 +158,7 @@ def test_a_neighbour_that_leaks_is_found_and_blamed_before_memory_ends():
         report = advise(snapshot, history, Policy())
         history = remember(history, snapshot, report)
     (finding,) = (each for each in report.findings if each.rule == "gpu_oom_risk")
-    assert "11.60 GiB an hour" in report.factor_sentences["GPU-0", "trend"]
+    assert "11.6 GiB an hour" in report.factor_sentences["GPU-0", "trend"]
     assert "a process that is no vLLM engine" in finding.summary
     assert "900" not in finding.summary, "no PID is shown"
     assert report.gpus[0].time_to_oom_seconds < 900
