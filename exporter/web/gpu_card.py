@@ -147,8 +147,12 @@ def _faults(gpu: Status) -> str | None:
         faults.append(f"{words.count(gpu['ecc_uncorrected_errors_total'])} uncorrected memory errors")
     xids = {code: times for code, times in (gpu.get("xid_errors_total") or {}).items() if times}
     if xids:
-        faults.append("Xid " + ", ".join(f"{code} ({words.count(times)} times)" for code, times in xids.items()))
+        faults.append("Xid " + ", ".join(f"{code} ({_times(times)})" for code, times in xids.items()))
     return "; ".join(faults) or None
+
+
+def _times(number: float) -> str:
+    return "once" if number == 1 else f"{words.count(number)} times"
 
 
 def _chart(

@@ -302,7 +302,7 @@ def test_bounds_and_low_water_of_a_gpu_are_shown_when_they_are_there():
     text = shown(statuses.many())
     assert "lowest so far 1.00 GiB" in text
     assert "(100 s to never)" in text
-    assert "Xid 79 (1 times)" in text
+    assert "Xid 79 (once)" in text
 
 
 def empty(**changes):
