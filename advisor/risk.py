@@ -314,10 +314,12 @@ def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> st
 def _volatility_sentence(state: GpuState, free_bytes: float) -> str:
     if not state.maxima_bytes:
         return f"use has not been watched for one horizon yet, and {gib(free_bytes)} are free"
+    count = len(state.maxima_bytes)
+    horizons = f"{count} horizon{'' if count == 1 else 's'}"
     largest = max(state.rises_bytes, default=0.0)
     back = max(0.0, max(state.maxima_bytes) - state.level_bytes)
     return (
-        f"in {len(state.maxima_bytes)} horizons seen, use has been up to {gib(back)} above now and has passed its "
+        f"in {horizons} seen, use has been up to {gib(back)} above now and has passed its "
         f"highest by up to {gib(largest)}; {gib(free_bytes)} are free"
     )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.alerts.chronicle import Event, courses, key_of, report
+from bench.alerts.chronicle import Event, courses, report
 from bench.alerts.programs import alertmanager, demo, prometheus
 from bench.alerts.witness import Webhook, every_second, held_back, over_time
 from bench.backtest.__main__ import replaced
@@ -45,7 +45,7 @@ def run(minutes: float) -> str:
     """Let it all run for so long; return the section."""
     rules = sorted((GENERATED / "prometheus").glob("*.yaml"))
     inhibition = GENERATED / "alertmanager" / "vllm-headroom.inhibit.yaml"
-    kept_quiet: dict[tuple[str, str, str], tuple[Mapping[str, str], str]] = {}
+    kept_quiet: list[tuple[float, Mapping[str, str], str]] = []
     webhook = Webhook()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -58,15 +58,14 @@ def run(minutes: float) -> str:
         ) as server:
 
             def look() -> None:
-                for labels, by in held_back(manager):
-                    kept_quiet.setdefault(key_of(labels), (labels, by))
+                kept_quiet.extend((time.time() - begin, labels, by) for labels, by in held_back(manager))
 
             every_second(60 * minutes, look)
             end = time.time()
             found = courses(
                 over_time(server, 'ALERTS{alertname=~"Headroom.+"}', begin, end),
                 told=[(at - begin, labels) for at, labels in webhook.told],
-                held_back=list(kept_quiet.values()),
+                held_back=kept_quiet,
                 end_seconds=end - begin,
             )
             events = [

@@ -1,6 +1,7 @@
 """When each alert was pending, fired, was told and ended; pure functions of what was recorded."""
 
 import itertools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ class Course:
     told_seconds: float | None = None
     """When the webhook got it."""
     held_back_by: str = ""
-    """The alert that Alertmanager kept quiet for when this one began to fire."""
+    """The alert that Alertmanager kept this one quiet for while it fired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ def courses(
     samples: Iterable[tuple[Labels, Sequence[float]]],
     *,
     told: Sequence[tuple[float, Labels]],
-    held_back: Sequence[tuple[Labels, str]],
+    held_back: Sequence[tuple[float, Labels, str]],
     end_seconds: float,
 ) -> tuple[Course, ...]:
     """Return the course of every alert that was at least pending for its first time, by the time it fired.
@@ -50,7 +51,7 @@ def courses(
     Args:
         samples: Labels of each series of ``ALERTS`` (with ``alertstate``) and the seconds at which it was there.
         told: (Seconds, labels) of every alert that the webhook got as firing.
-        held_back: (Labels, name of the alert that inhibited it) as seen in Alertmanager.
+        held_back: (Seconds, labels, name of the alert that inhibited it) each time it was seen in Alertmanager.
         end_seconds: How long the run took.
     """
     runs: dict[tuple[tuple[str, str, str], str], list[tuple[float, float | None]]] = {}
@@ -61,11 +62,16 @@ def courses(
         key = key_of(labels)
         if key in found and found[key].told_seconds is None:
             found[key] = replace(found[key], told_seconds=at)
-    for labels, by in held_back:
+    for at, labels, by in sorted(held_back, key=lambda each: each[0]):
         key = key_of(labels)
-        if key in found and not found[key].held_back_by:
+        if key in found and not found[key].held_back_by and _fires_at(found[key], at):
             found[key] = replace(found[key], held_back_by=by)
     return tuple(sorted(found.values(), key=_order))
+
+
+def _fires_at(course: Course, at_seconds: float) -> bool:
+    begins, ends = course.firing_seconds, course.ended_seconds
+    return begins is not None and begins <= at_seconds and (ends is None or at_seconds <= ends)
 
 
 def _order(course: Course) -> tuple[float, float]:
@@ -116,8 +122,11 @@ def report(found: Sequence[Course], events: Sequence[Event], *, minutes: float, 
         ended = "" if course.ended_seconds is None else clock(course.ended_seconds)
         rows.append((course.firing_seconds, shown, since, told, ended))
     lines = [
-        f"The demo for {minutes:g} minutes under {programs}, rules and snippet as exported, everything judged every",
-        "second. Times are minutes and seconds since the demo began; of each alert its first time.",
+        *textwrap.wrap(
+            f"The demo for {minutes:g} minutes under {programs}, rules and snippet as exported, everything judged "
+            "every second. Times are minutes and seconds since the demo began; of each alert its first time.",
+            width=120,
+        ),
         "",
         "| at | what happens, **what fires** | its condition holds since | told | ends |",
         "|---:|---|---:|---|---:|",

@@ -261,7 +261,8 @@ def _risk(layout: Layout) -> None:
                 Column(title="Free", expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')})", unit="bytes"),
                 Column(
                     title="Still claimed",
-                    expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')})",
+                    # Free memory is told as soon as it is read, slack when it was judged.
+                    expr=f"clamp_min(max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')}), 0)",
                     unit="bytes",
                 ),
                 Column(title="Slack", expr=f"max by ({_GPU}) ({gpu('memory_slack_bytes')})", unit="bytes", steps=SLACK),

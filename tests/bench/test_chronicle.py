@@ -36,6 +36,12 @@ def test_the_first_message_counts_and_only_that_of_the_same_severity():
     assert only([seen("firing", (70, 90))], told=told).told_seconds == 71.0
 
 
+def test_what_is_held_back_when_it_fires_again_was_told_the_first_time():
+    fired = seen("firing", (70, 90), (300, 310))
+    assert only([fired], held_back=[(301.0, RISK, "HeadroomGpuMemoryEnds")]).held_back_by == ""
+    assert only([fired], held_back=[(71.0, RISK, "HeadroomGpuMemoryEnds")]).held_back_by == "HeadroomGpuMemoryEnds"
+
+
 def test_the_chronicle_is_in_the_order_of_time_and_says_what_was_held_back():
     warning = RISK | {"severity": "warning"}
     samples = [
@@ -44,7 +50,7 @@ def test_the_chronicle_is_in_the_order_of_time_and_says_what_was_held_back():
         seen("firing", (72, 90), labels=warning),
         seen("pending", (5, 7), labels={"alertname": "HeadroomEngineDown", "severity": "critical", "engine": "e:1"}),
     ]
-    found = courses(samples, told=[(71.0, RISK)], held_back=[(warning, "HeadroomGpuOomRisk")], end_seconds=480)
+    found = courses(samples, told=[(71.0, RISK)], held_back=[(72.5, warning, "HeadroomGpuOomRisk")], end_seconds=480)
     page = report(found, [Event(at_seconds=60.0, what="it begins")], minutes=5, programs="P 1")
     assert page.splitlines()[5:] == [
         "| 1:00 | *it begins* |  |  |  |",
