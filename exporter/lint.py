@@ -17,6 +17,7 @@ from exporter.errors import UsageError
 from exporter.promql import selectors
 from exporter.reference import all_metrics
 from exporter.sources.vllm_names import BY_SPELLING, GONE, Figure, Shape
+from exporter.unread import why_unread
 
 MOST_PAGE_BYTES = 32 * 1024**2
 _TIMEOUT_SECONDS = 10.0
@@ -155,7 +156,7 @@ def names_on_page(url: str) -> frozenset[str]:
             answer.raise_for_status()
             body = answer.raw.read(MOST_PAGE_BYTES + 1, decode_content=True)
     except (requests.RequestException, OSError) as error:
-        raise UsageError(f"{address}: {error}") from error
+        raise UsageError(f"{address} cannot be read ({why_unread(error)})") from error
     if len(body) > MOST_PAGE_BYTES:
         raise UsageError(f"{address}: more than {MOST_PAGE_BYTES} bytes")
     return names_in(body.decode("utf-8", errors="replace"))

@@ -197,4 +197,10 @@ def test_a_page_that_does_not_answer_is_wrong_use(tmp_path, server):
     (tmp_path / "r.yaml").write_text(RULES)
     result = check("--rules", tmp_path / "r.yaml", "--against", server.url)
     assert isinstance(result.exception, UsageError)
-    assert "404" in str(result.exception)
+    assert str(result.exception) == f"{server.url}/metrics cannot be read (it answers 404)"
+
+
+def test_a_page_of_nobody_is_said_without_the_words_of_a_library(tmp_path):
+    (tmp_path / "r.yaml").write_text(RULES)
+    result = check("--rules", tmp_path / "r.yaml", "--against", "http://127.0.0.1:1")
+    assert str(result.exception) == "http://127.0.0.1:1/metrics cannot be read (no connection)"
