@@ -137,7 +137,7 @@ def report(found: Sequence[Course], events: Sequence[Event], *, minutes: float, 
     ]
     if waited:
         names = ", ".join(f"{course.name} ({course.severity})" for course in waited)
-        lines += ["", f"Pending and never long enough to fire: {names}."]
+        lines += ["", *textwrap.wrap(f"Pending and never long enough to fire: {names}.", width=120)]
     return "\n".join(lines) + "\n"
 
 
