@@ -58,5 +58,10 @@ accuracy: $(BIN)/vllm-headroom
 fidelity: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.fidelity $(FIDELITY_FLAGS)
 
+# The demo under a real Prometheus and Alertmanager for 17 minutes; writes when each alert came into docs/dashboards.md.
+.PHONY: alerts
+alerts: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.alerts
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

@@ -65,6 +65,11 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     culprits: dict[str, Culprit] = {}
     states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
+        if snapshot.visible_pids is None and snapshot.processes_on(gpu) and not snapshot.servers:
+            # Without the process table every engine would look like a stranger, with nothing claimed.
+            states[gpu.uuid] = history.gpus.get(gpu.uuid, GpuState())
+            judgements.append(GpuJudgement(gpu=gpu.gpu, uuid=gpu.uuid))
+            continue
         shares, strangers = _shares(snapshot, gpu, placed)
         judgement, said, states[gpu.uuid] = judge_gpu(
             gpu,

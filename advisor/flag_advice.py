@@ -103,6 +103,9 @@ def advise_flags(
     )
 
 
+_OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
+
+
 def _gain(changed: EnginePlan | None, plan: EnginePlan) -> float | None:
     return None if changed is None else round(changed.kv_tokens.expected - plan.kv_tokens.expected)
 
@@ -118,6 +121,9 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
         return
     if plan.flags.kv_cache_memory_bytes is not None:
         yield _stay(flag, current, "--kv-cache-memory-bytes sets the pool: this flag only checks free memory at start")
+        return
+    if plan.flags.num_gpu_blocks_override is not None and room.slack_bytes >= 0:
+        yield _stay(flag, f"{current:g}", _OVERRIDDEN)
         return
     if room.slack_bytes < 0:
         lower = _floor(current + room.slack_bytes / room.total_bytes - _RESERVE_RATIO)
@@ -202,6 +208,9 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: 
 def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "kv-cache-dtype", plan.flags.kv_cache_dtype
     if room is None or current.startswith("fp8"):
+        return
+    if plan.flags.num_gpu_blocks_override is not None:
+        yield _stay(flag, current, _OVERRIDDEN)
         return
     capability = plan.layout.settings.compute_capability
     changed = planned(kv_cache_dtype="fp8") if capability >= _FP8_CAPABILITY else None

@@ -208,6 +208,11 @@ class EngineAdvice:
             found.insert(0, seqs)
         return tuple(found)
 
+    def reasons(self) -> dict[str, str]:
+        """Return why each flag should be what is recommended, in words, by the flag."""
+        seqs = {} if self.seqs is None else {"max-num-seqs": self.seqs.because}
+        return seqs | {each.flag: each.why for each in self.flags}
+
 
 class Severity(StrEnum):
     """How soon somebody should act on a finding."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from advisor.estimate import Estimate, added, exactly
 from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Observation
 from advisor.trend import SPACINGS_SECONDS, Trace
-from advisor.units import GIB, MIB, gib, spelled_seconds
+from advisor.units import GIB, MIB, gib, spelled_growth, spelled_seconds
 
 FACTORS = ("exhausted", "claims", "trend", "volatility", "foreign", "events")
 
@@ -305,7 +305,7 @@ def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> st
         return "memory use does not grow"
     holder = state.holders[trend.holder]
     return (
-        f"memory use has grown by {trend.bytes_per_second * 3600 / GIB:.2f} GiB an hour for "
+        f"memory use has grown by {spelled_growth(trend.bytes_per_second)} for "
         f"{spelled_seconds(trend.lasted_seconds)}, most in {Culprit(kind=holder.kind, name=holder.name).spelled}: "
         f"what is left lasts {spelled_seconds(distance_bytes / trend.bytes_per_second)}"
     )
@@ -314,10 +314,12 @@ def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> st
 def _volatility_sentence(state: GpuState, free_bytes: float) -> str:
     if not state.maxima_bytes:
         return f"use has not been watched for one horizon yet, and {gib(free_bytes)} are free"
+    count = len(state.maxima_bytes)
+    horizons = f"{count} horizon{'' if count == 1 else 's'}"
     largest = max(state.rises_bytes, default=0.0)
     back = max(0.0, max(state.maxima_bytes) - state.level_bytes)
     return (
-        f"in {len(state.maxima_bytes)} horizons seen, use has been up to {gib(back)} above now and has passed its "
+        f"in {horizons} seen, use has been up to {gib(back)} above now and has passed its "
         f"highest by up to {gib(largest)}; {gib(free_bytes)} are free"
     )
 
@@ -326,7 +328,7 @@ def _foreign_sentence(state: GpuState, strangers: _Trend, young: float, young_by
     if strangers.chance >= max(young, arrival) and strangers.holder is not None:
         return (
             "a process that is no vLLM engine has grown by "
-            f"{strangers.bytes_per_second * 3600 / GIB:.2f} GiB an hour for {spelled_seconds(strangers.lasted_seconds)}"
+            f"{spelled_growth(strangers.bytes_per_second)} for {spelled_seconds(strangers.lasted_seconds)}"
         )
     if young > arrival:
         return f"a process that is no vLLM engine came lately and holds {gib(young_bytes)}; it may take more"

@@ -480,7 +480,7 @@ class _Words:
 
     def _lower_buys(self) -> tuple[str, ...]:
         share = preempted_ratio(self.load, self.around.current, self.policy)
-        seen = "requests that are" if share is None else f"{share:.1%} of requests, which are now"
+        seen = "requests that are" if share is None else f"{share:.1%} of requests that are now"
         return (
             f"no stalls in mid-stream: {seen} preempted and computed again would run through",
             "less work done twice: a preempted request's tokens are computed anew",

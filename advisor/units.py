@@ -10,6 +10,13 @@ def gib(size_bytes: float) -> str:
     return f"{size_bytes / GIB:,.2f} GiB"
 
 
+def spelled_growth(bytes_per_second: float) -> str:
+    """Spell a growth with three digits: ``42.5 MiB an hour``, ``1.97 GiB an hour``, ``194 GiB an hour``."""
+    an_hour = bytes_per_second * 3600
+    size, unit = (an_hour / GIB, "GiB") if abs(an_hour) >= 0.1 * GIB else (an_hour / MIB, "MiB")
+    return f"{size:,.0f} {unit} an hour" if abs(size) >= 100 else f"{size:.3g} {unit} an hour"
+
+
 def spelled_seconds(seconds: float) -> str:
     """Spell a duration with its largest sensible unit: ``42 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     if seconds < 120:

@@ -16,7 +16,8 @@ from advisor.versions import Version
 from exporter.errors import UsageError
 from exporter.promql import selectors
 from exporter.reference import all_metrics
-from exporter.sources.vllm_names import BY_SPELLING, Figure, Shape
+from exporter.sources.vllm_names import BY_SPELLING, GONE, Figure, Shape
+from exporter.unread import why_unread
 
 MOST_PAGE_BYTES = 32 * 1024**2
 _TIMEOUT_SECONDS = 10.0
@@ -158,14 +159,8 @@ def names_on_page(url: str) -> frozenset[str]:
         with requests.get(address, timeout=_TIMEOUT_SECONDS, stream=True) as answer:
             answer.raise_for_status()
             body = answer.raw.read(MOST_PAGE_BYTES + 1, decode_content=True)
-    except requests.HTTPError as error:
-        raise UsageError(f"--against: {address} answers {error.response.status_code}") from error
-    except requests.Timeout as error:
-        raise UsageError(f"--against: {address}: no answer in time") from error
-    except requests.ConnectionError as error:
-        raise UsageError(f"--against: {address}: no connection") from error
     except (requests.RequestException, OSError) as error:
-        raise UsageError(f"--against: {address}: {error}") from error
+        raise UsageError(f"{address} cannot be read ({why_unread(error)})") from error
     if len(body) > MOST_PAGE_BYTES:
         raise UsageError(f"{address}: more than {MOST_PAGE_BYTES} bytes")
     return names_in(body.decode("utf-8", errors="replace"))
@@ -238,6 +233,10 @@ class Known:
         prefix = f"{match[1] or ''}vllm{match[2]}"
         spelled = match[3]
         figure, base, part = _figure_of(spelled)
+        if spelled in GONE:
+            last, instead = GONE[spelled]
+            gone = f"gone: vLLM {_spelled(last)} is the last release with it; {instead}"
+            return Remark(where=where, metric=name, message=gone)
         if figure is None:
             return self._unknown_vllm(where, name, prefix, spelled)
         now = figure.spellings[0]

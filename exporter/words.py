@@ -54,6 +54,18 @@ _LIMITER_LEVELS: dict[str, Level] = {
     "none": "good",
 }
 
+BINDING_WORDS = {
+    "kv": "the KV cache decides",
+    "demand": "what is asked for decides",
+    "latency": "the time that a token may take decides",
+    "token_budget": "the token budget of a step decides",
+    "state_blocks": "the blocks for states decide",
+    "slack": "memory that is free decides",
+    "over_commitment": "more is claimed than is free",
+    "gone": "this release has no such flag",
+    "none": "nothing speaks for another",
+}
+
 THROTTLE_WORDS = {
     "sw_power_cap": "power limit",
     "hw_slowdown": "hardware slowdown",
@@ -284,10 +296,12 @@ def restart_sentence(engine: Status) -> str | None:
 def recommendations(status: Status, engine: Status) -> list[dict[str, str]]:
     """Return the flags of an engine that would better be set otherwise.
 
-    Each has, as text: flag, current, recommended, binding (what decides) and gain (what it does to the KV cache).
+    Each has, as text: flag, current, recommended, binding (what decides, in a few words), why (in a sentence) and
+    gain (what it does to the KV cache).
     """
     told = [
-        {key: str(each.get(key, "")) for key in ("flag", "current", "recommended", "binding")}
+        {key: str(each.get(key, "")) for key in ("flag", "current", "recommended")}
+        | {"binding": _binding(each), "why": str(each.get("why") or _binding(each))}
         | {"gain": _gain(each.get("kv_gain_tokens"))}
         for each in status.get("recommendations") or ()
         if (each["engine"], each["dp_rank"]) == (engine["engine"], engine["dp_rank"])
@@ -297,6 +311,7 @@ def recommendations(status: Status, engine: Status) -> list[dict[str, str]]:
     best = engine.get("recommended_max_num_seqs")
     seqs = next((each for each in told if as_flag(each["flag"]) == "--max-num-seqs"), None)
     if seqs is not None:
+        seqs["why"] = ": ".join(part for part in (bounds, seqs["why"]) if part)
         seqs["binding"] = ", ".join(part for part in (seqs["binding"], bounds) if part)
     elif best is not None:
         now = engine.get("max_num_seqs")
@@ -307,6 +322,7 @@ def recommendations(status: Status, engine: Status) -> list[dict[str, str]]:
                 "current": f"{now:.0f}" if _is_number(now) else NOT_REPORTED,
                 "recommended": f"{best:.0f}",
                 "binding": bounds,
+                "why": bounds,
                 "gain": "",
             },
         )
@@ -321,6 +337,19 @@ def advice_sentence(engine: Status) -> str | None:
     confidence = engine.get("advice_confidence_ratio")
     how_sure = f" (confidence {percent(confidence)})" if confidence is not None else ""
     return f"max-num-seqs {count(best)} is as it should be{how_sure}."
+
+
+def _binding(recommendation: Status) -> str:
+    binding = str(recommendation.get("binding", ""))
+    return BINDING_WORDS.get(binding, binding)
+
+
+def kv_full_in(engine: Status) -> str | None:
+    """Say when the KV cache is full at the present trend; None where that is not judged."""
+    seconds = engine.get("time_to_kv_exhaustion_seconds")
+    if seconds is None:
+        return None
+    return "0 s: it is full" if _is_number(seconds) and seconds < 1 else until(seconds)
 
 
 def _gain(tokens: Any) -> str:

@@ -268,3 +268,14 @@ def test_the_systemd_page_lists_every_file_that_is_exported():
         f"vllm-headroom.service.d/{name.rpartition('/')[2]}" if name.startswith("vllm-headroom.service.d") else name
         for name in listed
     } == {name for name, _ in unit_files()}
+
+
+def test_every_picture_is_shown_somewhere_and_none_weighs_on_a_slow_line():
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#:]+\.png)\)", page.read_text(encoding="utf-8"))
+    }
+    pictures = {picture.resolve(): picture.stat().st_size for picture in Path("docs/pictures").iterdir()}
+    assert shown == pictures.keys()
+    assert {picture.name: size for picture, size in pictures.items() if size > 200_000} == {}

@@ -22,8 +22,8 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
             rule="gpu_oom_risk",
             severity=Severity.CRITICAL if risk >= policy.oom_risk_critical_ratio else Severity.WARNING,
             subject=f"GPU {gpu.gpu}",
-            summary=f"out of memory within {spelled_seconds(policy.oom_horizon_seconds)} with probability {risk:.2f}: "
-            f"{sentence}{blamed}",
+            summary=f"out of memory within {spelled_seconds(policy.oom_horizon_seconds)} with a probability of "
+            f"{risk:.0%}: {sentence}{blamed}",
             advice=_ADVICE[factor],
         )
 

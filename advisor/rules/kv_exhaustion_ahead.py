@@ -16,12 +16,12 @@ def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Findin
             continue
         if risk < policy.preemption_risk_warning_ratio:
             continue
-        when = "is full" if ahead == 0 else f"will be full in {spelled_seconds(ahead)}"
+        when = "is full" if ahead < 1 else f"will be full in {spelled_seconds(ahead)}"
         yield Finding(
             rule="kv_exhaustion_ahead",
             severity=Severity.WARNING,
             subject=engine.engine,
             summary=f"the KV cache {when}; a request is preempted within "
-            f"{spelled_seconds(policy.kv_horizon_seconds)} with probability {risk:.2f}",
+            f"{spelled_seconds(policy.kv_horizon_seconds)} with a probability of {risk:.0%}",
             advice="send new requests elsewhere; for good, see vllm-headroom advise",
         )

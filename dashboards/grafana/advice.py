@@ -8,6 +8,7 @@ from dashboards.grafana.panels import (
     ENGINE_LEGEND,
     GREEN,
     GREY,
+    NOT_REPORTED,
     ORANGE,
     Column,
     Layout,
@@ -24,13 +25,17 @@ from dashboards.grafana.panels import (
 from dashboards.links import Board
 
 _ENGINE = "engine, dp_rank, model_name"
+_NOT_YET = "not enough seen yet"
 
 _HOW = f"""\
 **Advice comes from observed load, never from one moment.** Below {POLICY.advice_confidence_ratio:.0%} confidence it is
 shown and alerts nobody.
 
 - Outside the shaded bounds: worth a restart at the next occasion. Inside: leave it.
-- **binding** names the wall that the value would meet first: KV blocks, the scheduler, compute.
+- **Bound by** names what decides: *kv* the KV cache, *demand* that nobody asks for more, *slack* the free memory of
+  the GPU, *token_budget* what one step takes, *latency* the time that a token may take.
+- **KV tokens** is what the change brings to the KV cache, negative: what it costs. Nothing stands there where the flag
+  is right as it is.
 - Nothing is changed for you: `vllm-headroom advise` prints the command line to copy.
 """
 
@@ -55,7 +60,7 @@ def build() -> Dashboard:
             "short",
             Steps(base=BLUE),
         ),
-        ("Tokens of a typical request", "", engine("typical_request_tokens"), "short", Steps(base=BLUE)),
+        ("Tokens a request", "A typical one.", engine("typical_request_tokens"), "short", Steps(base=BLUE)),
         (
             "Full contexts that fit",
             "Below one, a request of max-model-len can never run.",
@@ -66,7 +71,16 @@ def build() -> Dashboard:
     )
     for title, note, expr, unit, steps in figures:
         layout.add(
-            figure(title, note, Query(expr=expr, legend=ENGINE_LEGEND), unit=unit, steps=steps, spark=False),
+            figure(
+                title,
+                note,
+                Query(expr=expr, legend=ENGINE_LEGEND),
+                unit=unit,
+                steps=steps,
+                spark=False,
+                decimals=0 if unit == "percentunit" else None,
+                no_value=_NOT_YET if title in {"Recommended", "Confidence"} else NOT_REPORTED,
+            ),
             width=4,
             height=4,
         )
@@ -75,13 +89,13 @@ def build() -> Dashboard:
     layout.add(
         sheet(
             "Flags",
-            "What each flag is, what it should be, and the wall that binds it.",
+            "What each flag is, what it should be, what decides that, and what the change brings or costs.",
             [
                 Column(title="Server", label="instance"),
                 Column(title="Engine", label="engine"),
                 Column(title="Rank", label="dp_rank", width=60),
                 Column(title="Model", label="model_name"),
-                Column(title="Flag", label="flag"),
+                Column(title="Flag", label="flag", width=200),
                 Column(title="Now", label="current"),
                 Column(title="Recommended", label="recommended"),
                 Column(
@@ -91,17 +105,16 @@ def build() -> Dashboard:
                     f"({engine('recommendation_info')})",
                 ),
                 Column(
-                    title="Confidence",
-                    expr=f"max by (instance, {_ENGINE}) ({engine('advice_confidence_ratio')})",
-                    unit="percentunit",
-                    decimals=0,
-                    steps=CONFIDENCE,
+                    title="KV tokens",
+                    expr=f"max by (instance, {_ENGINE}, flag) ({engine('recommendation_kv_gain_tokens')})",
+                    no_value="",
                 ),
             ],
             sort=(("Engine", False), ("Flag", False)),
+            empty=f"{_NOT_YET}: vllm-headroom advise says what it waits for",
         ),
         width=24,
-        height=8,
+        height=9,
     )
     layout.row("What the load asks for, and what the flags let it have")
     _walls(layout)
@@ -165,6 +178,7 @@ def _walls(layout: Layout) -> None:
             steps=CONFIDENCE,
             low=0,
             high=1,
+            no_value=_NOT_YET,
         ),
         width=8,
         height=8,

@@ -6,15 +6,16 @@ from dashboards.grafana.looks import (
     CAPACITY_GAP,
     COUNT_OF_BAD,
     FITS,
+    FULL_NEVER_OR_NOW,
     KV_USAGE,
     LIMITER_STATES,
-    NOT_IN_SIGHT,
     POLICY,
     PREEMPTION_RISK,
     REQUESTS_LEFT,
     TIME_TO_KV_FULL,
     UP,
     limiter_number,
+    scaled,
 )
 from dashboards.grafana.panels import (
     BLUE,
@@ -45,6 +46,7 @@ _LATENCIES = (
 )
 
 _FURTHEST_SECONDS = 5 * POLICY.kv_exhaustion_warning_seconds
+_MINUTE_SECONDS = 60
 _LIMITER = limiter_number(lambda name: engine("limiter", limiter=name))
 
 
@@ -104,7 +106,7 @@ def _figures(layout: Layout) -> None:
             KV_USAGE,
             0,
         ),
-        ("Preempts", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
+        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
     )
     for title, note, expr, unit, steps, decimals in figures:
         layout.add(
@@ -119,7 +121,7 @@ def _figures(layout: Layout) -> None:
             Query(expr=until(engine("time_to_kv_exhaustion_seconds")), legend=ENGINE_LEGEND),
             unit="dtdurations",
             steps=TIME_TO_KV_FULL,
-            states=NOT_IN_SIGHT,
+            states=FULL_NEVER_OR_NOW,
             spark=False,
         ),
         width=3,
@@ -247,14 +249,15 @@ def _load(layout: Layout) -> None:
             "At the present trend. What is further away than the top, or not in sight, is drawn at the top.",
             [
                 Query(
-                    expr=f"clamp_max({engine('time_to_kv_exhaustion_seconds')}, {_FURTHEST_SECONDS:g})",
+                    expr=f"clamp_max({engine('time_to_kv_exhaustion_seconds')}, {_FURTHEST_SECONDS:g})"
+                    f" / {_MINUTE_SECONDS}",
                     legend=ENGINE_LEGEND,
                 )
             ],
-            unit="s",
-            steps=TIME_TO_KV_FULL,
+            unit="m",
+            steps=scaled(TIME_TO_KV_FULL, 1 / _MINUTE_SECONDS),
             low=0,
-            high=_FURTHEST_SECONDS,
+            high=_FURTHEST_SECONDS / _MINUTE_SECONDS,
         ),
         width=5,
         height=8,
@@ -271,6 +274,7 @@ def _start(layout: Layout) -> None:
             Query(expr=engine("kv_theory_tokens"), legend=f"{ENGINE_LEGEND} theory"),
         ],
         unit="short",
+        low=0,
         stepped=True,
     )
     colored(starts, "/ theory$/", GREY, dashed=True, fill=False)

@@ -8,9 +8,10 @@ from dashboards.grafana.looks import (
     COUNT_OF_BAD,
     COUNT_OF_WARNINGS,
     FITS,
+    FULL_NEVER_OR_NOW,
     KV_USAGE,
     LIMITER_STATES,
-    NOT_IN_SIGHT,
+    OOM_NEVER_OR_NOW,
     POLICY,
     PREEMPTION_RISK,
     REQUESTS_LEFT,
@@ -25,6 +26,7 @@ from dashboards.grafana.looks import (
 from dashboards.grafana.panels import (
     ENGINE_LEGEND,
     GPU_LEGEND,
+    NOT_REPORTED,
     Column,
     Layout,
     Query,
@@ -148,7 +150,8 @@ def _figures(layout: Layout) -> None:
     )
     for title, note, expr, unit, steps in counts:
         decimals = None if unit == "bytes" else 0
-        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals)
+        none = "no advice yet" if title == "Mis-sized" else NOT_REPORTED
+        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals, no_value=none)
         layout.add(panel, width=3, height=4)
 
 
@@ -190,7 +193,7 @@ def _gpus() -> object:
         "GPUs",
         "One row a GPU, the most likely to run out of memory first. Its name leads to the server.",
         [
-            Column(title="Server", label="instance", width=140),
+            Column(title="Server", label="instance", width=175),
             Column(title="GPU", label="gpu", width=60, link=("Show this GPU", server)),
             Column(
                 title="OOM risk",
@@ -205,7 +208,7 @@ def _gpus() -> object:
                 expr=until(each("time_to_oom_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
-                states=NOT_IN_SIGHT,
+                states=OOM_NEVER_OR_NOW,
             ),
             Column(
                 title="Slack",
@@ -231,7 +234,7 @@ def _gpus() -> object:
                 unit="percentunit",
                 decimals=0,
             ),
-            Column(title="Product", label="name", expr=f"max by ({_GPU}, name) ({at_server('gpu_info')})"),
+            Column(title="Product", label="name", width=190, expr=f"max by ({_GPU}, name) ({at_server('gpu_info')})"),
         ],
         sort=(("OOM risk", True), ("Slack", False)),
     )
@@ -250,19 +253,21 @@ def _engines() -> object:
         "One row an engine: those that are down first, then those with the least room.",
         [
             Column(title="Server", label="instance", width=140),
-            Column(title="Engine", label="engine", width=140, link=("Show this engine", engine)),
-            Column(title="Rank", label="dp_rank", width=60),
+            Column(title="Engine", label="engine", width=155, link=("Show this engine", engine)),
+            Column(title="Rank", label="dp_rank", width=50),
             Column(title="Model", label="model_name"),
-            Column(title="State", expr=each("up"), states=UP, background=True, width=70),
-            Column(title="Fit more", expr=each("request_headroom"), steps=REQUESTS_LEFT, decimals=0),
-            Column(title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0),
+            Column(title="State", expr=each("up"), states=UP, background=True, width=56),
+            Column(title="Fit more", expr=each("request_headroom"), steps=REQUESTS_LEFT, decimals=0, width=75),
+            Column(
+                title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0, width=75
+            ),
             Column(
                 title="KV full in",
                 width=95,
                 expr=until(each("time_to_kv_exhaustion_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_KV_FULL,
-                states=NOT_IN_SIGHT,
+                states=FULL_NEVER_OR_NOW,
             ),
             Column(
                 title="Preempts",
@@ -270,18 +275,20 @@ def _engines() -> object:
                 unit="percentunit",
                 steps=PREEMPTION_RISK,
                 decimals=0,
+                width=86,
             ),
-            Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),))),
-            Column(title="Limited by", expr=limiter, states=LIMITER_STATES, width=95),
-            Column(title="Restart", expr=each("restart_fits"), states=FITS),
-            Column(title="Max seqs", expr=each("max_num_seqs"), link=("Show the advice", advice)),
-            Column(title="Advised", expr=each("recommended_max_num_seqs")),
+            Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),)), width=70),
+            Column(title="Limited by", expr=limiter, states=LIMITER_STATES, width=105),
+            Column(title="Restart", expr=each("restart_fits"), states=FITS, width=85),
+            Column(title="Max seqs", expr=each("max_num_seqs"), width=86, link=("Show the advice", advice)),
+            Column(title="Advised", expr=each("recommended_max_num_seqs"), width=75),
             Column(
                 title="Sure",
                 expr=each("advice_confidence_ratio"),
                 unit="percentunit",
                 steps=CONFIDENCE,
                 decimals=0,
+                width=55,
             ),
         ],
         sort=(("State", False), ("Fit more", False)),

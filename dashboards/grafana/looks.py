@@ -35,7 +35,9 @@ assert set(LIMITER_LOOKS) == set(LIMITERS)
 LIMITER_STATES = dict(enumerate(LIMITER_LOOKS.values()))
 """A state timeline shows numbers: the position of each limiter above."""
 
-NOT_IN_SIGHT = {-1: ("not in sight", GREEN)}
+OOM_NEVER_OR_NOW = {-1: ("not in sight", GREEN), 0: ("now", RED)}
+FULL_NEVER_OR_NOW = {-1: ("not in sight", GREEN), 0: ("now", ORANGE)}
+"""Times that a panel shows in words."""
 UP = {1: ("up", GREEN), 0: ("down", RED)}
 FITS = {1: ("fits", GREEN), 0: ("would fail", RED)}
 WORKS = {1: ("works", GREEN), 0: ("failing", RED)}
@@ -58,6 +60,11 @@ COUNT_OF_WARNINGS = Steps(above=((1.0, ORANGE),))
 COUNT_OF_ADVICE = Steps(above=((1.0, BLUE),))
 CONFIDENCE = Steps(base=GREY, above=((POLICY.advice_confidence_ratio, GREEN),))
 TEMPERATURE = Steps(above=((POLICY.temperature_warning_celsius, ORANGE),))
+
+
+def scaled(steps: Steps, factor: float) -> Steps:
+    """Return steps for the same value in another unit."""
+    return Steps(base=steps.base, above=tuple((value * factor, color) for value, color in steps.above))
 
 
 def limiter_number(selector_of: Callable[[str], str], by: str = "instance, engine, dp_rank") -> str:

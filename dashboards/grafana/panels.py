@@ -116,14 +116,13 @@ def _targets(panel: Any, queries: Sequence[Query], *, instant: bool = False, as_
     return panel
 
 
-def _legend(*, in_table: bool = False, calcs: Sequence[str] = ()) -> common.VizLegendOptions:
-    mode = cm.LegendDisplayMode.TABLE if in_table else cm.LegendDisplayMode.LIST
+def _legend(placement: cm.LegendPlacement = cm.LegendPlacement.BOTTOM) -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
         .show_legend(True)
-        .display_mode(mode)
-        .placement(cm.LegendPlacement.BOTTOM)
-        .calcs(list(calcs))
+        .display_mode(cm.LegendDisplayMode.LIST)
+        .placement(placement)
+        .calcs([])
     )
 
 
@@ -140,14 +139,20 @@ def lines(
     steps: Steps | None = None,
     low: float | None = None,
     high: float | None = None,
+    least_high: float | None = None,
     decimals: int | None = None,
     fill: int = 8,
     stepped: bool = False,
+    legend_at: cm.LegendPlacement = cm.LegendPlacement.BOTTOM,
+    no_value: str = NOT_REPORTED,
 ) -> timeseries.Panel:
-    """Return lines over time; with steps, their borders are drawn as dashed lines."""
+    """Return lines over time; with steps, their borders are drawn as dashed lines.
+
+    ``low`` and ``high`` fix the axis; ``least_high`` is where it ends unless a value is higher.
+    """
     panel: timeseries.Panel = _targets(timeseries.Panel(), queries)
     panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit)
-    panel.legend(_legend()).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(NOT_REPORTED)
+    panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
     if stepped:
         panel.line_interpolation(cm.LineInterpolation.STEP_AFTER)
@@ -155,6 +160,8 @@ def lines(
         panel.min(low)
     if high is not None:
         panel.max(high)
+    if least_high is not None:
+        panel.axis_soft_max(least_high)
     if decimals is not None:
         panel.decimals(decimals)
     if steps is not None:
@@ -514,11 +521,12 @@ def _selector(name: str, chosen: tuple[str, ...], labels: Mapping[str, str]) -> 
 
 
 def until(seconds: str) -> str:
-    """Return a time to something as it is, and -1 where it is infinite: what is not reported stays absent.
+    """Return a time to something in whole seconds, and -1 where it is infinite: what is not reported stays absent.
 
-    Panels show -1 in words; Grafana would spell infinity as a number of years.
+    Panels show -1 and 0 in words; Grafana would spell infinity as a number of years and less than a second in the
+    widest word it has.
     """
-    return f"({seconds} < Inf) or -({seconds} == bool Inf)"
+    return f"floor({seconds} < Inf) or -({seconds} == bool Inf)"
 
 
 def to(board: Board, **variables: str) -> str:

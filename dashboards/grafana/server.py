@@ -1,18 +1,20 @@
 """One server: where each GPU's memory went, what may still be claimed, what grows, and how the hardware is."""
 
+from grafana_foundation_sdk.models.common import LegendPlacement
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
 from dashboards.grafana.looks import (
     CLOCKS,
     COMPONENT_COLORS,
-    NOT_IN_SIGHT,
+    OOM_NEVER_OR_NOW,
     POLICY,
     RISK,
     SLACK,
     TEMPERATURE,
     TIME_TO_OOM,
     WORKS,
+    scaled,
 )
 from dashboards.grafana.panels import (
     BLUE,
@@ -41,6 +43,8 @@ _GPU = "instance, gpu"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
+_HOUR_SECONDS = 3600
+_TELLING_RATIO = 0.01
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -156,7 +160,7 @@ def _figures(layout: Layout) -> None:
         (
             "Growth an hour",
             "What use grows by in an hour at the present trend.",
-            f"3600 * {gpu('memory_growth_bytes_per_second')}",
+            f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}",
             "bytes",
             Steps(base=BLUE),
             "no trend yet",
@@ -180,7 +184,7 @@ def _figures(layout: Layout) -> None:
             no_value=none,
             decimals=0 if unit == "percentunit" else None,
             named=True,
-            states=NOT_IN_SIGHT if unit == "dtdurations" else None,
+            states=OOM_NEVER_OR_NOW if unit == "dtdurations" else None,
             spark=title in {"OOM risk", "Slack"},
         )
         layout.add(panel, width=width, height=4)
@@ -196,17 +200,25 @@ def _risk(layout: Layout) -> None:
         low=0,
         high=1,
     )
-    layout.add(risk, width=8, height=8)
+    layout.add(risk, width=7, height=8)
+    factors = gpu("oom_risk_factor_ratio")
     layout.add(
         lines(
             "What the risk is made of",
-            "The probability that each cause alone exhausts the GPU.",
-            [Query(expr=gpu("oom_risk_factor_ratio"), legend="GPU {{gpu}} {{factor}}")],
+            "The probability that each cause alone exhausts the GPU. Causes that stayed below 1 % are left out.",
+            [
+                Query(
+                    expr=f"{factors} and max_over_time({factors}[$__range] @ end()) >= {_TELLING_RATIO:g}",
+                    legend="GPU {{gpu}} {{factor}}",
+                )
+            ],
             unit="percentunit",
             low=0,
             high=1,
+            legend_at=LegendPlacement.RIGHT,
+            no_value="no cause reached 1 %",
         ),
-        width=8,
+        width=9,
         height=8,
     )
     slack = lines(
@@ -249,7 +261,8 @@ def _risk(layout: Layout) -> None:
                 Column(title="Free", expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')})", unit="bytes"),
                 Column(
                     title="Still claimed",
-                    expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')})",
+                    # Free memory is told as soon as it is read, slack when it was judged.
+                    expr=f"clamp_min(max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')}), 0)",
                     unit="bytes",
                 ),
                 Column(title="Slack", expr=f"max by ({_GPU}) ({gpu('memory_slack_bytes')})", unit="bytes", steps=SLACK),
@@ -273,10 +286,11 @@ def _risk(layout: Layout) -> None:
     )
     layout.add(
         lines(
-            "Growth",
+            "Growth an hour",
             "The robust trend of memory use; a leak shows here hours before it ends anything.",
-            [Query(expr=gpu("memory_growth_bytes_per_second"), legend=GPU_LEGEND)],
-            unit="binBps",
+            [Query(expr=f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}", legend=GPU_LEGEND)],
+            unit="bytes",
+            no_value="no trend yet",
         ),
         width=8,
         height=7,
@@ -285,11 +299,16 @@ def _risk(layout: Layout) -> None:
         lines(
             "Time until memory ends",
             "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
-            [Query(expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g})", legend=GPU_LEGEND)],
-            unit="s",
-            steps=TIME_TO_OOM,
+            [
+                Query(
+                    expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g}) / {_HOUR_SECONDS}",
+                    legend=GPU_LEGEND,
+                )
+            ],
+            unit="h",
+            steps=scaled(TIME_TO_OOM, 1 / _HOUR_SECONDS),
             low=0,
-            high=_FURTHEST_SECONDS,
+            high=_FURTHEST_SECONDS / _HOUR_SECONDS,
         ),
         width=8,
         height=7,
@@ -323,15 +342,21 @@ def _hardware(layout: Layout) -> None:
         width=6,
         height=7,
     )
+    xids = gpu("xid_errors_total")
     errors = lines(
         "Errors in the last hour",
         "Uncorrected memory errors and Xid errors, as far as they happened under watch.",
         [
             Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend="GPU {{gpu}} uncorrected ECC"),
-            Query(expr=f"increase({gpu('xid_errors_total')}[1h])", legend="GPU {{gpu}} Xid {{xid}}"),
+            # The series of a code appears with its first error, and a counter that appears has no increase yet.
+            Query(
+                expr=f"{xids} unless {xids} offset 1h or increase({xids}[1h])",
+                legend="GPU {{gpu}} Xid {{xid}}",
+            ),
         ],
         unit="short",
         low=0,
+        least_high=4,
         decimals=0,
     )
     layout.add(errors, width=6, height=7)
@@ -345,7 +370,7 @@ def _hardware(layout: Layout) -> None:
             [Query(expr=f"max by (instance, gpu) ({clocks})", legend=GPU_LEGEND)],
             states=CLOCKS,
         ),
-        width=10,
+        width=8,
         height=8,
     )
     pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
@@ -385,6 +410,6 @@ def _hardware(layout: Layout) -> None:
             ],
             sort=(("GPU", False),),
         ),
-        width=14,
+        width=16,
         height=8,
     )

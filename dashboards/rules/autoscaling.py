@@ -11,6 +11,7 @@ FILLED = 0.8
 """How full replicas are meant to be: the rest absorbs a rush while new ones start, which takes minutes."""
 
 _NAME = "headroom_replicas_of_demand"
+_SCALE_DOWN = {"scaleDown": {"stabilizationWindowSeconds": 600}}
 
 
 def replicas_of_demand(model: str) -> str:
@@ -33,7 +34,8 @@ def keda() -> dict[str, Any]:
             "scaleTargetRef": {"name": MODEL},
             "minReplicaCount": 1,
             "maxReplicaCount": 8,
-            "cooldownPeriod": 600,
+            # KEDA's own cooldownPeriod is for the way from one replica to none.
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _SCALE_DOWN}},
             "triggers": [
                 {
                     "type": "prometheus",
@@ -73,7 +75,7 @@ def horizontal_pod_autoscaler() -> dict[str, Any]:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": MODEL},
             "minReplicas": 1,
             "maxReplicas": 8,
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 600}},
+            "behavior": _SCALE_DOWN,
             "metrics": [
                 {
                     "type": "External",

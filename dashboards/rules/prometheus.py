@@ -80,5 +80,12 @@ def recording_groups(recordings: Sequence[Recording]) -> dict[str, Any]:
 
 def as_yaml(content: Any) -> str:
     """Return a file's text."""
-    text: str = yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True)
+    text: str = yaml.dump(content, Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True)
     return HEADER + text
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a value out wherever it stands: users copy single rules, which an alias would break."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

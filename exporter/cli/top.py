@@ -27,6 +27,7 @@ from exporter.cli.top_view import SORTS, Canvas, View, draw
 from exporter.config import load
 from exporter.errors import UsageError
 from exporter.service import Service, World
+from exporter.unread import why_unread
 from exporter.web.status import status
 
 _PIPE_WIDTH = 80
@@ -153,7 +154,7 @@ class Remote:
         except (requests.exceptions.JSONDecodeError, RecursionError):
             return None, f"{self._url} does not answer in JSON"
         except (requests.RequestException, OSError) as error:
-            return None, f"{self._url} cannot be read ({_reason(error)})"
+            return None, f"{self._url} cannot be read ({why_unread(error)})"
         if not _is_understood(answer):
             return None, f"{self._url} is not the status of a vllm-headroom of this version"
         return answer, None
@@ -168,14 +169,6 @@ def _is_understood(answer: Any) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         return False
     return True
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted"
-    return "no connection" if isinstance(error, requests.ConnectionError) else type(error).__name__
 
 
 def checked(url: str) -> str:

@@ -325,8 +325,9 @@ def _engine_notes(status: Status, engine: Status, width: int) -> list[Text]:
     capacity = words.capacity_sentence(engine)
     if capacity:
         notes.append(f"KV cache {capacity}")
-    if engine.get("time_to_kv_exhaustion_seconds") is not None:
-        notes.append(f"KV cache full in: {words.until(engine['time_to_kv_exhaustion_seconds'])}.")
+    full = words.kv_full_in(engine)
+    if full is not None:
+        notes.append(f"KV cache full in: {full}.")
     restart = words.restart_sentence(engine)
     if restart:
         notes.append(restart)

@@ -25,7 +25,7 @@ from exporter.service import World
 
 _CARD_BYTES = 23_034 * MIB
 _RESERVED_BYTES = 446 * MIB
-_ENGINE_PID, _WORKER_PID, _NEIGHBOUR_PID = 5_000_001, 5_000_002, 5_000_003
+_ENGINE_PID, _WORKER_PID, _NEIGHBOUR_PID = 3_000_001, 3_000_002, 3_000_003
 """Above the kernel's largest process id, so that no real process is ever taken for one of these."""
 
 _MODEL_CONFIG = {
@@ -113,18 +113,17 @@ def build_demo(clock: Clock | None = None) -> Demo:
         reached = min(1.0, busiest / 16)
         return int(pool_bytes + beside_pool + 0.35 * memory.activation_peak.expected * reached)
 
-    def neighbour() -> list[tuple[int, int]]:
-        now = now_in_story()
-        return [(_NEIGHBOUR_PID + now.neighbour_deaths, now.neighbour_bytes)]
+    def neighbour_pid() -> int:
+        return _NEIGHBOUR_PID + now_in_story().neighbour_deaths
 
     engine.start()
     gpus = (
         _DemoGpu(index=0, processes=lambda: [(_WORKER_PID, engine_bytes())], busy=lambda: engine.num_running / 20),
-        _DemoGpu(index=1, processes=neighbour, busy=lambda: 0.4),
+        _DemoGpu(index=1, processes=lambda: [(neighbour_pid(), now_in_story().neighbour_bytes)], busy=lambda: 0.4),
     )
     world = World(
         nvml=DemoNvml(gpus),
-        processes=DemoProcesses([*argv, "--port", str(engine.port)], clock.wall(), neighbour=lambda: neighbour()[0][0]),
+        processes=DemoProcesses([*argv, "--port", str(engine.port)], clock.wall(), neighbour_pid=neighbour_pid),
         clock=clock,
         mode="demo",
     )
@@ -232,15 +231,15 @@ class DemoProcesses:
     AccessDenied = psutil.AccessDenied
     ZombieProcess = psutil.ZombieProcess
 
-    def __init__(self, argv: list[str], started_at_seconds: float, *, neighbour: Callable[[], int]) -> None:
-        """Take the server's command line and who its neighbour is now: it dies and comes back as another process."""
+    def __init__(self, argv: list[str], started_at_seconds: float, *, neighbour_pid: Callable[[], int]) -> None:
+        """Take the server's command line, and who the neighbour is now: it dies and comes back as another."""
         self._argv = argv
+        self._neighbour_pid = neighbour_pid
         self._started_at_seconds = started_at_seconds
-        self._neighbour = neighbour
 
     def pids(self) -> list[int]:
         """Every process there is."""
-        return [_ENGINE_PID, _WORKER_PID, self._neighbour()]
+        return [_ENGINE_PID, _WORKER_PID, self._neighbour_pid()]
 
     def Process(self, pid: int) -> Any:  # noqa: N802 - psutil's name
         """One process."""

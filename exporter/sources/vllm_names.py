@@ -100,6 +100,22 @@ FIGURES: tuple[Figure, ...] = (
     _figure("iteration_tokens", _H, ("iteration_tokens_total", (0, 6, 4), None), expected=False),
 )
 
+_NO_SWAP = "a preempted request is computed again, never swapped: see num_preemptions_total"
+_HIT_RATE = "divide the rates of prefix_cache_hits_total and prefix_cache_queries_total"
+GONE: dict[str, tuple[Version, str]] = {
+    "num_requests_swapped": ((0, 9, 0), _NO_SWAP),
+    "cpu_cache_usage_perc": ((0, 9, 0), _NO_SWAP),
+    "gpu_prefix_cache_hit_rate": ((0, 9, 0), _HIT_RATE),
+    "cpu_prefix_cache_hit_rate": ((0, 9, 0), _HIT_RATE),
+    "avg_prompt_throughput_toks_per_s": ((0, 6, 6), "take the rate of prompt_tokens_total"),
+    "avg_generation_throughput_toks_per_s": ((0, 6, 6), "take the rate of generation_tokens_total"),
+    "tokens_total": ((0, 7, 3), "add prompt_tokens_total and generation_tokens_total"),
+}
+"""Names that dashboards still ask for and no other name took the place of: the last release, and what to do instead.
+
+As in the published releases (``vllm/engine/metrics.py``): what V0 had and V1 never did.
+"""
+
 BY_SPELLING = {spelling.name: figure for figure in FIGURES for spelling in figure.spellings}
 
 

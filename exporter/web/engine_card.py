@@ -69,7 +69,7 @@ def _facts(engine: Status) -> Iterable[tuple[str, str | None]]:
     drain = engine.get("queue_drain_seconds")
     yield "Queue served in", words.until(drain) if drain is not None else None
     yield "What limits it", words.LIMITER_SENTENCES.get(limiter or "")
-    yield "KV cache full in", _exhaustion(engine)
+    yield "KV cache full in", words.kv_full_in(engine)
     yield "Preemptions", _preemptions(engine)
     yield "KV cache size", words.capacity_sentence(engine)
     concurrency = engine.get("full_context_concurrency")
@@ -98,11 +98,6 @@ def _requests(engine: Status) -> str | None:
     return f"{words.count(engine['requests_running'])}{of} run, {words.count(engine.get('requests_waiting'))} wait."
 
 
-def _exhaustion(engine: Status) -> str | None:
-    value = engine.get("time_to_kv_exhaustion_seconds")
-    return None if value is None else words.until(value)
-
-
 def _preemptions(engine: Status) -> str | None:
     total, risk = engine.get("preemptions_total"), engine.get("preemption_risk_ratio")
     told = []
@@ -119,9 +114,9 @@ def _advice(status: Status, engine: Status) -> Html | None:
         element(
             "tr",
             element("td", _value(each["flag"], each["recommended"])),
-            element("td", each["current"]),
-            element("td", each["binding"]),
-            element("td", each["gain"]),
+            element("td", each["current"], data_name="Now"),
+            element("td", each["gain"], data_name="KV cache"),
+            element("td", each["why"]),
         )
         for each in words.recommendations(status, engine)
     ]
@@ -129,7 +124,7 @@ def _advice(status: Status, engine: Status) -> Html | None:
         return None
     confidence = engine.get("advice_confidence_ratio")
     title = "Advice" if confidence is None else f"Advice, confidence {words.percent(confidence)}"
-    head = [element("th", each, scope="col") for each in ("Better", "Now", "What decides", "KV cache")]
+    head = [element("th", each, scope="col") for each in ("Better", "Now", "KV cache", "Why")]
     return element(
         "div",
         element(

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from advisor.units import spelled_growth
 from exporter import words
 from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
 from exporter.words import Level, Status
+
+_TELLING_RATIO = 0.005
+"""What is spelled as less than 1 % is folded away."""
 
 Pill = Callable[[Level, str], Html]
 
@@ -102,7 +106,7 @@ def _time_to_oom(gpu: Status) -> str | None:
     if lower is not None and upper is not None and lower != upper:
         bounds = f" ({words.until(lower, none='never')} to {words.until(upper, none='never')})"
     growth = gpu.get("memory_growth_bytes_per_second")
-    rate = f", growing by {words.gib(growth * 3600)} an hour" if growth and growth > 0 else ""
+    rate = f", growing by {spelled_growth(growth)}" if growth and growth > 0 else ""
     return f"{words.until(gpu['time_to_oom_seconds'])}{bounds}{rate}"
 
 
@@ -111,14 +115,22 @@ def _factors(gpu: Status) -> Html | None:
     if not factors:
         return None
     items = [
-        element(
-            "li",
-            element("b", words.percent(ratio)),
-            f" {name.replace('_', ' ')}" + (f": {reasons[name]}" if name in reasons else ""),
+        (
+            ratio,
+            element(
+                "li",
+                element("b", words.percent(ratio)),
+                f" {name.replace('_', ' ')}" + (f": {reasons[name]}" if name in reasons else ""),
+            ),
         )
         for name, ratio in sorted(factors.items(), key=lambda pair: -pair[1])
     ]
-    return element("ul", items, class_="factors")
+    telling = [item for ratio, item in items if ratio >= _TELLING_RATIO]
+    rest = [item for ratio, item in items if ratio < _TELLING_RATIO]
+    summary = f"{len(rest)} {'more causes' if telling else 'causes'}, each below 1 %"
+    folded = element("details", element("summary", summary), element("ul", rest, class_="factors")) if rest else None
+    # The list stays, empty or not: an opened detail behind it is the same one after an update.
+    return element("div", element("ul", telling, class_="factors"), folded)
 
 
 def _throttled(gpu: Status) -> str:
@@ -135,8 +147,12 @@ def _faults(gpu: Status) -> str | None:
         faults.append(f"{words.count(gpu['ecc_uncorrected_errors_total'])} uncorrected memory errors")
     xids = {code: times for code, times in (gpu.get("xid_errors_total") or {}).items() if times}
     if xids:
-        faults.append("Xid " + ", ".join(f"{code} ({words.count(times)} times)" for code, times in xids.items()))
+        faults.append("Xid " + ", ".join(f"{code} ({_times(times)})" for code, times in xids.items()))
     return "; ".join(faults) or None
+
+
+def _times(number: float) -> str:
+    return "once" if number == 1 else f"{words.count(number)} times"
 
 
 def _chart(

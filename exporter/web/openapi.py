@@ -118,6 +118,8 @@ def _schemas() -> dict[str, Schema]:
         "additionalProperties": _TEXT,
         "description": "Why each factor of the risk is what it is, in words.",
     }
+    recommendation = _fact(Recommendation)
+    recommendation["properties"]["why"] = {**_TEXT, "description": "Why it should be so, in words."}
     engine = _fact(Engine)
     engine["properties"]["limiter"]["propertyNames"] = {"enum": list(LIMITERS)}
     return {
@@ -141,7 +143,7 @@ def _schemas() -> dict[str, Schema]:
         ),
         "Build": _fact(Build),
         "ConfigReload": _fact(ConfigReload),
-        "Recommendation": _fact(Recommendation),
+        "Recommendation": recommendation,
         "Collector": _fact(Collector),
         "Gpu": gpu,
         "Engine": engine,

@@ -35,6 +35,11 @@ def status(service: Service) -> dict[str, Any]:
     sentences = published.report.factor_sentences if published else {}
     for (uuid, factor), sentence in sentences.items():
         gpus.setdefault(uuid, {}).setdefault("oom_risk_reasons", {})[factor] = sentence
+    reasons = {
+        (each.engine, each.dp_rank, flag): why
+        for each in (published.report.advice if published else ())
+        for flag, why in each.reasons().items()
+    }
     return {
         "build": build,
         "ready": service.ready,
@@ -45,7 +50,9 @@ def status(service: Service) -> dict[str, Any]:
         "collectors": collectors,
         "gpus": list(gpus.values()),
         "engines": engines,
-        "recommendations": recommendations,
+        "recommendations": [
+            each | {"why": reasons[each["engine"], each["dp_rank"], each["flag"]]} for each in recommendations
+        ],
         "findings": [dataclasses.asdict(finding) for finding in published.report.findings] if published else [],
     }
 

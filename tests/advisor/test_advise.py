@@ -70,10 +70,25 @@ def test_components_and_foreign_memory_are_told_apart_by_process():
 
 
 def test_an_unmapped_engine_is_foreign_memory_and_says_why_it_has_no_theory():
-    report = advised(situation(servers=()))
+    report = advised(situation(servers=(), visible_pids=frozenset({101, 900})))
     assert report.gpus[0].memory_component_bytes["foreign"] == 73 * GIB
     assert report.engines[0].theory == "the server runs on another host or cannot be found in the process table"
     assert report.engines[0].up == 1
+
+
+def test_while_the_process_table_is_unread_nobody_can_tell_an_engine_from_a_stranger():
+    read = situation()
+    before = advise(read, History(), Policy())
+    unread = advise(
+        replace(read, servers=(), visible_pids=None, now_seconds=read.now_seconds + 5),
+        replace(History(), gpus=before.gpu_states),
+        Policy(),
+    )
+    (judgement,) = unread.gpus
+    assert judgement.memory_component_bytes is None
+    assert judgement.memory_slack_bytes is None
+    assert judgement.oom_risk_ratio is None
+    assert unread.gpu_states == before.gpu_states, "what is remembered of its holders stays for the next reading"
 
 
 def test_why_there_is_no_theory_names_no_path():
@@ -158,7 +173,7 @@ def test_a_neighbour_that_leaks_is_found_and_blamed_before_memory_ends():
         report = advise(snapshot, history, Policy())
         history = remember(history, snapshot, report)
     (finding,) = (each for each in report.findings if each.rule == "gpu_oom_risk")
-    assert "11.60 GiB an hour" in report.factor_sentences["GPU-0", "trend"]
+    assert "11.6 GiB an hour" in report.factor_sentences["GPU-0", "trend"]
     assert "a process that is no vLLM engine" in finding.summary
     assert "900" not in finding.summary, "no PID is shown"
     assert report.gpus[0].time_to_oom_seconds < 900

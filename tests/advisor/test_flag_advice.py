@@ -64,6 +64,14 @@ def test_slack_that_is_nobodys_goes_to_kv_where_requests_wait_for_it():
     assert advice.kv_gain_tokens == pytest.approx(0.13 * 79.5 * 8192, rel=0.01)
 
 
+def test_where_the_number_of_blocks_is_set_by_hand_no_flag_is_said_to_bring_more_of_them():
+    free = replace(ROOM, slack_bytes=12 * GIB)
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.8 --num-gpu-blocks-override 768", room=free)
+    for flag in ("gpu-memory-utilization", "kv-cache-dtype"):
+        assert not advice[flag].is_change
+        assert "--num-gpu-blocks-override" in advice[flag].why
+
+
 def test_no_slack_or_a_gpu_at_risk_raises_nothing():
     for room in (ROOM, replace(ROOM, slack_bytes=12 * GIB, oom_risk_ratio=0.4)):
         advice = flags_of("vllm serve m --gpu-memory-utilization 0.8", room=room)["gpu-memory-utilization"]

@@ -94,7 +94,7 @@ def test_every_factor_has_a_probability_and_a_sentence():
 def test_a_leak_is_measured_and_named():
     assessment = said(leak(2.0), seconds=2 * HOUR)
     assert assessment.growth_bytes_per_second == pytest.approx(2 * GIB / HOUR, rel=0.02)
-    assert "2.00 GiB an hour" in assessment.sentences["trend"]
+    assert "2 GiB an hour" in assessment.sentences["trend"]
     assert "a process that is no vLLM engine" in assessment.sentences["trend"]
 
 

@@ -1,7 +1,3 @@
-"""The demo's made-up host keeps its own story straight."""
-
-import time
-
 import pytest
 
 from exporter.clock import Clock
@@ -10,14 +6,22 @@ from exporter.demo.world import build_demo
 from exporter.sources.nvml import NvmlSource
 
 
-@pytest.mark.parametrize("days", [0.0, 0.95, 2.5])
-def test_every_process_on_a_gpu_is_in_the_process_table_after_the_neighbour_died_too(days):
-    skipped = 0.0
-    demo = build_demo(Clock(steady=lambda: time.monotonic() + skipped))
-    try:
-        skipped = days * DAY_SECONDS
-        on_gpus = {process.pid for process in NvmlSource(demo.world.nvml).read().processes}
-        assert len(on_gpus) == 2
-        assert on_gpus <= set(demo.world.processes.pids())
-    finally:
-        demo.stop()
+@pytest.fixture
+def story():
+    """The demo's world, and what moves its time."""
+    now = [1000.0]
+    demo = build_demo(Clock(steady=lambda: now[0]))
+    yield demo.world, now
+    demo.stop()
+
+
+def test_every_process_on_a_gpu_is_in_the_process_table_on_the_first_day_and_after_it_died(story):
+    world, now = story
+    seen = set()
+    for hour in (0.0, 0.9 * DAY_SECONDS, 0.95 * DAY_SECONDS, 1.5 * DAY_SECONDS, 2.1 * DAY_SECONDS):
+        now[0] = 1000.0 + hour
+        found = {process.pid for process in NvmlSource(world.nvml).read().processes}
+        assert found <= set(world.processes.pids())
+        seen |= found
+    # The engine's worker, and three neighbours: it has died at the end of the first day and of the second.
+    assert len(seen) == 1 + 3

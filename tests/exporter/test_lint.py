@@ -48,6 +48,15 @@ def test_a_name_that_does_not_exist_is_told_with_the_one_that_does(old, new):
     assert remarks(old) == [(old, new, True)]
 
 
+@pytest.mark.parametrize("name", ["vllm:num_requests_swapped", "vllm_cpu_cache_usage_perc"])
+def test_a_name_that_no_other_took_the_place_of_is_told_with_what_to_do_instead(name):
+    (remark,) = Known(live=frozenset({"vllm:num_requests_waiting"})).remarks([Query(where="here", expr=name)])
+    assert remark.wrong
+    assert remark.replacement is None, "a name that is merely alike would be a wrong answer"
+    assert remark.message.startswith("gone: vLLM 0.9.0 is the last release with it; a preempted request")
+    assert remarks(name, live=frozenset({name})) == []
+
+
 @pytest.mark.parametrize(
     "good",
     [
@@ -188,4 +197,10 @@ def test_a_page_that_does_not_answer_is_wrong_use(tmp_path, server):
     (tmp_path / "r.yaml").write_text(RULES)
     result = check("--rules", tmp_path / "r.yaml", "--against", server.url)
     assert isinstance(result.exception, UsageError)
-    assert "404" in str(result.exception)
+    assert str(result.exception) == f"{server.url}/metrics cannot be read (it answers 404)"
+
+
+def test_a_page_of_nobody_is_said_without_the_words_of_a_library(tmp_path):
+    (tmp_path / "r.yaml").write_text(RULES)
+    result = check("--rules", tmp_path / "r.yaml", "--against", "http://127.0.0.1:1")
+    assert str(result.exception) == "http://127.0.0.1:1/metrics cannot be read (no connection)"

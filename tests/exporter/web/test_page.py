@@ -1,9 +1,11 @@
 """The status page as a browser shows it, and as its text reads."""
 
 import re
+from typing import get_args
 
 import pytest
 
+from advisor.tuning import Wall
 from exporter import words
 from exporter.recent import SLOTS
 from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
@@ -247,15 +249,16 @@ def test_each_flag_that_should_be_otherwise_is_listed_and_what_may_stay_is_not()
     engine = status["engines"][0]
     engine |= {"recommended_max_num_seqs_lower": 20.0, "recommended_max_num_seqs_upper": 28.0}
     named = {"engine": engine["engine"], "dp_rank": "0", "binding": "kv"}
+    fp8 = {"flag": "kv-cache-dtype", "current": "auto", "recommended": "fp8", "kv_gain_tokens": 36720.0}
     status["recommendations"] = [
-        named | {"flag": "max-num-seqs", "current": "64", "recommended": "24"},
-        named | {"flag": "kv-cache-dtype", "current": "auto", "recommended": "fp8", "kv_gain_tokens": 36720.0},
+        named | {"flag": "max-num-seqs", "current": "64", "recommended": "24", "why": "24 of them fill it"},
+        named | fp8 | {"why": "half the bytes a token"},
         named | {"flag": "max-model-len", "current": "8192", "recommended": "8192"},
         named | {"engine": "another", "flag": "block-size", "current": "16", "recommended": "32"},
     ]
     text = shown(status)
-    assert "--max-num-seqs 24 Copy 64 kv, 20 to 28 would do" in text
-    assert "--kv-cache-dtype fp8 Copy auto kv +36,720 tokens" in text
+    assert "--max-num-seqs 24 Copy 64 20 to 28 would do: 24 of them fill it" in text
+    assert "--kv-cache-dtype fp8 Copy auto +36,720 tokens half the bytes a token" in text
     assert "--max-model-len" not in text
     assert "--block-size" not in text
 
@@ -268,11 +271,38 @@ def test_a_max_num_seqs_that_is_right_is_said_to_be():
     assert "Copy" not in text
 
 
+def test_an_older_daemons_advice_says_at_least_what_decides():
+    status = statuses.bad()
+    named = {"engine": status["engines"][0]["engine"], "dp_rank": "0", "binding": "slack"}
+    status["recommendations"] = [named | {"flag": "gpu-memory-utilization", "current": "0.9", "recommended": "0.95"}]
+    (advice,) = words.recommendations(status, status["engines"][0])
+    assert advice["why"] == "memory that is free decides"
+
+
+def test_every_wall_that_advice_names_has_its_words():
+    assert set(get_args(Wall)) <= words.BINDING_WORDS.keys()
+
+
+def test_a_cache_that_is_full_is_not_said_to_be_so_in_no_time():
+    status = statuses.bad()
+    status["engines"][0]["time_to_kv_exhaustion_seconds"] = 0.4
+    assert "KV cache full in 0 s: it is full" in shown(status)
+
+
+def test_causes_of_the_risk_that_say_nothing_are_folded_away():
+    status = statuses.good()
+    status["gpus"][0]["oom_risk_factor_ratio"] = {"claims": 0.3, "trend": 0.004, "events": 0.0}
+    body = render_page(status, {})
+    open_part, _, folded = body.partition("2 more causes, each below 1 %")
+    assert "claims" in open_part.partition("GPU 0")[2]
+    assert "trend" in folded.partition("</details>")[0]
+
+
 def test_bounds_and_low_water_of_a_gpu_are_shown_when_they_are_there():
     text = shown(statuses.many())
     assert "lowest so far 1.00 GiB" in text
     assert "(100 s to never)" in text
-    assert "Xid 79 (1 times)" in text
+    assert "Xid 79 (once)" in text
 
 
 def empty(**changes):
