@@ -75,11 +75,13 @@ def replayed(load: EngineLoad | None, moments: Iterable[PastMoment], policy: Pol
 def joined(earlier: EngineLoad, later: EngineLoad) -> EngineLoad:
     """Return what is known of an engine of which one load was seen before the other.
 
-    How much time lies in the later one follows from its own decayed sum of seconds: S = H/ln 2 (1 - 1/2^(t/H)).
+    The day's memory fades under load alone, of which the later one tells how much it saw. That of minutes fades always:
+    for how long follows from its own sum of seconds, which after a time t of close looks is H/ln 2 (1 - 1/2^(t/H)).
     """
     if earlier.model_name != later.model_name:
         return later
-    slow = _left(later.slow.busy_seconds, SLOW_HALF_LIFE_SECONDS)
+    slow = 0.5 ** (later.watched_busy_seconds / SLOW_HALF_LIFE_SECONDS)
+    fast = max(0.0, 1 - later.fast.seconds * math.log(2) / FAST_HALF_LIFE_SECONDS)
     before, after = earlier.setting, later.setting
     setting = after
     if after.max_num_seqs is None or before.max_num_seqs == after.max_num_seqs:
@@ -93,7 +95,7 @@ def joined(earlier: EngineLoad, later: EngineLoad) -> EngineLoad:
     return EngineLoad(
         model_name=later.model_name,
         slow=earlier.slow.folded(later.slow, slow),
-        fast=earlier.fast.folded(later.fast, _left(later.fast.seconds, FAST_HALF_LIFE_SECONDS)),
+        fast=earlier.fast.folded(later.fast, fast),
         prompt_tokens=_joined_lengths(earlier.prompt_tokens, later.prompt_tokens, slow),
         generation_tokens=_joined_lengths(earlier.generation_tokens, later.generation_tokens, slow),
         queue_seconds=_joined_lengths(earlier.queue_seconds, later.queue_seconds, slow),
@@ -104,11 +106,6 @@ def joined(earlier: EngineLoad, later: EngineLoad) -> EngineLoad:
         advised=earlier.advised if later.advised is None else later.advised,
         last=later.last,
     )
-
-
-def _left(decayed_seconds: float, half_life_seconds: float) -> float:
-    """Return what is left of a sum after the time whose own decayed sum this is."""
-    return max(0.0, 1 - decayed_seconds * math.log(2) / half_life_seconds)
 
 
 def _joined_lengths(earlier: Lengths, later: Lengths, keep: float) -> Lengths:

@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from advisor.load import observe_load
 from advisor.past import PastMoment, replayed
 from advisor.policy import Policy
 from exporter.sources.vllm import Server, parse_page, read_engines
@@ -111,14 +110,6 @@ def _line(name, labels):
     return f"{name}{{{inside}}}" if inside else name
 
 
-@dataclass
-class Kept:
-    """What was there to be seen: every page with its moment."""
-
-    pages: list[tuple[float, str]] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-
 def watched_live(pages, *, max_num_seqs=None, holes=60.0):
     """Return what a daemon knows that saw these pages (moment, text) when they were there."""
     moments, last = [], None
@@ -147,6 +138,3 @@ def openmetrics(lines):
 
     every = [seconds(line) for piece in lines for line in piece.splitlines()]
     return "\n".join([*every, "# EOF", ""])
-
-
-_ = observe_load
