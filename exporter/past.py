@@ -19,17 +19,19 @@ from advisor.past import PastMoment, replayed
 from advisor.policy import Policy
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.report import LIMITERS
-from exporter.sources.prometheus import Prometheus, Series
+from exporter.sources.prometheus import MOST_POINTS, Prometheus, Series
 from exporter.sources.vllm import parse_cache_config
 from exporter.sources.vllm_names import BY_SPELLING, FIGURES
 
 MOST_MOMENTS = 10_000
 """Of one engine's past: a week is a look a minute."""
-_CHUNK_MOMENTS = 1_440
+_POINTS_AT_ONCE = 100_000
+"""What is asked for in one answer: some 2 MB, and 30 MB while it is read, so that a daemon keeps to its bounds."""
 _HOLE_SPACINGS = 2.5
 """As live: two looks missing in a row mean that nothing was seen."""
 _SAME_START_SECONDS = 0.01
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+"""Names by which every host knows itself, so that they tell none from another."""
 _NOT_IDENTITY = frozenset({"__name__", "model_name", "engine", "dp_rank"})
 
 Key = tuple[str, str]
@@ -213,7 +215,7 @@ def _located_by_us(prometheus: Prometheus, wanted: Wanted, start_seconds: float,
         certain = [each for each in found if any(each.has({**labels, "engine": wanted.engine}) for labels in seen)]
         if len(certain) == 1:
             return certain[0]
-    fitting = [each for each in found if _host_of(each.instance) in wanted.host_names | _LOOPBACK]
+    fitting = [each for each in found if host_of(each.instance) in wanted.host_names | LOOPBACK]
     if len(fitting) > 1:
         return _several(fitting)
     return fitting[0] if fitting else "it has no series of this engine"
@@ -224,7 +226,8 @@ def _several(targets: Sequence[Target]) -> str:
     return f"{len(targets)} servers there fit: {names}; prometheus.selector tells them apart"
 
 
-def _host_of(instance: str) -> str:
+def host_of(instance: str) -> str:
+    """Return an address without its port."""
     host, _, port = instance.rpartition(":")
     return host if port.isdecimal() else instance
 
@@ -235,8 +238,8 @@ def _is_address(instance: str, wanted: Wanted) -> bool:
     if instance.rpartition(":")[2] != port:
         return False
     host = parts.hostname or ""
-    here = wanted.host_names | _LOOPBACK
-    return _host_of(instance) == host or (host in here and _host_of(instance) in here)
+    here = wanted.host_names | LOOPBACK
+    return host_of(instance) == host or (host in here and host_of(instance) in here)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,8 +299,10 @@ def loads_of(
     """
     loads: dict[Key, EngineLoad] = dict(known or {})
     start = span.start_seconds
+    series = prometheus.series(_figures_of(target), start, span.end_seconds)
+    piece = max(1, _POINTS_AT_ONCE // max(1, len(series)))
     while start < span.end_seconds:
-        steps = min(_CHUNK_MOMENTS, math.ceil((span.end_seconds - start) / span.step_seconds))
+        steps = min(piece, MOST_POINTS - 1, math.ceil((span.end_seconds - start) / span.step_seconds))
         grid = Grid(start_seconds=start, step_seconds=span.step_seconds, count=steps + 1)
         for key, moments in moments_of(prometheus, target, grid, wanted).items():
             load = replayed(loads.get(key), moments, policy)
@@ -342,12 +347,15 @@ def moments_of(
     def read(expression: str) -> tuple[Series, ...]:
         return prometheus.query_range(expression, grid.start_seconds, grid.end_seconds, grid.step_seconds)
 
-    matchers = target.matchers
-    names = _vllm_names() if target.kind == "vllm" else f"headroom_engine_({'|'.join(_OURS)})"
-    rows = read(selector(f'__name__=~"{names}"', matchers))
+    rows = read(_figures_of(target))
     stamps = read(f"timestamp({_running_of(target)})")
-    starts = read(f"process_start_time_seconds{selector(matchers)}") if target.kind == "vllm" else ()
+    starts = read(f"process_start_time_seconds{selector(target.matchers)}") if target.kind == "vllm" else ()
     return arranged(target, rows, stamps, starts, grid, prometheus.config.replica_labels, wanted)
+
+
+def _figures_of(target: Target) -> str:
+    names = _vllm_names() if target.kind == "vllm" else f"headroom_engine_({'|'.join(_OURS)})"
+    return selector(f'__name__=~"{names}"', target.matchers)
 
 
 def _vllm_names() -> str:

@@ -15,7 +15,8 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from exporter.config import PrometheusConfig
 from exporter.errors import SourceMalformed, SourceUnavailable, UsageError
 
-MOST_BODY_BYTES = 128 * 1024**2
+MOST_BODY_BYTES = 5 * 1024**2
+"""Reading a range takes fifteen times that in memory, and the unit file grants a daemon 256 MB in all."""
 MOST_POINTS = 11_000
 """Of one series in one answer: Prometheus refuses more."""
 MOST_SERIES = 100_000
@@ -41,6 +42,7 @@ class Prometheus:
         session: requests.Session | None = None,
         connect_seconds: float = 5.0,
         read_seconds: float = 60.0,
+        most_body_bytes: int = MOST_BODY_BYTES,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take where it is and how to be let in.
@@ -54,6 +56,7 @@ class Prometheus:
         """What the server said beside its answers, such as that a part is missing; in order, each once."""
         self._session = session or open_session(config)
         self._timeout = (connect_seconds, read_seconds)
+        self._most_body_bytes = most_body_bytes
         self._steady = steady
 
     def close(self) -> None:
@@ -142,9 +145,10 @@ class Prometheus:
         parts = bytearray()
         while part := response.raw.read1(1024**2, decode_content=True):
             parts += part
-            if len(parts) > MOST_BODY_BYTES:
+            if len(parts) > self._most_body_bytes:
                 raise SourceMalformed(
-                    "body_too_large", f"{self.url} answers over {MOST_BODY_BYTES} bytes: selector narrows what is asked"
+                    "body_too_large",
+                    f"{self.url} answers over {self._most_body_bytes} bytes: prometheus.selector narrows what is asked",
                 )
             if self._steady() > deadline:
                 raise SourceUnavailable("timeout", f"{self.url}: the answer came too slowly")

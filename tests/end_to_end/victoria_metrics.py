@@ -11,28 +11,17 @@ from tests.end_to_end.real_vllm import free_port
 
 
 class VictoriaMetrics(Prometheus):
-    def fill(self, lines, **labels):
-        """Take samples in Prometheus' text format with milliseconds, with these labels on each."""
-        extra = "&".join(f"extra_label={name}={value}" for name, value in labels.items())
-        request = Request(f"{self.url}/api/v1/import/prometheus?{extra}", data="".join(lines).encode())
-        with urlopen(request, timeout=30):
+    def fill(self, lines):
+        """Take samples in Prometheus' text format with milliseconds, and let queries see them."""
+        with urlopen(Request(f"{self.url}/api/v1/import/prometheus", data="".join(lines).encode()), timeout=60):
             pass
-
-    def settle(self):
-        """Let what was taken in be seen by queries."""
-        with urlopen(f"{self.url}/internal/force_flush", timeout=30):
+        with urlopen(f"{self.url}/internal/force_flush", timeout=60):
             pass
 
 
 @contextmanager
-def victoria_metrics(directory, *targets):
-    """Start with no data, and scrape these host:port targets every second."""
-    scrapes = directory / "scrapes.yml"
-    listed = ", ".join(f'"{target}"' for target in targets)
-    scrapes.write_text(
-        "global: {scrape_interval: 1s}\n"
-        f"scrape_configs: [{{job_name: vllm, static_configs: [{{targets: [{listed}]}}]}}]\n"
-    )
+def victoria_metrics(directory):
+    """Start with no data."""
     port = free_port()
     process = subprocess.Popen(
         [
@@ -42,7 +31,6 @@ def victoria_metrics(directory, *targets):
             "-retentionPeriod=1y",
             "-loggerLevel=ERROR",
             "-memory.allowedBytes=256MB",
-            *([f"-promscrape.config={scrapes}"] if targets else []),
         ]
     )
     try:

@@ -87,12 +87,12 @@ class MadeUpServer:
 
     def page(self):
         """Return the page as it is now."""
-        return "".join(f"{_line(name, labels)} {value}\n" for name, labels, value in self.samples())
+        return "".join(f"{sample(name, labels)} {value}\n" for name, labels, value in self.samples())
 
     def lines(self, at, **labels):
         """Return the same in the text format with the moment in milliseconds, as a store imports it."""
         return "".join(
-            f"{_line(name, {**own, **labels})} {value} {round(at * 1000)}\n" for name, own, value in self.samples()
+            f"{sample(name, {**own, **labels})} {value} {round(at * 1000)}\n" for name, own, value in self.samples()
         )
 
 
@@ -105,7 +105,8 @@ def _histogram(name, labels, bounds, counts, total):
     yield f"{name}_count", labels, so_far
 
 
-def _line(name, labels):
+def sample(name, labels):
+    """Return the name and labels of a sample as a page shows them."""
     inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
     return f"{name}{{{inside}}}" if inside else name
 
