@@ -1,7 +1,7 @@
 """Many engines at once: which are mis-sized, where capacity sits idle, what all of them could still take.
 
-"In use" is what was not exceeded in 99 % of the time looked at: capacity beyond that sits idle even at the busiest
-hours but the very worst minutes.
+"In use" is what was not exceeded in 99 % of the time looked at: capacity beyond that sits idle but for the very worst
+minutes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -225,7 +225,7 @@ def _verdict(engine: FleetEngine, policy: Policy) -> tuple[Verdict, str, str | N
     if not engine.is_up:
         return "down", "it does not answer", None
     preempted, waiting = engine.preempted_ratio, engine.waiting_ratio
-    preempts = "" if preempted is None else f", {preempted:.1%} of requests were preempted"
+    preempts = f", {preempted:.1%} of requests were preempted" if preempted else ""
     waits = waiting is not None and waiting > _WAITING_RATIO
     waited = f"requests waited in {waiting:.0%} of the time" if waits else ""
     now, should = engine.max_num_seqs, engine.recommended
@@ -237,7 +237,7 @@ def _verdict(engine: FleetEngine, policy: Policy) -> tuple[Verdict, str, str | N
     is_limited = preempted is not None and preempted > policy.preempted_target_ratio
     if now is None and is_limited and engine.kv_wall is not None:
         return "overfull", f"KV takes {engine.kv_wall} at a time{preempts}", "kv"
-    used = None if not engine.capacity_tokens else (engine.used_tokens or 0.0) / engine.capacity_tokens
+    used = None if engine.idle_ratio is None else 1 - engine.idle_ratio
     if engine.seen_by == "vllm" and waits and used is not None and used < _ROOM_RATIO:
         return (
             "held_up",

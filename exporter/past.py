@@ -189,7 +189,8 @@ def located(prometheus: Prometheus, wanted: Wanted, start_seconds: float, end_se
     """
     found = [each for each in vllm_targets(prometheus, start_seconds, end_seconds) if each.engines & wanted.keys]
     if wanted.started_at_seconds is not None and found:
-        started = "process_start_time_seconds" + selector(prometheus.config.selector)
+        # Of the last hour: the scraper may have missed the latest minutes.
+        started = f"last_over_time(process_start_time_seconds{selector(prometheus.config.selector)}[1h])"
         same = prometheus.query(f"abs({started} - {wanted.started_at_seconds!r}) < {_SAME_START_SECONDS}", end_seconds)
         certain = [each for each in found if any(each.has(series.labels) for series in same)]
         if len(certain) == 1:

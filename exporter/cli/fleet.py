@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -125,7 +126,7 @@ def show(
         say(f"The server warns: {printable(warning)}")
 
 
-def _summary(say: Any, fleet: Fleet, window_seconds: float) -> None:
+def _summary(say: Callable[[str], None], fleet: Fleet, window_seconds: float) -> None:
     sums = fleet.sums
     say(
         f"{sums.engines} engines in the last {spelled_seconds(window_seconds)}, {sums.up} up: {sums.mis_sized} "
@@ -192,15 +193,15 @@ def shown_name(engine: FleetEngine, *, ranks: bool) -> str:
     return printable(f"{name} dp{engine.dp_rank}" if ranks else name)
 
 
-def _footnotes(say: Any, fleet: Fleet, seen: Seen) -> None:
+def _footnotes(say: Callable[[str], None], fleet: Fleet, seen: Seen) -> None:
     only_vllm = [each for each in fleet.engines if each.engine.seen_by == "vllm"]
     if only_vllm:
         cannot = dict.fromkeys(text for each in only_vllm for text in each.engine.cannot_say)
-        say(f"Of {len(only_vllm)} only vLLM's own series tell. Cannot be said of them: {'; '.join(cannot)}.")
+        say(f"Engines of which only vLLM's own series tell: {len(only_vllm)}. Not told by them: {'; '.join(cannot)}.")
     if fleet.sums.by_kv_alone:
         say(f"Where max-num-seqs is not known ({fleet.sums.by_kv_alone}), what more fits is counted by KV alone.")
     if seen.copies:
-        say(f"{seen.copies} are scraped as well as watched by a daemon, and counted once.")
+        say(f"Scraped as well as watched by a daemon, and counted once: {seen.copies}.")
     if seen.gone:
         shown = [f"{shown_name(each, ranks=False)} {printable(each.model_name)}".strip() for each in seen.gone[:5]]
         rest = f" and {len(seen.gone) - 5} more" if len(seen.gone) > 5 else ""

@@ -1,23 +1,23 @@
-"""What a real Prometheus and a real VictoriaMetrics keep of the same pages gives the same answers, those of who watched."""
+"""The same pages kept by a real Prometheus and a real VictoriaMetrics: both answer what a daemon that watched knows."""
 
 import json
 import shutil
-import subprocess
-import sys
 import time
+from contextlib import contextmanager
 from dataclasses import fields
 
 import pytest
 
 from advisor.load import Sums
 from advisor.policy import Policy
-from exporter.config import PrometheusConfig
-from exporter.fleet import read_fleet
+from exporter.cli.fleet import run_fleet
+from exporter.config import Config, PrometheusConfig
 from exporter.past import Wanted, loads_of, located, span_of
 from exporter.sources.prometheus import Prometheus
 from tests.end_to_end.prometheus import filled, prometheus
 from tests.end_to_end.victoria_metrics import victoria_metrics
-from tests.exporter.fleets import HOURS, kept
+from tests.exporter.daemon import FakeServer, daemon
+from tests.exporter.fleets import HOURS, STEP_SECONDS, kept
 from tests.exporter.pasts import watched_live
 
 STORES = [
@@ -32,13 +32,12 @@ def past():
     return kept(float(int(time.time()) // 30 * 30 - 1_200), replicas=("a", "b"))
 
 
-@pytest.fixture(scope="module", params=STORES)
-def store(request, past, tmp_path_factory):
-    """The address of a store that keeps it."""
-    if not shutil.which(request.param):
-        pytest.skip(f"needs {request.param} (Debian package {request.param})")
-    directory = tmp_path_factory.mktemp(request.param)
-    if request.param == "prometheus":
+@contextmanager
+def opened(name, past, directory):
+    """Yield the address of a store of this kind that keeps it."""
+    if not shutil.which(name):
+        pytest.skip(f"needs {name} (the Debian package of that name)")
+    if name == "prometheus":
         filled(directory, past.lines)
         with prometheus(directory) as running:
             yield running.url
@@ -48,8 +47,14 @@ def store(request, past, tmp_path_factory):
             yield running.url
 
 
-def wanted(address, page, model):
-    started = next(float(line.split()[1]) for line in page.splitlines() if line.startswith("process_start"))
+@pytest.fixture(scope="module", params=STORES)
+def store(request, past, tmp_path_factory):
+    with opened(request.param, past, tmp_path_factory.mktemp(request.param)) as url:
+        yield url
+
+
+def wanted(model, started):
+    """Return what a daemon knows of a server that runs on its own host."""
     return Wanted(
         engine="127.0.0.1:8000",
         url="http://127.0.0.1:8000",
@@ -64,10 +69,12 @@ def wanted(address, page, model):
 def seeded(store, past, address, model):
     client = Prometheus(PrometheusConfig(url=store))
     begin, end = past.end_seconds - 3600 * HOURS, past.end_seconds
-    server = wanted(address, past.pages[address][-1][1], model)
+    _, page = past.pages[address][-1]
+    started = next(float(line.split()[1]) for line in page.splitlines() if line.startswith("process_start"))
+    server = wanted(model, started)
     target = located(client, server, begin, end)
     assert target.instance == address
-    span = span_of(client, target, begin, end, least_step_seconds=30.0)
+    span = span_of(client, target, begin, end, least_step_seconds=STEP_SECONDS)
     load = loads_of(client, target, span, Policy(), wanted=server)[model, "0"]
     client.close()
     return load
@@ -83,14 +90,101 @@ def test_the_past_in_a_store_is_what_was_there_to_be_seen(store, past, address, 
     assert found.watched_finished == pytest.approx(live.watched_finished, rel=0.01)
 
 
-def test_probe(store, past):
-    client = Prometheus(PrometheusConfig(url=store, history_hours=6))
-    seen = read_fleet(client, Policy(), now_seconds=past.end_seconds, window_seconds=6*3600.0, progress=print)
-    from advisor.fleet import judge_fleet
-    fleet = judge_fleet(seen.engines, seen.gpus, Policy())
-    import pprint
-    pprint.pprint(seen); pprint.pprint(fleet)
-    from exporter.cli.fleet import show
-    from rich.console import Console
-    show(Console(width=80, highlight=False), fleet, seen, (), store, 6*3600)
-    assert 0
+def fleet_of(store, past, capsys, **config):
+    """Return what ``advise --fleet`` prints as JSON, and for people."""
+    asked = Config(prometheus=PrometheusConfig(url=store, history_hours=HOURS, **config))
+    assert run_fleet(asked, as_json=True, now_seconds=past.end_seconds) == 1
+    data = json.loads(capsys.readouterr().out)
+    run_fleet(asked, as_json=False, now_seconds=past.end_seconds)
+    return data, capsys.readouterr().out
+
+
+def test_a_fleet_is_judged_by_what_its_servers_did(store, past, capsys):
+    data, text = fleet_of(store, past, capsys)
+    said = {each["model_name"]: each for each in data["engines"]}
+    assert {model: each["verdict"] for model, each in said.items()} == {
+        "": "down",
+        "crowded": "overfull",
+        "fitting": "overfull",
+        "held-up": "held_up",
+        "quiet": "idle",
+    }
+    assert data["copies"] == 1  # "fitting" is scraped as well as watched
+    for address, model in (("10.0.0.1:8000", "crowded"), ("10.0.0.3:8000", "quiet")):
+        live = watched_live(past.pages[address], holes=75.0)
+        assert said[model]["finished"] == pytest.approx(live.watched_finished, rel=0.02)
+        assert said[model]["wanted"] == live.demand(0.999)
+    assert (data["sums"]["engines"], data["sums"]["up"], data["sums"]["mis_sized"]) == (5, 4, 3)
+    assert [each["gpu"] for each in data["gpus"] if each["is_idle"]] == ["1"]
+    assert "5 engines in the last 6.0 h, 4 up: 3 mis-sized, 1 idle" in text
+    assert "max-num-seqs 64 -> 16 (kv)" in " ".join(text.split())
+
+
+def test_matchers_narrow_the_fleet(store, past, capsys):
+    data, _ = fleet_of(store, past, capsys, selector='instance=~"10.0.0.[12]:8000"')
+    assert {each["model_name"] for each in data["engines"]} == {"crowded", "held-up"}
+    assert data["gpus"] == []
+
+
+def test_a_store_without_such_series_says_so(store, past, capsys):
+    asked = Config(prometheus=PrometheusConfig(url=store, history_hours=HOURS, selector='instance="nowhere"'))
+    assert run_fleet(asked, as_json=False, now_seconds=past.end_seconds) == 1
+    assert "has no engine of the last 6.0 h" in capsys.readouterr().out
+    client = Prometheus(asked.prometheus)
+    begin = past.end_seconds - 3600 * HOURS
+    assert located(client, wanted("held-up", 0.0), begin, past.end_seconds) == "it has no series of this engine"
+    client.close()
+
+
+def test_a_window_before_anything_was_kept_is_empty(store, past):
+    client = Prometheus(PrometheusConfig(url=store))
+    end = past.end_seconds - 3600 * (HOURS + 48)
+    assert located(client, wanted("held-up", 0.0), end - 3600, end) == "it has no series of this engine"
+    client.close()
+
+
+def test_a_daemon_begins_with_what_the_store_remembers(store, past):
+    """A daemon that is started beside a server for the first time, hours after that was."""
+    _, page = past.pages["10.0.0.2:8000"][-1]
+    server = FakeServer()
+    server.page(page, model="held-up")
+    live = watched_live(past.pages["10.0.0.2:8000"], holes=75.0)
+    try:
+        with daemon("--engine", server.url, "--poll-interval", "0.5", "--prometheus", store) as running:
+
+            def seen():
+                for each in json.loads(running.get("/api/v1/advice"))["engines"]:
+                    if each["observed"] and each["observed"]["finished_requests"] > 1_000:
+                        return each["observed"]
+                return None
+
+            observed = running.wait_for(seen, 90)
+            running.wait_for(lambda: running.value("headroom_collector_success", collector="prometheus") is None)
+    finally:
+        server.close()
+    assert observed["finished_requests"] == pytest.approx(live.watched_finished, rel=0.01)
+    assert observed["peak_demand"] == live.demand(0.999)
+
+
+@pytest.mark.needs_prometheus
+@pytest.mark.needs_victoria_metrics
+def test_both_stores_give_the_same_answers(past, tmp_path, capsys):
+    said = []
+    for name in ("prometheus", "victoria-metrics"):
+        (tmp_path / name).mkdir()
+        with opened(name, past, tmp_path / name) as url:
+            said.append({**fleet_of(url, past, capsys)[0], "prometheus": ""})
+    one, other = (dict(leaves(each)) for each in said)
+    assert one.keys() == other.keys()
+    for place, value in one.items():
+        near = isinstance(value, float) and not isinstance(value, bool)
+        assert other[place] == (pytest.approx(value, rel=0.005, abs=0.005) if near else value), place
+
+
+def leaves(value, place=""):
+    """Yield (place, value) of everything in JSON-ready data."""
+    if isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(each, f"{place}/{key}")
+    else:
+        yield place, value
