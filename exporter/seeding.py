@@ -14,7 +14,6 @@ from advisor.past import joined
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.snapshot import Snapshot
-from exporter.errors import SourceError
 from exporter.past import Target, Wanted, loads_of, located, span_of
 from exporter.sources.prometheus import Prometheus
 
@@ -49,10 +48,13 @@ class Past:
     ) -> None:
         """Take where to look, for what, and what was known before (by model name and rank)."""
         self.engine = wanted.engine
+        self.ranks = frozenset((wanted.engine, rank) for _, rank in wanted.keys)
         self.key = f"prometheus {wanted.engine}"
         self.found: Mapping[tuple[str, str], EngineLoad] | None = None
         """What was seen of each rank, with what was known before; None until it is read."""
         self.has_failed = False
+        self.is_over = False
+        """Whether what it found is in use, or its engine gone: how its last read went is nobody's business then."""
         self._prometheus = prometheus
         self._turn = turn
         self._wanted = wanted
@@ -71,7 +73,7 @@ class Past:
         with self._turn:
             try:
                 target, loads = self._read()
-            except SourceError:
+            except Exception:  # unforeseen ones too: what the state directory held must not wait for ever
                 self.has_failed = True
                 raise
         seen = sum(load.watched_busy_seconds for load in loads.values())
@@ -203,7 +205,7 @@ class Seeding:
         Where the past cannot be read, what the state directory held is taken as it is; who has nothing is tried again.
         """
         result, done = dict(loads), []
-        for engine, answering in self._answering.items():
+        for engine, answering in list(self._answering.items()):  # a reload may forget one meanwhile
             past = answering.past
             if past is None:
                 continue
@@ -213,7 +215,7 @@ class Seeding:
             earlier = (
                 {(engine, rank): load for (_, rank), load in found.items()}
                 if found is not None
-                else {key: load for key, load in self._aside.items() if key[0] == engine}
+                else {key: load for key, load in self._aside.items() if key in past.ranks}
             )
             if found is None and not earlier:
                 continue
@@ -221,9 +223,18 @@ class Seeding:
                 later = result.get(key)
                 before = replace(load, until_wall_seconds=None)
                 result[key] = before if later is None else joined(before, later)
-            for key in [key for key in (*result, *self._aside) if key[0] == engine]:
+            for key in past.ranks:
                 self._aside.pop(key, None)
                 self._settled.add(key)
             answering.past = None
+            past.is_over = True
             done.append(past.key)
         return result, tuple(done)
+
+    def forget(self, engine: str) -> str | None:
+        """Drop an engine that is gone; return the key of the source that is still to read its past, if there is one."""
+        answering = self._answering.pop(engine, None)
+        if answering is None or answering.past is None:
+            return None
+        answering.past.is_over = True
+        return answering.past.key

@@ -367,17 +367,25 @@ class Service:
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
-        self._schedule.cancel(key)
         self._servers.pop(key, None)
+        self._end(key)
+        if self._seeding is not None and (past := self._seeding.forget(watched.engine)) is not None:
+            self._end(past)
+        log.info("no longer watching engine %s", watched.engine)
+
+    def _end(self, key: str) -> None:
+        """Read a source no more, and show nothing of it."""
+        self._schedule.cancel(key)
         self._board.drop(key)
         self._failures.forget(key)
-        log.info("no longer watching engine %s", watched.engine)
 
     def _read(self, key: str, source: Source) -> None:
         self._started[key] = (source.name, self._clock.steady())
         reading = observe(key, source, self._clock)
         if source.name == "vllm" and self._servers.get(key) is not source:
             return  # it left the config, or has other credentials now, while this read was under way
+        if isinstance(source, Past) and source.is_over:
+            return
         self._board.put(reading)
         self._failures.note(reading)
         if source.name == "nvml":
@@ -445,9 +453,7 @@ class Service:
         loads, done = self._seeding.applied(self._history.load)
         self._history = replace(self._history, load=loads)
         for key in done:
-            self._schedule.cancel(key)
-            self._board.drop(key)
-            self._failures.forget(key)
+            self._end(key)
 
     def _keep(self) -> None:
         self._starts_file.save(starts.to_json(self._history.starts))
