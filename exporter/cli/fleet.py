@@ -188,7 +188,7 @@ def shown_name(engine: FleetEngine, *, ranks: bool) -> str:
         name = f"{engine.where}:{name.rpartition(':')[2]}" if ":" in name else engine.where
     elif host_of(name) in LOOPBACK:
         name = f"{engine.where}:{name.rpartition(':')[2]}"
-    else:
+    elif host_of(name) != engine.where:
         name = f"{name} ({engine.where})"
     return printable(f"{name} dp{engine.dp_rank}" if ranks else name)
 
