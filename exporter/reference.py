@@ -146,7 +146,8 @@ def _type_of(field: FieldInfo) -> str:
         return "mapping"
     if "tuple" in str(annotation):
         return "list of texts"
-    kinds = [each for each in (annotation, *get_args(annotation)) if each in _TYPES]
+    bare = [getattr(each, "__origin__", each) for each in (annotation, *get_args(annotation))]  # without Annotated
+    kinds = [each for each in bare if each in _TYPES]
     if kinds:
         return _TYPES[kinds[0]]
     choices = [each for each in get_args(annotation) if isinstance(each, str)]
@@ -159,6 +160,8 @@ def _default_of(field: FieldInfo) -> str:
         return "needed"
     if default is None or default == () or field.default_factory is not None or isinstance(default, BaseModel):
         return ""
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
