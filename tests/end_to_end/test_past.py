@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 
 import pytest
@@ -47,10 +47,23 @@ def opened(name, past, directory):
             yield running.url
 
 
-@pytest.fixture(scope="module", params=STORES)
-def store(request, past, tmp_path_factory):
-    with opened(request.param, past, tmp_path_factory.mktemp(request.param)) as url:
-        yield url
+@pytest.fixture(scope="module")
+def address_of(past, tmp_path_factory):
+    """Return where a store of this kind is; each is filled once."""
+    with ExitStack() as running:
+        found = {}
+
+        def address(name):
+            if name not in found:
+                found[name] = running.enter_context(opened(name, past, tmp_path_factory.mktemp(name)))
+            return found[name]
+
+        yield address
+
+
+@pytest.fixture(params=STORES)
+def store(request, address_of):
+    return address_of(request.param)
 
 
 def wanted(model, started):
@@ -90,17 +103,16 @@ def test_the_past_in_a_store_is_what_was_there_to_be_seen(store, past, address, 
     assert found.watched_finished == pytest.approx(live.watched_finished, rel=0.01)
 
 
-def fleet_of(store, past, capsys, **config):
-    """Return what ``advise --fleet`` prints as JSON, and for people."""
+def fleet_of(store, past, capsys, *, as_json=True, **config):
+    """Return what ``advise --fleet`` prints, as data or for people."""
     asked = Config(prometheus=PrometheusConfig(url=store, history_hours=HOURS, **config))
-    assert run_fleet(asked, as_json=True, now_seconds=past.end_seconds) == 1
-    data = json.loads(capsys.readouterr().out)
-    run_fleet(asked, as_json=False, now_seconds=past.end_seconds)
-    return data, capsys.readouterr().out
+    assert run_fleet(asked, as_json=as_json, now_seconds=past.end_seconds) == 1
+    said = capsys.readouterr().out
+    return json.loads(said) if as_json else said
 
 
 def test_a_fleet_is_judged_by_what_its_servers_did(store, past, capsys):
-    data, text = fleet_of(store, past, capsys)
+    data = fleet_of(store, past, capsys)
     said = {each["model_name"]: each for each in data["engines"]}
     assert {model: each["verdict"] for model, each in said.items()} == {
         "": "down",
@@ -116,12 +128,13 @@ def test_a_fleet_is_judged_by_what_its_servers_did(store, past, capsys):
         assert said[model]["wanted"] == live.demand(0.999)
     assert (data["sums"]["engines"], data["sums"]["up"], data["sums"]["mis_sized"]) == (5, 4, 3)
     assert [each["gpu"] for each in data["gpus"] if each["is_idle"]] == ["1"]
+    text = fleet_of(store, past, capsys, as_json=False)
     assert "5 engines in the last 6.0 h, 4 up: 3 mis-sized, 1 idle" in text
     assert "max-num-seqs 64 -> 16 (kv)" in " ".join(text.split())
 
 
 def test_matchers_narrow_the_fleet(store, past, capsys):
-    data, _ = fleet_of(store, past, capsys, selector='instance=~"10.0.0.[12]:8000"')
+    data = fleet_of(store, past, capsys, selector='instance=~"10.0.0.[12]:8000"')
     assert {each["model_name"] for each in data["engines"]} == {"crowded", "held-up"}
     assert data["gpus"] == []
 
@@ -168,16 +181,14 @@ def test_a_daemon_begins_with_what_the_store_remembers(store, past):
 
 @pytest.mark.needs_prometheus
 @pytest.mark.needs_victoria_metrics
-def test_both_stores_give_the_same_answers(past, tmp_path, capsys):
-    said = []
-    for name in ("prometheus", "victoria-metrics"):
-        (tmp_path / name).mkdir()
-        with opened(name, past, tmp_path / name) as url:
-            said.append({**fleet_of(url, past, capsys)[0], "prometheus": ""})
+def test_both_stores_give_the_same_answers(address_of, past, capsys):
+    said = [
+        {**fleet_of(address_of(name), past, capsys), "prometheus": ""} for name in ("prometheus", "victoria-metrics")
+    ]
     one, other = (dict(leaves(each)) for each in said)
     assert one.keys() == other.keys()
     for place, value in one.items():
-        near = isinstance(value, float) and not isinstance(value, bool)
+        near = isinstance(value, float)
         assert other[place] == (pytest.approx(value, rel=0.005, abs=0.005) if near else value), place
 
 
