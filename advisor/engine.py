@@ -80,6 +80,7 @@ def judge_engine(
         if reading.requests_waiting is not None
         else None,
         preemptions_total=reading.totals.get("preemptions_total"),
+        requests_finished_total=lengths.count if (lengths := reading.histograms.get("generation_tokens")) else None,
     )
 
 

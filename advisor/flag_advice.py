@@ -163,9 +163,14 @@ def _floor(ratio: float) -> float:
 
 def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_tokens: float) -> FlagAdvice:
     flag, current = "max-model-len", plan.flags.max_model_len
-    prompt = load.prompt_tokens.quantile(0.999, longest=current) or 0.0
-    output = load.generation_tokens.quantile(0.999, longest=current) or 0.0
-    longest = min(float(current), prompt + output)
+    prompt = load.prompt_tokens.quantile(0.999, longest=current)
+    output = load.generation_tokens.quantile(0.999, longest=current)
+    longest = None if prompt is None or output is None else min(float(current), prompt + output)
+    seen = (
+        "how long requests are was not seen"
+        if longest is None
+        else f"999 of 1,000 requests seen had at most {longest:,.0f} tokens"
+    )
     if current > capacity_tokens:
         fitting = int(capacity_tokens)
         return FlagAdvice(
@@ -173,13 +178,12 @@ def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_to
             current=str(current),
             recommended=str(fitting),
             binding="kv",
-            why=f"a longer request is accepted and can never run; 999 of 1,000 seen had at most {longest:,.0f} tokens",
+            why=f"a longer request is accepted and can never run; {seen}",
             kv_gain_tokens=_gain(planned(max_model_len=fitting), plan),
         )
-    why = f"999 of 1,000 requests seen had at most {longest:,.0f} tokens"
-    if longest < current / 2:
-        why += "; a smaller value would only refuse longer ones, KV is given out by need"
-    return _stay(flag, current, why, "demand")
+    if longest is not None and longest < current / 2:
+        seen += "; a smaller value would only refuse longer ones, KV is given out by need"
+    return _stay(flag, current, seen, "demand")
 
 
 def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: SeqsAdvice) -> FlagAdvice:

@@ -44,7 +44,7 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
     for reading in snapshot.engines:
         key = (reading.engine, reading.dp_rank)
         before_engine = engines.get(key, EngineHistory())
-        engines[key] = _remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
+        engines[key] = remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
     return History(
         gpus={**history.gpus, **report.gpu_states},
         engines=engines,
@@ -79,9 +79,10 @@ def _remember_load(
     return dict(list(found.items())[-MOST_ENGINES:])
 
 
-def _remember_engine(
+def remember_engine(
     history: EngineHistory, reading: EngineReading, max_num_seqs: float | None, now_seconds: float
 ) -> EngineHistory:
+    """Fold one look at an engine into what its counters showed before."""
     before, totals = history.totals, reading.totals
     restarted = any(totals.get(key, 0.0) < value for key, value in before.items() if key in totals)
     if restarted:

@@ -203,6 +203,8 @@ class EngineLoad:
     watched_finished: float = 0.0
     advised: int | None = None
     """max_num_seqs as last recommended: advice holds on to it while it is about right."""
+    until_wall_seconds: float | None = None
+    """Unix time up to which a daemon before this one had watched; None in what it did not leave."""
     last: Moment | None = None
 
     def demand(self, share: float) -> int | None:
@@ -388,8 +390,8 @@ Loads = Mapping[tuple[str, str], EngineLoad]
 """By (engine, rank)."""
 
 
-def to_json(loads: Loads) -> list[dict[str, Any]]:
-    """Return what `from_json` reads back: everything but the last page."""
+def to_json(loads: Loads, *, wall_seconds: float | None = None) -> list[dict[str, Any]]:
+    """Return what `from_json` reads back: everything but the last page, and until when (Unix time) it was seen."""
     return [
         {
             "engine": engine,
@@ -402,6 +404,7 @@ def to_json(loads: Loads) -> list[dict[str, Any]]:
             "setting": dataclasses.asdict(load.setting),
             "watched": [load.watched_busy_seconds, load.watched_finished],
             "advised": load.advised,
+            "until_wall_seconds": wall_seconds,
         }
         for (engine, rank), load in list(loads.items())[-MOST_ENGINES:]
     ]
@@ -449,6 +452,7 @@ def _load_from_json(one: Mapping[str, Any]) -> EngineLoad:
         watched_busy_seconds=_amount(busy),
         watched_finished=_amount(finished),
         advised=None if one["advised"] is None else int(one["advised"]),
+        until_wall_seconds=None if one.get("until_wall_seconds") is None else _amount(one["until_wall_seconds"]),
     )
 
 

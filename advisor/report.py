@@ -123,6 +123,7 @@ class Engine(Fact):
     preemptions_total: float | None = total(
         "Preemptions since the server started; vLLM counts one when its victim next emits a token."
     )
+    requests_finished_total: float | None = total("Requests finished since the server started.")
     preemption_risk_ratio: float | None = level(
         "Probability that a request is preempted within the horizon (5 minutes unless configured)."
     )

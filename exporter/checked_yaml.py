@@ -54,7 +54,9 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
         known = _section_at(model, problem["loc"][:-1])
         return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
     given = problem["input"]
-    hidden = isinstance(given, dict | list) or problem["type"] == "missing" or _NEVER_SHOWN & set(problem["loc"])
+    holds_credentials = isinstance(given, str) and "://" in given and "@" in given
+    is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
+    hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
     told = problem["msg"].removeprefix("Value error, ")
     shown = "" if hidden or (isinstance(given, str) and repr(given) in told) else f" (given: {given!r})"
     return f"{location}: {told}{shown}"

@@ -1,18 +1,20 @@
 """A server's own command line with some flags changed, for the person at its terminal and for nobody else."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advisor.flags import is_server_command
 
 _SECRETS = ("--api-key", "--hf-token")
+_MASK = "***"
 _ALIASES = {
     "tensor-parallel-size": ("-tp",),
     "gpu-memory-utilization": ("--device-memory-utilization",),
 }
 
 
-def with_flags(argv: Sequence[str], changes: Mapping[str, str | None]) -> list[str]:
+def with_flags(argv: Sequence[str], changes: Mapping[str, str | None], *, mask: str = _MASK) -> list[str]:
     """Return the words of a command line with flags set or, where None, taken out.
 
     A flag stays where it stands; a new one comes last, where it wins over a ``--config`` file. Values of keys are
@@ -21,11 +23,12 @@ def with_flags(argv: Sequence[str], changes: Mapping[str, str | None]) -> list[s
     Args:
         argv: The words of the command line as it is.
         changes: Value by flag, without dashes in front.
+        mask: What stands for a key.
     """
     words = list(argv)
     for flag, value in changes.items():
         words = _with_flag(words, flag, value)
-    return _masked(words)
+    return _masked(words, mask)
 
 
 def _with_flag(words: list[str], flag: str, value: str | None) -> list[str]:
@@ -50,17 +53,44 @@ def _with_flag(words: list[str], flag: str, value: str | None) -> list[str]:
     return changed
 
 
-def _masked(words: list[str]) -> list[str]:
+def _masked(words: list[str], mask: str) -> list[str]:
     masked: list[str] = []
     hide = False
     for word in words:
         head, equals, _ = word.partition("=")
         if hide and not word.startswith("--"):
-            masked.append("***")  # a flag may take several keys
+            masked.append(mask)  # a flag may take several keys
             continue
-        hide = head in _SECRETS and not equals
-        masked.append(f"{head}=***" if head in _SECRETS and equals else word)
+        is_secret = _is_secret(head)
+        hide = is_secret and not equals
+        masked.append(f"{head}={mask}" if is_secret and equals else word)
     return masked
+
+
+def _is_secret(head: str) -> bool:
+    """Tell whether a flag's value is a key: vLLM takes underscores for dashes, and a flag's beginning for the flag."""
+    name = head.replace("_", "-")
+    return any(name == secret[: len(name)] and len(name) >= len(secret) - 2 for secret in _SECRETS)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./~^-]+")
+
+
+def systemd_word(word: str) -> str:
+    """Return a word as a unit file's ``ExecStart=`` has to spell it (systemd.service(5), "Command lines").
+
+    Specifiers and variables are doubled, since systemd would fill them in; what its unquoting would eat is escaped.
+    """
+    doubled = word.replace("%", "%%").replace("$", "$$")
+    if _PLAIN.fullmatch(doubled.replace("%", "").replace("$", "") or " "):
+        return doubled
+    if doubled == ";":  # bare or quoted it would begin another command
+        return "\\;"
+    escaped = "".join(
+        f"\\{each}" if each in '"\\' else f"\\x{ord(each):02x}" if ord(each) < 32 or ord(each) == 127 else each
+        for each in doubled
+    )
+    return f'"{escaped}"'
 
 
 def server_argv(processes: Any, pids: frozenset[int]) -> list[str] | None:

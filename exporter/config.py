@@ -1,10 +1,11 @@
 """The configuration: defaults, then the file, then flags. Every key checked, every problem told at once."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from advisor.policy import Policy
 from exporter.checked_yaml import Strict, read_mapping, spelled
@@ -42,6 +43,63 @@ class EngineConfig(Strict):
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
 
 
+_MATCHERS = re.compile(
+    r'[a-zA-Z_]\w*\s*(=~|!~|!=|=)\s*"(\\.|[^"\\\n])*"(\s*,\s*[a-zA-Z_]\w*\s*(=~|!~|!=|=)\s*"(\\.|[^"\\\n])*")*'
+)
+
+
+def checked_history_url(url: str) -> str:
+    """Return the address of a Prometheus as given, or raise ValueError with what would be right."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an address such as http://prometheus:9090")
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong in a URL, where logs show them: use bearer_token_file or ~/.netrc")
+    return url.rstrip("/").removesuffix("/api/v1")
+
+
+def checked_matchers(text: str) -> str:
+    """Return label matchers as given, or raise ValueError with what would be right."""
+    bare = text.strip().removeprefix("{").removesuffix("}").strip().rstrip(",")
+    if not _MATCHERS.fullmatch(bare):
+        raise ValueError(f'{text!r} is no list of label matchers such as cluster="eu",env=~"prod|test"')
+    return bare
+
+
+class PrometheusConfig(Strict):
+    """A Prometheus, Thanos, Mimir or VictoriaMetrics that keeps the past."""
+
+    url: Annotated[str, AfterValidator(checked_history_url)] = Field(
+        description="Where its API is, without /api/v1: http://prometheus:9090, http://mimir/prometheus, "
+        "http://victoriametrics:8428, http://vmselect:8481/select/0/prometheus."
+    )
+    selector: Annotated[str, AfterValidator(checked_matchers)] | None = Field(
+        default=None, description='Label matchers that narrow what is read, such as cluster="eu".'
+    )
+    history_hours: float = Field(default=168.0, gt=0, le=24 * 60, description="How far back to look.")
+    replica_labels: tuple[str, ...] = Field(
+        default=("replica", "prometheus_replica", "__replica__", "prometheus", "receive_replica", "job"),
+        description="Labels in which copies of one engine differ: pairs of Prometheus servers, two jobs for a target.",
+    )
+    bearer_token_file: Path | None = Field(default=None, description="File that holds a bearer token.")
+    username: str | None = Field(
+        default=None, description="For basic auth; without one and without a token ~/.netrc is asked."
+    )
+    password_file: Path | None = Field(default=None, description="File that holds the password.")
+    ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
+    tenant: str | None = Field(
+        default=None, pattern=r"^[!-~]{1,150}$", description="Sent as X-Scope-OrgID, which Mimir and Thanos ask for."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_credentials(self) -> Self:
+        if self.bearer_token_file is not None and self.username is not None:
+            raise ValueError("either bearer_token_file or username, not both")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file belong together")
+        return self
+
+
 class Config(Strict):
     """The whole configuration file."""
 
@@ -52,6 +110,9 @@ class Config(Strict):
     listen_address: str = Field(default=DEFAULT_LISTEN_ADDRESS, description="[host]:port to serve on.")
     state_dir: Path | None = Field(
         default=None, description="Directory for what must survive a restart; nothing is kept without one."
+    )
+    prometheus: PrometheusConfig | None = Field(
+        default=None, description="Keeps the past: what is known of the load is seeded from there at start."
     )
     policy: dict[str, float] = Field(default_factory=dict, description="Thresholds; see docs/configuration.md.")
 
@@ -70,7 +131,7 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
     problems: list[str] = []
     config = None
     try:
-        config = Config.model_validate(content | overrides)
+        config = Config.model_validate(content | overrides | _both("prometheus", content, overrides))
     except ValidationError as error:
         problems += [spelled(problem, Config) for problem in error.errors(include_url=False)]
     problems += _policy_problems(content.get("policy"))
@@ -84,19 +145,27 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Config:
     return config
 
 
+def _both(section: str, content: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return a section of the file with what a flag says of it over it: a flag names the address, the file the keys."""
+    in_file, by_flag = content.get(section), overrides.get(section)
+    return {section: in_file | by_flag} if isinstance(in_file, dict) and isinstance(by_flag, dict) else {}
+
+
 def _resolved(config: Config, directory: Path) -> Config:
     """Make the paths of the file relative to the file: a service has no directory of its own."""
-    engines = tuple(
-        engine.model_copy(
-            update={
-                key: directory / file
-                for key in ("api_key_file", "ca_file")
-                if (file := getattr(engine, key)) is not None
-            }
-        )
-        for engine in config.engines
-    )
-    return config.model_copy(update={"engines": engines})
+    engines = tuple(_with_paths(engine, directory, ("api_key_file", "ca_file")) for engine in config.engines)
+    history = config.prometheus
+    if history is not None:
+        history = _with_paths(history, directory, ("bearer_token_file", "password_file", "ca_file"))
+    return config.model_copy(update={"engines": engines, "prometheus": history})
+
+
+Section = TypeVar("Section", bound=Strict)
+
+
+def _with_paths(section: Section, directory: Path, keys: tuple[str, ...]) -> Section:
+    named = {key: file for key in keys if (file := getattr(section, key)) is not None}
+    return section.model_copy(update={key: directory / file for key, file in named.items()})
 
 
 def _policy_problems(policy: Any) -> list[str]:

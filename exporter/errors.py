@@ -24,11 +24,13 @@ class SourceError(HeadroomError):
 
     Attributes:
         reason: A short fixed word or two that is safe as a metric label, such as ``timeout``.
+        detail: The rest, for people.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
 
 
 class SourceUnavailable(SourceError):  # noqa: N818 - states what is, like TimeoutExpired

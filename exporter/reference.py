@@ -72,9 +72,9 @@ vllm-headroom check --config config.yaml --web.config.file web.yaml
 ```
 
 **SIGHUP** (`systemctl reload vllm-headroom`) reads the file and every key file again. A file with problems changes
-nothing: the log lists them and `headroom_config_last_reload_successful` is 0 until a reload succeeds. `listen_address`
-and `state_dir` are taken at the start only; a change of them is named in the log and waits for a restart. The web
-configuration and its certificates need no signal: they are looked at on every connection.
+nothing: the log lists them and `headroom_config_last_reload_successful` is 0 until a reload succeeds. `listen_address`,
+`state_dir` and `prometheus` are taken at the start only; a change of them is named in the log and waits for a restart.
+The web configuration and its certificates need no signal: they are looked at on every connection.
 
 Paths in a file are relative to that file. Keys and passwords never stand on a command line: an API key is read from
 `api_key_file` (or, where that cannot be, from the environment variable that `api_key_env` names), a web password is
@@ -146,7 +146,8 @@ def _type_of(field: FieldInfo) -> str:
         return "mapping"
     if "tuple" in str(annotation):
         return "list of texts"
-    kinds = [each for each in (annotation, *get_args(annotation)) if each in _TYPES]
+    bare = [getattr(each, "__origin__", each) for each in (annotation, *get_args(annotation))]  # without Annotated
+    kinds = [each for each in bare if each in _TYPES]
     if kinds:
         return _TYPES[kinds[0]]
     choices = [each for each in get_args(annotation) if isinstance(each, str)]
@@ -159,6 +160,8 @@ def _default_of(field: FieldInfo) -> str:
         return "needed"
     if default is None or default == () or field.default_factory is not None or isinstance(default, BaseModel):
         return ""
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 

@@ -47,6 +47,11 @@ class Schedule:
         """Begin calling."""
         self._scheduler.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are made."""
+        return bool(self._scheduler.running)
+
     def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
         """Call from now (or ``after_seconds``) on; the same key replaces what was scheduled under it."""
         first = datetime.now(UTC) + timedelta(seconds=after_seconds)
@@ -63,5 +68,5 @@ class Schedule:
 
     def stop(self) -> None:
         """Stop calling, if that has begun; calls under way are not waited for."""
-        if self._scheduler.running:
+        if self.is_running:
             self._scheduler.shutdown(wait=False)

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,11 @@ from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
+from exporter.seeding import RETRY_SECONDS, Past, Seeding
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
+from exporter.sources.prometheus import Prometheus
 from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
 from exporter.state import LOAD_FILE, RESIDUALS_FILE, State
@@ -59,6 +62,7 @@ class World:
     processes: Any
     session: Callable[[EngineConfig], requests.Session] = open_session
     clock: Clock = field(default_factory=Clock)
+    host_names: Callable[[], frozenset[str]] = lambda: frozenset({socket.gethostname(), socket.getfqdn()})
     mode: str = "serve"
 
 
@@ -141,6 +145,7 @@ class Service:
             gpus=self._risk_file.load(self._risk_state, {}),
             load=self._load_file.load(load.from_json, {}),
         )
+        self._seeding = self._begin_seeding()
         self._recent = Recent()
         self._engines = Engines(configured=config.engines, on_new=self._watch, on_gone=self._forget)
         self._watching = threading.RLock()
@@ -148,6 +153,20 @@ class Service:
         self._reload = ConfigReload(last_reload_successful=1, last_reload_success_timestamp_seconds=self._clock.wall())
         self._restarts_wanted = 0
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
+
+    def _begin_seeding(self) -> Seeding | None:
+        """Set aside what the state directory holds of long ago: the past that a Prometheus tells comes after it."""
+        if self._config.prometheus is None:
+            return None
+        seeding = Seeding(
+            Prometheus(self._config.prometheus),
+            self._history.load,
+            wall=self._clock.wall,
+            least_step_seconds=self._config.poll_interval,
+            host_names=self._world.host_names(),
+        )
+        self._history = replace(self._history, load=seeding.without_aside(self._history.load))
+        return seeding
 
     def start(self) -> None:
         """Begin reading.
@@ -165,7 +184,7 @@ class Service:
     def reconfigure(self, config: Config) -> None:
         """Go on by a changed config: engines and their keys, policy, interval. What is known of engines stays.
 
-        ``listen_address`` and ``state_dir`` are taken at the start only.
+        ``listen_address``, ``state_dir`` and ``prometheus`` are taken at the start only.
 
         Raises:
             UsageError: It names credentials that cannot be read; nothing has changed then.
@@ -245,6 +264,11 @@ class Service:
         self._judge()  # finds the servers, and which files tell of them
         self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
         published = self._judge()
+        pasts = self._begun_pasts(published, at_once=True)
+        for past in pasts:
+            self._read(past.key, past)
+        if pasts:
+            published = self._judge()
         self._read("advice", _Advice(lambda: published))  # from here on `published` and `facts` tell of it too
         return published
 
@@ -343,17 +367,25 @@ class Service:
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
-        self._schedule.cancel(key)
         self._servers.pop(key, None)
+        self._end(key)
+        if self._seeding is not None and (past := self._seeding.forget(watched.engine)) is not None:
+            self._end(past)
+        log.info("no longer watching engine %s", watched.engine)
+
+    def _end(self, key: str) -> None:
+        """Read a source no more, and show nothing of it."""
+        self._schedule.cancel(key)
         self._board.drop(key)
         self._failures.forget(key)
-        log.info("no longer watching engine %s", watched.engine)
 
     def _read(self, key: str, source: Source) -> None:
         self._started[key] = (source.name, self._clock.steady())
         reading = observe(key, source, self._clock)
         if source.name == "vllm" and self._servers.get(key) is not source:
             return  # it left the config, or has other credentials now, while this read was under way
+        if isinstance(source, Past) and source.is_over:
+            return
         self._board.put(reading)
         self._failures.note(reading)
         if source.name == "nvml":
@@ -399,15 +431,35 @@ class Service:
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
             start_logs=self._fresh_facts("start_log", now) or (),
         )
+        self._seed()
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)
         self._recent.note(now, _recent_figures(report), holds_seconds=self._max_age_seconds)
-        return Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
+        published = Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
+        if self._schedule.is_running:
+            for past in self._begun_pasts(published):
+                self._read_every(RETRY_SECONDS, past, past.key)
+        return published
+
+    def _begun_pasts(self, published: Published, *, at_once: bool = False) -> tuple[Past, ...]:
+        if self._seeding is None:
+            return ()
+        return tuple(self._seeding.begun(published.snapshot, published.report, self._policy, at_once=at_once))
+
+    def _seed(self) -> None:
+        """Put what was read of the past before what was seen since the start."""
+        if self._seeding is None:
+            return
+        loads, done = self._seeding.applied(self._history.load)
+        self._history = replace(self._history, load=loads)
+        for key in done:
+            self._end(key)
 
     def _keep(self) -> None:
         self._starts_file.save(starts.to_json(self._history.starts))
         self._residuals_file.save(residuals.to_json(self._history.residuals))
-        self._load_file.save(load.to_json(self._history.load))
+        loads = self._history.load if self._seeding is None else self._seeding.with_aside(self._history.load)
+        self._load_file.save(load.to_json(loads, wall_seconds=self._clock.wall()))
         self._risk_file.save(
             {
                 "wall_seconds": self._clock.wall(),

@@ -16,13 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
+from advisor.readings import EngineProcess
 from advisor.report import Engine, EngineAdvice
 from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
+from exporter.cli.drop_in import drop_in
+from exporter.cli.options import prometheus_option
 from exporter.command_line import server_argv, with_flags
 from exporter.config import Config, load
+from exporter.errors import UsageError
 from exporter.service import Published, Service, World
+from exporter.sources.start_log import service_of
 from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
 
@@ -40,25 +45,51 @@ _WATCH_INTERVAL_SECONDS = 1.0
     help="State directory of a running daemon: advice rests on what that has seen.",
 )
 @click.option("--watch", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Watch for so long first.")
+@prometheus_option
+@click.option("--fleet", is_flag=True, help="Judge every engine that the Prometheus knows, instead of this host's.")
+@click.option(
+    "--systemd-drop-in",
+    "unit",
+    is_flag=False,
+    flag_value="",
+    metavar="[UNIT]",
+    help="Print a drop-in for the server's systemd unit instead; UNIT where it cannot be found out.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file; see docs.")
 @click.option("--json", "as_json", is_flag=True, help="Print what /api/v1/advice shows.")
 def command(
-    urls: tuple[str, ...], state_dir: Path | None, watch: float, config_file: Path | None, as_json: bool
+    urls: tuple[str, ...],
+    state_dir: Path | None,
+    watch: float,
+    prometheus_url: str | None,
+    fleet: bool,
+    unit: str | None,
+    config_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Say what max-num-seqs and the other memory flags should be, what each change buys, and what it does not.
 
-    One look tells little: give the state directory of a daemon that has watched the server, or --watch long enough.
+    One look tells little: give the state directory of a daemon that has watched the server, a --prometheus that has
+    scraped it, or --watch long enough. With --fleet the Prometheus alone is asked, of every engine that it knows.
     Exit status 0: nothing to change; 1: something should be changed, or nothing can be advised yet.
     """
     logs.configure("error", "logfmt")
     given: dict[str, Any] = {"engines": [{"url": url} for url in urls] or None, "state_dir": state_dir}
+    if prometheus_url:
+        given["prometheus"] = {"url": prometheus_url}
     if watch:
         given["poll_interval"] = _WATCH_INTERVAL_SECONDS
+    if unit is not None and (as_json or fleet):
+        raise UsageError("--systemd-drop-in prints a drop-in: it goes with neither --json nor --fleet")
     config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    if fleet:
+        from exporter.cli.fleet import run_fleet
+
+        sys.exit(run_fleet(config, as_json=as_json))
     if state_dir is not None:
         _mention_missing_load(state_dir)
     world = World(nvml=pynvml, processes=psutil)
-    sys.exit(run(config, world, watch_seconds=watch, as_json=as_json))
+    sys.exit(run(config, world, watch_seconds=watch, as_json=as_json, unit=unit))
 
 
 def _mention_missing_load(state_dir: Path) -> None:
@@ -70,11 +101,18 @@ def _mention_missing_load(state_dir: Path) -> None:
         click.echo(f"note: --state-dir: {error.filename}: {error.strerror}: no daemon's load is read", err=True)
 
 
-def run(config: Config, world: World, *, watch_seconds: float, as_json: bool) -> int:
+def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, unit: str | None = None) -> int:
     """Look, print the advice, and return the exit status.
 
+    Args:
+        config: What to look at.
+        world: Where.
+        watch_seconds: How long first; 0: one look.
+        as_json: Whether as JSON.
+        unit: A systemd unit: print drop-ins for it; empty: for the unit that is found; None: print text.
+
     Raises:
-        UsageError: A key cannot be read.
+        UsageError: A key cannot be read, or one unit is named for several servers.
     """
     service = Service(config, world, keeps_state=False)
     try:
@@ -85,6 +123,8 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool) ->
     down = [engine for engine in report.engines if not engine.up]
     if as_json:
         click.echo(json.dumps(advice(published), indent=2))
+    elif unit is not None:
+        _show_drop_ins(published, world, unit)
     else:
         console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
         _show(console, published, down, world)
@@ -190,10 +230,31 @@ def _show_outlook(console: Console, engine: Engine) -> None:
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
 
 
-def _show_command(console: Console, published: Published, each: EngineAdvice, world: World) -> None:
+def _show_drop_ins(published: Published, world: World, unit: str) -> None:
+    servers: dict[str, EngineAdvice] = {}
+    for each in published.report.advice:  # the ranks of one server are started by one command
+        if _changes(each) or each.engine not in servers:
+            servers[each.engine] = each
+    if unit and len(servers) > 1:
+        raise UsageError(f"{unit} starts one of {', '.join(servers)}: name it with --engine")
+    for each in servers.values():
+        server, argv = _started_by(published, each, world)
+        found = unit or (service_of(server.pids) if server is not None else None)
+        click.echo(drop_in(each, _changes(each), argv=argv, unit=found))
+    if not servers:
+        click.echo("# No vLLM server answers.")
+
+
+def _started_by(
+    published: Published, each: EngineAdvice, world: World
+) -> tuple[EngineProcess | None, list[str] | None]:
     reading = next(one for one in published.snapshot.engines if one.engine == each.engine)
     server = published.snapshot.server_at(reading.url)
-    argv = server_argv(world.processes, server.pids) if server is not None else None
+    return server, server_argv(world.processes, server.pids) if server is not None else None
+
+
+def _show_command(console: Console, published: Published, each: EngineAdvice, world: World) -> None:
+    _, argv = _started_by(published, each, world)
     if argv is None:
         _say(console, "Its command line cannot be read from here; set the flags where it is started.")
         return

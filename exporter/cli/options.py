@@ -26,6 +26,13 @@ _WEB = (
     click.option("--log.format", "log_format", type=click.Choice(FORMATS), default="logfmt", show_default=True),
 )
 
+prometheus_option = click.option(
+    "--prometheus",
+    "prometheus_url",
+    metavar="URL",
+    help="A Prometheus, Thanos, Mimir or VictoriaMetrics that keeps the past; credentials: --config or ~/.netrc.",
+)
+
 
 def web_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of everything that serves."""

@@ -14,7 +14,7 @@ import psutil
 import pynvml
 
 from exporter import logs
-from exporter.cli.options import web_options
+from exporter.cli.options import prometheus_option, web_options
 from exporter.config import Config, load
 from exporter.errors import SourceError, UsageError
 from exporter.notify import Notifier
@@ -57,6 +57,7 @@ class Serving:
     metavar="DIR",
     help="Where to keep what must survive a restart; nothing is kept without one.",
 )
+@prometheus_option
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="YAML file; see docs.")
 @click.option(
     "--demo-if-alone",
@@ -68,6 +69,7 @@ def command(
     engine_urls: tuple[str, ...],
     poll_interval: float | None,
     state_dir: Path | None,
+    prometheus_url: str | None,
     config_file: Path | None,
     demo_if_alone: bool,
     listen_address: str | None,
@@ -84,6 +86,7 @@ def command(
         "poll_interval": poll_interval,
         "state_dir": state_dir,
         "listen_address": listen_address,
+        "prometheus": {"url": prometheus_url} if prometheus_url else None,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     config = load(config_file, overrides)
@@ -219,6 +222,6 @@ def _reload(started_with: Config, service: Service, web: "LiveWebConfig | None",
         return
     service.note_reload(successful=True)
     log.info("configuration reloaded")
-    for key in ("listen_address", "state_dir"):
+    for key in ("listen_address", "state_dir", "prometheus"):
         if getattr(config, key) != getattr(started_with, key):
             log.warning("%s has changed: that needs a restart, %s stays", key, getattr(started_with, key))

@@ -98,7 +98,7 @@ class StartLogSource:
         written = next((file for file in files if _is_regular(file)), None)
         if written is not None:
             yield "the file that its output goes to", _ends_of(written)
-        group = "".join(_read_small(self._root / "proc" / str(pid) / "cgroup") for pid in pids)
+        group = _control_groups(pids, self._root)
         for container in dict.fromkeys(_CONTAINER_ID.findall(group)):
             docker = self._root / "var/lib/docker/containers" / container / f"{container}-json.log"
             kept = (docker, *_matching(self._root / "var/log/containers", f"*-{container}.log"))
@@ -132,6 +132,16 @@ def read_start_log(file: Path) -> EngineStartLog:
     log = parse_start_log(text.splitlines())
     found = str(file) if log is not None else f"no vLLM start in {file}"
     return EngineStartLog(host=None, port=None, log=log, found=found)
+
+
+def service_of(pids: Iterable[int], root: Path = Path("/")) -> str | None:
+    """Return the systemd service that these processes belong to, None outside any."""
+    match = _unit_match(_control_groups(sorted(pids)[:_MOST_PIDS], root))
+    return match.partition("=")[2] if match else None
+
+
+def _control_groups(pids: Iterable[int], root: Path) -> str:
+    return "".join(_read_small(root / "proc" / str(pid) / "cgroup") for pid in pids)
 
 
 def _unit_match(control_group: str) -> str | None:

@@ -5,6 +5,7 @@ import pytest
 from advisor.defaults import Device
 from advisor.flag_advice import GONE, Room, advise_flags
 from advisor.flags import EngineFlags, parse_flags
+from advisor.load import Lengths
 from advisor.model import parse_model
 from advisor.plan import plan_engine
 from advisor.policy import Policy
@@ -93,6 +94,14 @@ def test_a_pool_given_in_bytes_is_not_the_utilizations_to_change():
 def test_a_context_that_can_never_fit_is_cut_to_what_does():
     advice = flags_of(tokens=4_000)["max-model-len"]
     assert (advice.current, advice.recommended, advice.binding) == ("8192", "4000", "kv")
+
+
+def test_lengths_that_nobody_saw_are_not_made_up():
+    unseen = replace(told(), prompt_tokens=Lengths(), generation_tokens=Lengths())
+    assert "at most" in flags_of(tokens=400_000)["max-model-len"].why
+    for tokens in (4_000, 400_000):
+        advice = flags_of(load=unseen, tokens=tokens)["max-model-len"]
+        assert "how long requests are was not seen" in advice.why
 
 
 def test_a_budget_that_holds_prompts_up_is_doubled_with_its_cost():

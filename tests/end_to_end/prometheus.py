@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from tests.end_to_end.real_vllm import free_port
+from tests.exporter.pasts import openmetrics
 
 
 class Prometheus:
@@ -27,6 +28,14 @@ class Prometheus:
         found = self.query(expression)
         assert len(found) <= 1, found
         return found[0][1] if found else None
+
+
+def filled(directory, lines):
+    """Lay down the past for a Prometheus that is started in this directory: OpenMetrics, by promtool."""
+    (directory / "past.txt").write_text(openmetrics(lines))
+    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "past.txt", "data"]
+    made = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
 
 
 @contextmanager

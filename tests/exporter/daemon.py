@@ -122,7 +122,8 @@ class FakeServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 fake.requests.append((self.path, dict(self.headers)))
-                status, headers, body = fake.answers.get(self.path, (404, {}, b""))
+                asked = self.path if self.path in fake.answers else self.path.partition("?")[0]
+                status, headers, body = fake.answers.get(asked, (404, {}, b""))
                 try:
                     self.send_response(status)
                     for name, value in headers.items():

@@ -2,8 +2,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exporter.command_line import server_argv, with_flags
+from exporter.command_line import server_argv, systemd_word, with_flags
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,68 @@ def test_the_server_among_its_processes_is_found():
 
 def test_a_process_that_is_gone_is_no_server():
     assert server_argv(psutil, frozenset({2**22 + 5})) is None
+
+
+@pytest.mark.parametrize("key", ["--api_key s3cret", "--api_key=s3cret", "--api-k s3cret", "--hf_token=s3cret"])
+def test_keys_are_not_shown_under_the_other_spellings_that_vllm_takes(key):
+    assert "s3cret" not in " ".join(with_flags(["vllm", "serve", "m", *key.split()], {}))
+
+
+def test_a_flag_that_only_begins_like_a_key_is_shown():
+    shown = with_flags(["vllm", "serve", "m", "--api-server-count", "2", "--hf-config-path", "p"], {})
+    assert shown == ["vllm", "serve", "m", "--api-server-count", "2", "--hf-config-path", "p"]
+
+
+def read_by_systemd(line):
+    """Split a command line as systemd.syntax(7) and systemd.service(5) say: quotes, C escapes, %% and $$."""
+    words, position = [], 0
+    while position < len(line):
+        if line[position].isspace():
+            position += 1
+            continue
+        word, quote = "", None
+        while position < len(line) and (quote or not line[position].isspace()):
+            each = line[position]
+            if each == "\\":
+                escape = line[position + 1]
+                if escape == "x":
+                    word += chr(int(line[position + 2 : position + 4], 16))
+                    position += 4
+                else:
+                    word += {"n": "\n", "t": "\t"}.get(escape, escape)
+                    position += 2
+                continue
+            position += 1
+            if quote and each == quote:
+                quote = None
+            elif not quote and each in "\"'":
+                quote = each
+            else:
+                word += each
+        words.append(word.replace("%%", "%").replace("$$", "$"))
+    return words
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=0), min_size=1, max_size=6))
+def test_what_stands_in_a_unit_is_read_back_as_the_words_that_went_in(words):
+    written = " ".join(map(systemd_word, words))
+    assert "\n" not in written
+    assert read_by_systemd(written) == words
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("--max-num-seqs", "--max-num-seqs"),
+        ("/models/m", "/models/m"),
+        ("100%", "100%%"),
+        ("$HOME", "$$HOME"),
+        ('{"a": 1}', '"{\\"a\\": 1}"'),
+        (";", "\\;"),
+        ("", '""'),
+        ("it's", '"it\'s"'),
+        ("two\nlines", '"two\\x0alines"'),
+    ],
+)
+def test_a_word_is_quoted_only_where_systemd_would_read_it_otherwise(word, written):
+    assert systemd_word(word) == written

@@ -45,7 +45,7 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
         "engines[1].url: Field required",
         "engines[1].name: String should match pattern '^[A-Za-z0-9_.:-]{1,64}$' (given: 'a b')",
         "poll_interval: Input should be a valid number, unable to parse string as a number (given: 'fast')",
-        "listen: unknown key; known here: engines, listen_address, policy, poll_interval, state_dir",
+        "listen: unknown key; known here: engines, listen_address, policy, poll_interval, prometheus, state_dir",
         f"policy.colour: unknown key; known here: {', '.join(sorted(Policy.__dataclass_fields__))}",
         "policy.kv_full_ratio: must lie in (0, 1] (given: 3)",
     ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -143,9 +144,60 @@ def test_a_machine_with_nothing_says_what_to_do():
         (["--engine", "not-an-address"], "is not an address"),
         (["--watch", "-1"], "--watch"),
         (["--nothing"], "--nothing"),
+        (["--systemd-drop-in", "--json"], "goes with neither"),
     ],
 )
 def test_a_wrong_use_exits_with_2(arguments, problem):
     result = typed(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert problem in result.stderr
+
+
+@pytest.mark.needs_cc
+def test_a_drop_in_holds_the_whole_new_command_line_and_no_key(tmp_path, host, server):
+    state = kept(tmp_path, server.engine)
+    result = typed("--engine", server.url, "--state-dir", state, "--systemd-drop-in", "chat.service", variables=host)
+    assert (result.returncode, result.stderr) == (1, "")
+    text = result.stdout
+    assert text.startswith("# /etc/systemd/system/chat.service.d/50-headroom.conf\n")
+    assert "#   max-num-seqs 64 -> 19 (kv)" in text
+    assert "s3cret" not in text
+    setting = text.partition("[Service]\nExecStart=\n")[2].replace("\\\n", " ")
+    words = setting.split()
+    assert words[0].startswith("ExecStart=/")
+    assert words[words.index("--max-num-seqs") + 1] == "19"
+    assert words[words.index("--api-key") + 1] == "PUT-THE-KEY-HERE"
+    assert "PUT-THE-KEY-HERE stands for a key that is not shown" in text
+
+
+@pytest.mark.needs_cc
+@pytest.mark.needs_systemd
+def test_systemd_has_nothing_to_say_of_a_unit_with_the_drop_in(tmp_path, host, server):
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+    state = kept(tmp_path, server.engine)
+    arguments = ("--engine", server.url, "--state-dir", state, "--systemd-drop-in", "chat.service")
+    (tmp_path / "chat.service.d").mkdir()
+    (tmp_path / "chat.service.d" / "50-headroom.conf").write_text(typed(*arguments, variables=host).stdout)
+    # Without the drop-in it would not start, so it is the drop-in that is judged.
+    (tmp_path / "chat.service").write_text("[Service]\nExecStart=/no/such/program\n")
+    analyze = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "chat.service")]
+    told = subprocess.run(analyze, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+def test_a_drop_in_without_advice_is_a_comment(server):
+    result = typed("--engine", server.url, "--systemd-drop-in")
+    assert result.returncode == 1
+    assert result.stdout.startswith(f"# {server.engine} (m): no advice: no load has been seen yet.")
+
+
+def test_a_drop_in_for_one_unit_wants_one_server(server):
+    other = FakeServer()
+    other.page(vllm_page())
+    try:
+        result = typed("--engine", server.url, "--engine", other.url, "--systemd-drop-in", "chat.service")
+    finally:
+        other.close()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "name it with --engine" in result.stderr
