@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from advisor.calibration import sampler
 from advisor.estimate import Estimate
+from advisor.layers import Compressed, CompressedIndex, CompressedLatent, LatentWindow, SparseIndex
 from advisor.runner import Runner
 from advisor.spec import Encoder, ModelSpec
 from advisor.units import MIB
@@ -58,12 +59,12 @@ def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
 
     Bounds: 5 % and 64 MiB either way from how the two walls reproduce measured peaks; the encoder's part, whose
     kernels differ by model, from half to twice; where the release leaves the sampler to what is installed, the
-    smaller and the larger one.
+    smaller and the larger one. DeepSeek V4's layers were read, not measured: up to twice.
     """
     rows = step.max_num_batched_tokens
     hidden_rows = rows * spec.hidden_size * step.element_bytes
-    layers = layer_work(spec, step)
-    workspaces = expert_workspaces(spec, step)
+    layers = layer_work(spec, step) + _index_logits(spec, step)
+    workspaces = max(expert_workspaces(spec, step), sparse_workspaces(spec, step))
     resident = workspaces if step.version >= _WORKSPACES_STAY_SINCE else 0.0
     layers += workspaces - resident
     seeing = encoder_work(spec, step)
@@ -79,13 +80,14 @@ def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
 
     expected = peak(entry, 1.0, seeing.resident)
     slip = 0.05 * expected + 64 * MIB
+    unmeasured = expected if _is_compressed(spec) else 0.0
     if step.runner is Runner.V0:
         # V0 measures on the device: what the allocator keeps around the peak counts, and old kernels add their own.
         slip += 0.1 * expected + (_OLD_KERNELS_BYTES_PER_TOKEN if step.capability_major < 8 else 0) * rows
     return Estimate(
         lower=max(0.0, min(peak(lower_entry, 0.5, seeing.resident), expected) - slip),
         expected=expected,
-        upper=max(peak(upper_entry, 2.0, seeing.most_resident), expected) + slip,
+        upper=max(peak(upper_entry, 2.0, seeing.most_resident), expected) + slip + unmeasured,
     )
 
 
@@ -105,13 +107,17 @@ def layer_work(spec: ModelSpec, step: Step) -> float:
     Confirmed by models whose vocabulary is small: CodeLlama-7B 0.77 GiB and Granite-8B 0.85 at 8,192 tokens (vLLM
     0.19 on an H100).
     """
-    copies = _GATED_COPIES if spec.gated_mlp else 2
-    mlp = 0.0 if _only_experts(spec) else copies * spec.intermediate_size / step.tensor_parallel_size
+    inner_copies = _GATED_COPIES if spec.gated_mlp else 2
+    mlp = 0.0 if _only_experts(spec) else inner_copies * spec.intermediate_size / step.tensor_parallel_size
     if spec.quantization is not None and spec.quantization.method in _ONE_BYTE_ACTIVATIONS:
         mlp += spec.intermediate_size / step.tensor_parallel_size / step.element_bytes
     heads = (spec.num_attention_heads + 2 * spec.num_kv_heads) * spec.head_size
     attention = 2 * heads / step.tensor_parallel_size
-    hidden = (_HIDDEN_COPIES + (2 if step.pipeline_parallel_size > 1 else 0)) * spec.hidden_size
+    if _is_compressed(spec):
+        own = -(-spec.num_attention_heads // step.tensor_parallel_size)
+        attention = (own + 2 * (64 if own <= 64 else 128)) * spec.head_size  # query and output are padded for FlashMLA
+    copies = _HIDDEN_COPIES + 2 * (spec.residual_streams - 1) + (2 if step.pipeline_parallel_size > 1 else 0)
+    hidden = copies * spec.hidden_size
     return step.max_num_batched_tokens * step.element_bytes * (max(mlp, attention) + hidden)
 
 
@@ -135,6 +141,47 @@ def expert_workspaces(spec: ModelSpec, step: Step) -> float:
     rows = step.max_num_batched_tokens * experts.experts_per_token
     second = max(width, spec.hidden_size) if step.version >= _WORKSPACES_STAY_SINCE else width
     return rows * (max(2 * width, spec.hidden_size) + second) * step.element_bytes
+
+
+_INDEX_ENTRIES_PER_TOKEN = 40
+"""Index keys that prefills gather at once, for each token of max-model-len (``mla/indexer.py``, 0.13 to 0.33)."""
+_INDEX_LOGITS_BYTES = 512 * MIB
+"""Set aside for the index's scores in the profile run (``VLLM_SPARSE_INDEXER_MAX_LOGITS_MB``, 0.19 to 0.33)."""
+_PREFILL_CHUNK = 4
+"""Requests whose compressed latents prefills expand to 16 bits at once (``deepseek_v4/attention.py``, 0.20 to 0.33)."""
+
+
+def sparse_workspaces(spec: ModelSpec, step: Step) -> float:
+    """Return the workspace that attention with an index reserves; it is the mixture-of-experts layers' own, too.
+
+    The larger of what gathers index keys and, for DeepSeek V4, what expands latents
+    (``layers/sparse_attn_indexer.py`` from 0.16, before ``models/deepseek_v2.py``; ``deepseek_v4/nvidia/flashmla.py``).
+    """
+    if step.version < _WORKSPACES_STAY_SINCE or step.max_model_len is None:
+        return 0.0
+    index = expanded = 0
+    windows = [kept.window for layer in spec.layers for kept in layer if isinstance(kept, LatentWindow)]
+    for kept in {kept for layer in spec.layers for kept in layer}:
+        match kept:
+            case SparseIndex():
+                index = _INDEX_ENTRIES_PER_TOKEN * step.max_model_len * (kept.head_dim + 4)
+            case CompressedIndex():
+                index = _INDEX_ENTRIES_PER_TOKEN * step.max_model_len // kept.ratio * (kept.head_dim + 4)
+            case CompressedLatent():
+                tokens = -(-step.max_model_len // kept.ratio) + max(windows, default=0) + step.max_num_batched_tokens
+                expanded = max(expanded, _PREFILL_CHUNK * tokens * kept.size * 2)
+            case _:
+                pass
+    return max(index, expanded)
+
+
+def _index_logits(spec: ModelSpec, step: Step) -> float:
+    indexed = any(isinstance(kept, SparseIndex | CompressedIndex) for layer in spec.layers for kept in layer)
+    return _INDEX_LOGITS_BYTES if indexed and step.version >= (0, 19, 0) else 0.0
+
+
+def _is_compressed(spec: ModelSpec) -> bool:
+    return any(isinstance(kept, Compressed) for layer in spec.layers for kept in layer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

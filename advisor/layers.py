@@ -54,6 +54,38 @@ class SparseIndex:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompressedLatent:
+    """One latent vector for every ``ratio`` tokens, the same on every rank (DeepSeek V4)."""
+
+    size: int
+    ratio: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentWindow:
+    """The latent vectors of the last ``window`` tokens, beside or instead of compressed ones (DeepSeek V4)."""
+
+    size: int
+    window: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompressedIndex:
+    """The index keys beside a `CompressedLatent`: one fp8 vector with scales for every ``ratio`` tokens."""
+
+    head_dim: int
+    ratio: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompressorState:
+    """What a compressor keeps of the tokens that it has not yet made one vector of: ``size`` fp32 numbers each."""
+
+    size: int
+    ratio: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CrossAttention:
     """Keys and values of the encoder's tokens (Whisper)."""
 
@@ -121,7 +153,10 @@ class LinearAttention:
 State = Mamba1 | Mamba2 | GatedDeltaNet | KimiDelta | ShortConv | LinearAttention
 """Kinds whose size does not grow with the tokens."""
 
-Cache = FullAttention | SlidingWindow | ChunkedLocal | Latent | SparseIndex | CrossAttention | State
+Compressed = CompressedLatent | LatentWindow | CompressedIndex | CompressorState
+"""Kinds that stand together in DeepSeek V4 and nowhere else."""
+
+Cache = FullAttention | SlidingWindow | ChunkedLocal | Latent | SparseIndex | Compressed | CrossAttention | State
 
 DecoderLayer = tuple[Cache, ...]
 """What one decoder layer keeps: nothing where it has no attention or reads another layer's cache, two things where

@@ -14,6 +14,7 @@ from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
 from advisor.kv import KvLayout, KvSettings, checkpoint_kv_cache_dtype, kv_layout
+from advisor.layers import DecoderLayer, LatentWindow, State
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
@@ -106,7 +107,11 @@ def plan_engine(
     dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     ahead = _schedules_ahead(flags, resolved, traits, device, runner)
-    layout = kv_layout(spec.layers, _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead))
+    layout = kv_layout(
+        spec.layers,
+        _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead),
+        draft_layers=_draft_layers(spec, resolved),
+    )
     memory = None
     given = kv_cache_bytes or resolved.kv_cache_memory_bytes
     if device.is_cpu:
@@ -312,6 +317,20 @@ def _fullest_rank(
 def _drafts_by_itself(resolved: ResolvedFlags) -> bool:
     """Tell whether the model's own prediction layers are loaded to draft with."""
     return str((resolved.speculative_config or {}).get("method", "")).endswith("mtp")
+
+
+def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLayer, ...]:
+    """Return what the model's own prediction layers keep: as its last layer that attends, and no compressed latents.
+
+    Sources: ``models/deepseek_mtp.py``, ``qwen3_next_mtp.py``, ``deepseek_v4/nvidia/mtp.py`` (0.32).
+    """
+    if not _drafts_by_itself(resolved):
+        return ()
+    attending = next(
+        (layer for layer in reversed(spec.layers) if layer and not any(isinstance(kept, State) for kept in layer)), ()
+    )
+    windows = tuple(kept for kept in attending if isinstance(kept, LatentWindow))
+    return (windows or attending,) * spec.draft_layers
 
 
 _USUAL_CAPABILITY = (9, 0)

@@ -60,6 +60,8 @@ def rope_tables(
     positions = next(
         (config[key] for key in _POSITION_KEYS if isinstance(config.get(key), int)), max_position_embeddings
     )
+    if architecture.startswith("DeepseekV4"):
+        return _of_compressed(config, positions)
     assumed = _GEMMA3_SCALING if architecture == "Gemma3ForConditionalGeneration" else {}
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or assumed
     if not isinstance(scaling, Mapping):
@@ -72,6 +74,30 @@ def rope_tables(
     if not by_layer_type and ("rope_local_base_freq" in config or architecture.startswith("Gemma3")):
         tables.append(_table(config, {}, positions, architecture, head_size, full_attention=False))
     return tuple(tables)
+
+
+def _of_compressed(config: Mapping[str, Any], positions: int) -> tuple[RopeTable, ...]:
+    """Return DeepSeek V4's two tables: of the layers that compress and of those with a window alone.
+
+    Source: ``models/deepseek_v4/common/rope.py`` (0.32).
+    """
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        return ()
+    inner = scaling.get("compress")
+    scaling = inner if isinstance(inner, Mapping) else scaling
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    compressed = positions
+    if isinstance(original, int) and isinstance(factor, int | float) and factor > 0:
+        compressed = int(original * factor)
+    dims = config.get("qk_rope_head_dim")
+    ratios = config.get("compress_ratios")
+    if not isinstance(dims, int) or not isinstance(ratios, list):
+        return ()
+    layers = config.get("num_hidden_layers")
+    held = [ratio > 1 for ratio in ratios[:layers] if isinstance(ratio, int)]
+    rows = ([compressed] if True in held else []) + ([positions] if False in held else [])
+    return tuple(RopeTable(positions=each, dims=dims, float32_since=_ALWAYS) for each in rows)
 
 
 def _table(

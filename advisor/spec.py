@@ -49,6 +49,8 @@ class Parameter:
     kv_heads: int | None = None
     """For ``kv_heads``: the parts of the first dimension that no rank holds less than one of; None for one a KV head of
     the model. Layers may differ (Gemma 4), and the state spaces' groups are shared alike."""
+    width_bytes: int | None = None
+    """Of one element, where it is the same whatever the model's dtype; None: it is the model's."""
     last_stage: bool = False
     """For those outside the layers: whether the last pipeline stage holds it (final norm, lm_head), not the first."""
 
@@ -140,6 +142,8 @@ class ModelSpec:
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True
+    residual_streams: int = 1
+    """Rows of hidden_size that a token is between layers: several with hyper-connections (DeepSeek V4)."""
     state_dtype: str | None = None
     """What the config asks the recurrent state to be kept in (Nemotron-H, Qwen3.5); None leaves it to vLLM."""
     rope_tables: tuple["RopeTable", ...] | None = None

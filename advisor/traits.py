@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from advisor.layers import (
     ChunkedLocal,
+    Compressed,
     CrossAttention,
     FullAttention,
     Latent,
@@ -22,7 +23,7 @@ class ModelTraits:
     is_mla: bool = False
     """Whether its attention keeps one compressed vector a token (DeepSeek)."""
     is_sparse: bool = False
-    """Whether an index picks the tokens that the compressed attention reads (DeepSeek V3.2)."""
+    """Whether an index picks the tokens that the compressed attention reads (DeepSeek V3.2, V4)."""
     qk_nope_head_dim: int = 128
     """Only of MLA models: which kernels fit."""
     is_hybrid: bool = False
@@ -57,10 +58,13 @@ def model_traits(spec: ModelSpec, *, is_pooling: bool = False) -> ModelTraits:
     states = [cache for cache in kept if isinstance(cache, State)]
     attention = [cache for cache in kept if isinstance(cache, FullAttention | SlidingWindow | ChunkedLocal | Latent)]
     latent = [cache for cache in attention if isinstance(cache, Latent)]
+    is_compressed = any(isinstance(cache, Compressed) for cache in kept)
     return ModelTraits(
         architecture=spec.architecture,
-        is_mla=bool(latent),
-        is_sparse=any(cache.sparse for cache in latent) or any(isinstance(cache, SparseIndex) for cache in kept),
+        is_mla=bool(latent) or is_compressed,
+        is_sparse=is_compressed
+        or any(cache.sparse for cache in latent)
+        or any(isinstance(cache, SparseIndex) for cache in kept),
         is_hybrid=bool(states) and bool(attention),
         is_attention_free=bool(states) and not attention,
         is_encoder_decoder=spec.encoder_positions is not None

@@ -148,7 +148,7 @@ def stage_weights(
         pooling: Whether it is served for embeddings or scores, which leaves the output head out.
         max_loras: Adapters that there is room for at once (``--max-loras`` with ``--enable-lora``).
         max_lora_rank: ``--max-lora-rank``.
-        max_num_batched_tokens: What Qwen3-VL's buffers for the encoder's inner layers are made for.
+        max_num_batched_tokens: What wrappers' buffers for a step's embeddings are made for (Qwen3-VL, Gemma 3n).
 
     Raises:
         DeclinedError: The weights are held in a way that these rules do not describe.
@@ -181,6 +181,8 @@ def stage_weights(
     tables = sum(_table_bytes(table, layout.width, version) for table in _tables(spec))
     if spec.architecture.startswith(_DEEPSTACK_FAMILIES) and not language_model_only:
         tables += _DEEPSTACK_LEVELS * max_num_batched_tokens * spec.hidden_size * layout.width
+    if spec.encoder is not None:
+        tables += max_num_batched_tokens * _per_layer_width(spec) * layout.width
     beside = [
         tables
         + (max_loras * max_lora_rank * layout.width * _lora_width(parameters, spec, layout) if max_loras else 0)
@@ -262,7 +264,7 @@ class _Counter:
             scheme = None
             if choice is not None and (len(each.shape) > 1 or each.role == "expert"):
                 scheme = self._scheme(each, choice)
-            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, id(scheme))
+            key = (each.shape, each.sharding, each.role, each.count, each.kv_heads, each.width_bytes, id(scheme))
             sizes = known.get(key)
             if sizes is None or each.layer is None:
                 sizes = self._sizes(each, scheme)
@@ -274,7 +276,7 @@ class _Counter:
                 found = _find(stored, each.name)
                 if found is None:
                     missing += size
-                elif scheme is None and found.plain_elements:
+                elif scheme is None and found.plain_elements and each.width_bytes is None:
                     size = values = round(size * found.plain_elements / self._expected[_together(each.name)])
             if scheme is not None:
                 quantised += size
@@ -333,7 +335,7 @@ class _Counter:
         """Return (bytes of the fullest rank's share, those of its values alone)."""
         rows, columns, count = _share(each, self._spec, self._layout, replicate_encoder=self._replicate_encoder)
         if scheme is None:
-            size = rows * columns * count * self._layout.width
+            size = rows * columns * count * (each.width_bytes or self._layout.width)
             return size, size
         whole_columns = each.shape[1] if len(each.shape) > 1 else 1
         if each.role == "expert" and scheme.expert_padding is not None and self._spec.experts is not None:
@@ -451,6 +453,12 @@ def _rounding_bytes(sizes: Iterable[int]) -> int:
         else:
             added += rest
     return added
+
+
+def _per_layer_width(spec: ModelSpec) -> int:
+    """Return the width of per-layer embeddings, which wrappers keep a step of (``models/gemma3n_mm.py``, 0.32)."""
+    name = "embed_tokens_per_layer.weight"
+    return next((each.shape[1] for each in spec.parameters if each.name.endswith(name)), 0)
 
 
 def _by_stage(

@@ -16,6 +16,7 @@ from advisor.kv.settings import KvSettings
 from advisor.kv.states import state_bytes
 from advisor.layers import (
     ChunkedLocal,
+    Compressed,
     CrossAttention,
     DecoderLayer,
     FullAttention,
@@ -38,6 +39,9 @@ _BACKEND_BLOCK = {
     "FLASHINFER_MLA": 32,
     "TOKENSPEED_MLA": 32,
 }
+
+COMPRESSED_BLOCK_SIZE = 256
+"""Tokens in a block of DeepSeek V4's compressed latents: the only size that the kernels have."""
 
 _FLASHINFER_BLOCKS = (16, 32, 64)
 _FLASHINFER_LARGE_BLOCKS = (128, 256, 512, 1024)
@@ -86,7 +90,7 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
 
 
 def window_block_size(token_bytes: int, dtype: str, sizes: BlockSizes, settings: KvSettings) -> int:
-    """Return the block size of a sliding-window layer, which chooses its own from 0.26.
+    """Return the block size of a sliding-window layer, which chooses its own from 0.25.
 
     At first the smallest (it is scaled up beside others), from 0.30 the largest of the kernel's that fits the page of
     other layers: ``model_executor/layers/attention/attention.py:_largest_kernel_block_within``.
@@ -118,6 +122,8 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
     version, asked = settings.version, settings.block_size
     if asked is not None and asked < 1:
         raise ValueError(f"--block-size {asked}: it is 1 or more; GPUs take multiples of {_DEFAULT_BLOCK_SIZE}")
+    if any(isinstance(cache, Compressed) for layer in layers for cache in layer):
+        return COMPRESSED_BLOCK_SIZE
     latent = next((cache for layer in layers for cache in layer if isinstance(cache, Latent)), None)
     if settings.is_cpu:
         if latent and version >= (0, 29, 0):
@@ -186,7 +192,7 @@ def _align_with_states(
 ) -> BlockSizes:
     """Raise attention's block until it holds a state, then pad the state to exactly that."""
     state = state_bytes(states[0], settings)
-    if state == 0:
+    if state == 0 or (settings.is_cpu and (0, 20, 0) <= settings.version < (0, 21, 0)):  # 0.20 left CPUs out
         return sizes
     token, latent = _token_bytes(layers, settings)
     kernel = _kernel_alignment(sizes.block_size, latent, settings)
@@ -272,8 +278,8 @@ def _heads_token_bytes(
 def _align_with_skipped(
     sizes: BlockSizes, layers: Sequence[DecoderLayer], settings: KvSettings, *, has_state: bool
 ) -> BlockSizes:
-    """Raise the block where some layers are left out of quantisation (``_align_heterogeneous_kv_block_size``, 0.26)."""
-    if settings.version < (0, 26, 0) or settings.is_cpu:
+    """Raise the block where some layers are left out of quantisation (``_align_heterogeneous_kv_block_size``, 0.25)."""
+    if settings.version < (0, 25, 0) or settings.is_cpu:
         return sizes
     if not settings.kv_cache_dtype_skip_layers and (not is_turboquant(settings.kv_cache_dtype) or has_state):
         return sizes

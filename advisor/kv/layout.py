@@ -10,7 +10,15 @@ from functools import partial
 from typing import Literal, get_args
 
 from advisor.kv.blocks import block_sizes
-from advisor.kv.dtypes import check_kv_cache_dtype
+from advisor.kv.compressed import (
+    check_compressed,
+    compressed_check_bytes,
+    compressed_concurrency_blocks,
+    compressed_pool_bytes,
+    group_compressed,
+    has_compressed,
+)
+from advisor.kv.dtypes import check_kv_cache_dtype, is_turboquant
 from advisor.kv.groups import Group, StagedSpec, group_layers
 from advisor.kv.settings import KvSettings
 from advisor.kv.specs import FULL_KINDS, Kind, LayerSpec, layer_specs
@@ -100,6 +108,8 @@ class KvLayout:
     """The groups over all stages."""
     ungrouped: tuple[StagedSpec, ...]
     """Every layer before grouping, which the check of older releases goes by."""
+    is_packed: bool = False
+    """Whether pages of several sizes share the blocks (DeepSeek V4)."""
 
     @property
     def groups(self) -> tuple[KvGroup, ...]:
@@ -140,6 +150,8 @@ class KvLayout:
         length = self.settings.max_model_len
         if self.settings.version < (0, 9, 1) or not self.settings.is_v1:
             return num_blocks * self.block_size / length
+        if self.is_packed:
+            return num_blocks / compressed_concurrency_blocks(self.plan, length, self.settings)
         return num_blocks / self.blocks_per_request(length)
 
     def size_tokens(self, num_blocks: int) -> int:
@@ -217,7 +229,8 @@ class KvLayout:
             where = None if version < (0, 17, 0) else stage
             page = max(group.bytes_per_block(where) for group in self.plan)
             return page * self.plan[0].blocks(num_tokens, settings)
-        return self.stage_bytes[stage] * self.blocks_per_request(num_tokens)
+        block = compressed_check_bytes(self.plan, stage, settings) if self.is_packed else self.stage_bytes[stage]
+        return block * self.blocks_per_request(num_tokens)
 
     def _v0_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size) * self._v0_shares
@@ -270,8 +283,14 @@ def kv_layout(
         staged = _v0_layers(staged)
     if not staged:
         raise DeclinedError("no layer of this model keeps a KV cache")
-    plan = _plan(staged, settings, len(counts))
-    stage_bytes = tuple(max(_bytes_on(group, stage, settings) for group in plan) for stage in range(len(counts)))
+    is_packed = has_compressed(layers)
+    plan = group_compressed(staged, settings) if is_packed else _plan(staged, settings, len(counts))
+    stage_bytes = tuple(
+        compressed_pool_bytes(plan, stage, settings)
+        if is_packed
+        else max(_bytes_on(group, stage, settings) for group in plan)
+        for stage in range(len(counts))
+    )
     if min(stage_bytes) == 0:
         raise ValueError(
             f"--pipeline-parallel-size {settings.pipeline_parallel_size}: a stage has no layer with a KV cache"
@@ -283,6 +302,7 @@ def kv_layout(
         stage_bytes=stage_bytes,
         plan=plan,
         ungrouped=tuple(staged),
+        is_packed=is_packed,
     )
 
 
@@ -373,11 +393,18 @@ def _check(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> None:
     if ranks < 1:
         raise ValueError(f"--tensor-parallel-size {ranks}: it is 1 or more")
     check_kv_cache_dtype(settings)
+    if has_compressed(layers):
+        check_compressed(settings)
     caches = {cache for layer in layers for cache in layer}
     if any(isinstance(cache, Latent) for cache in caches) and settings.version < (0, 7, 1):
         raise DeclinedError("latent (MLA) models before vLLM 0.7.1 cache expanded heads, which is not described here")
     if any(isinstance(cache, Latent) and cache.sparse for cache in caches) and settings.version < (0, 11, 0):
         raise ValueError("sparse latent attention came with vLLM 0.11")
+    kinds = set(map(type, caches))
+    if {Latent, SlidingWindow} <= kinds and (0, 11, 0) <= settings.version < (0, 26, 0):
+        raise ValueError("latent (MLA) layers beside sliding windows run from vLLM 0.26 on")
+    if is_turboquant(settings.kv_cache_dtype) and settings.version < (0, 21, 0) and kinds & {*_STATES}:
+        raise ValueError(f"--kv-cache-dtype {settings.kv_cache_dtype}: vLLM 0.20 has it for attention alone")
     _check_context_parallel(caches, settings)
 
 

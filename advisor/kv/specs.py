@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from advisor.kv.blocks import BlockSizes, window_block_size
+from advisor.kv.blocks import COMPRESSED_BLOCK_SIZE, BlockSizes, window_block_size
 from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
 from advisor.kv.heads import kv_heads_per_rank
 from advisor.kv.settings import KvSettings
@@ -15,10 +15,15 @@ from advisor.kv.states import state_bytes
 from advisor.layers import (
     Cache,
     ChunkedLocal,
+    Compressed,
+    CompressedIndex,
+    CompressedLatent,
+    CompressorState,
     CrossAttention,
     DecoderLayer,
     FullAttention,
     Latent,
+    LatentWindow,
     Mamba2,
     SlidingWindow,
     SparseIndex,
@@ -33,11 +38,21 @@ Kind = Literal[
     "TQFullAttentionSpec",
     "MLAAttentionSpec",
     "SlidingWindowSpec",
+    "SlidingWindowMLASpec",
     "ChunkedLocalAttentionSpec",
     "CrossAttentionSpec",
     "MambaSpec",
 ]
 """vLLM's own class names."""
+
+_LATENT_WINDOW_BLOCK = 64
+_COMPRESSOR_BLOCK = {4: 4, 128: 8}
+"""Tokens in a block of a compressor's state, by its ratio."""
+
+_PACKED_LATENT_BYTES = 448 + 2 * 64 + 8
+"""One latent of DeepSeek V4: 448 numbers in fp8, 64 rotated ones in bfloat16, scales."""
+
+_LATENT_ALIGNMENT = 576
 
 FULL_KINDS = ("FullAttentionSpec", "TQFullAttentionSpec", "MLAAttentionSpec")
 """Kinds that keep every token; vLLM puts them into one group although they are not alike."""
@@ -75,7 +90,7 @@ class LayerSpec:
         match self.kind:
             case "FullAttentionSpec" | "TQFullAttentionSpec" | "MLAAttentionSpec":
                 return _blocks(-(-num_tokens // settings.context_shards), self.block_size)
-            case "SlidingWindowSpec":
+            case "SlidingWindowSpec" | "SlidingWindowMLASpec":
                 # One more, because the window need not begin where a block does.
                 return _blocks(min(self.window - 1 + in_flight, num_tokens), self.block_size) + 1
             case "ChunkedLocalAttentionSpec":
@@ -141,6 +156,8 @@ def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> 
             return LayerSpec(
                 kind="MLAAttentionSpec", block_size=sizes.block_size, identity=("index", token), token_bytes=token
             )
+        case CompressedLatent() | CompressedIndex() | LatentWindow() | CompressorState():
+            return _compressed_spec(cache)
         case _:
             blocks, drafts = _state_blocks(cache, sizes, settings)
             return LayerSpec(
@@ -153,6 +170,53 @@ def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> 
                 state_blocks=blocks,
                 draft_blocks=drafts,
             )
+
+
+def _compressed_spec(cache: Compressed) -> LayerSpec:
+    """Return one cache's spec; its pages are padded for the kernel's sake.
+
+    Sources: vLLM ``models/deepseek_v4/{attention,compressor}.py`` and ``v1/attention/backends/mla/sparse_swa.py``, 0.20
+    to 0.33, in the ``fp8_ds_mla`` layout.
+    """
+    match cache:
+        case CompressedLatent(size=size, ratio=ratio):
+            return LayerSpec(
+                kind="MLAAttentionSpec",
+                block_size=COMPRESSED_BLOCK_SIZE,
+                identity=("compressed", size, ratio),
+                padded_page_bytes=_aligned(COMPRESSED_BLOCK_SIZE // ratio * _PACKED_LATENT_BYTES),
+            )
+        case CompressedIndex(head_dim=head_dim, ratio=ratio):
+            # fp8, and an fp32 scale for every 128 elements, as the sparse index of DeepSeek V3.2.
+            token = head_dim + head_dim // 128 * 4
+            return LayerSpec(
+                kind="MLAAttentionSpec",
+                block_size=COMPRESSED_BLOCK_SIZE,
+                identity=("index", token, ratio),
+                padded_page_bytes=_aligned(COMPRESSED_BLOCK_SIZE // ratio * token),
+            )
+        case LatentWindow(size=size, window=window):
+            return LayerSpec(
+                kind="SlidingWindowMLASpec",
+                block_size=_LATENT_WINDOW_BLOCK,
+                identity=("window", size),
+                padded_page_bytes=_aligned(_LATENT_WINDOW_BLOCK * _PACKED_LATENT_BYTES),
+                window=window,
+            )
+        case CompressorState(size=size, ratio=ratio):
+            block_size = _COMPRESSOR_BLOCK[ratio]
+            # Ratio 4 overlaps with the vector before.
+            return LayerSpec(
+                kind="SlidingWindowMLASpec",
+                block_size=block_size,
+                identity=("state", size),
+                padded_page_bytes=_aligned(block_size * size * 4),
+                window=2 * ratio if ratio == 4 else ratio,
+            )
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _LATENT_ALIGNMENT) * _LATENT_ALIGNMENT
 
 
 def _heads_spec(
@@ -185,7 +249,7 @@ def _heads_spec(
             kind = "TQFullAttentionSpec"
         case SlidingWindow() if version >= (0, 8, 3):
             kind, window, padded = "SlidingWindowSpec", cache.window, sizes.skip_page_bytes
-            if version >= (0, 26, 0):
+            if version >= (0, 25, 0):
                 block_size = window_block_size(token, dtype, sizes, settings)
         case ChunkedLocal() if version >= (0, 10, 0):
             kind, window = "ChunkedLocalAttentionSpec", cache.chunk
@@ -206,7 +270,7 @@ def _page_dtype(cache: Cache, dtype: str, version: Version) -> str:
     """Return the dtype by which a page is measured: up to 0.28 windows know some packings for one byte an element."""
     if version >= (0, 29, 0) or isinstance(cache, FullAttention):
         return dtype
-    if is_turboquant(dtype):
+    if is_turboquant(dtype) or (version < (0, 21, 0) and dtype.startswith("nvfp4")):
         return "fp8"
     return "int8_per_token_head" if dtype == "int4_per_token_head" and isinstance(cache, SlidingWindow) else dtype
 
@@ -214,7 +278,7 @@ def _page_dtype(cache: Cache, dtype: str, version: Version) -> str:
 def _pads(dtype: str, settings: KvSettings) -> bool:
     """Tell whether an attention layer's blocks can be padded: at first only where the backend strides over blocks."""
     if settings.version < (0, 29, 0):
-        return settings.version >= (0, 26, 0) and not settings.is_cpu and not is_turboquant(dtype)
+        return settings.version >= (0, 25, 0) and not settings.is_cpu and not is_turboquant(dtype)
     return True
 
 

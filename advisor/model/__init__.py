@@ -7,7 +7,7 @@ guessed for it. A new family is one entry in one table.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advisor.model import classic, dense, gemma, hybrid, latent, linear, moe, pooling, uneven
+from advisor.model import classic, compressed, dense, gemma, hybrid, latent, linear, moe, pooling, uneven
 from advisor.model.keys import Keys
 from advisor.model.length import context_length
 from advisor.model.multimodal import WRAPPERS, Whole
@@ -20,6 +20,7 @@ TEXT_FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     **classic.FAMILIES,
     **moe.FAMILIES,
     **latent.FAMILIES,
+    **compressed.FAMILIES,
     **hybrid.FAMILIES,
     **linear.FAMILIES,
     **gemma.FAMILIES,
@@ -54,7 +55,7 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         head_size=decoder.head_size,
         vocab_size=decoder.vocab_size,
         dtype=_dtype(keys, text),
-        quantization=_quantization(keys, text),
+        quantization=_quantization(architecture, keys, text),
         max_position_embeddings=length,
         extended_position_embeddings=extended,
         tie_word_embeddings=decoder.tied,
@@ -64,6 +65,7 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         encoder_positions=decoder.encoder_positions,
         draft_layers=decoder.draft_layers,
         gated_mlp=decoder.gated_mlp,
+        residual_streams=decoder.residual_streams,
         state_dtype=_state_dtype(architecture, text),
         rope_tables=rope_tables(
             text.merged(),
@@ -106,10 +108,11 @@ def _state_dtype(architecture: str, text: Keys) -> str | None:
     return text.text("mamba_ssm_dtype") or None if architecture.startswith("Qwen3_5") else None
 
 
-def _quantization(keys: Keys, text: Keys) -> Quantization | None:
+def _quantization(architecture: str, keys: Keys, text: Keys) -> Quantization | None:
     """Return the config's quantisation, also where a wrapper keeps it beside the text model or inside it.
 
-    Source: ``model_arch_config_convertor.py:get_quantization_config`` (0.32).
+    Source: ``model_arch_config_convertor.py:get_quantization_config`` (0.32). DeepSeek V4 has a method of its own and
+    says beside it how its experts are held (``models/deepseek_v4/quant_config.py``).
     """
     for each in (keys, text):
         name, found = each.raw("quantization_config", "compression_config")
@@ -120,5 +123,8 @@ def _quantization(keys: Keys, text: Keys) -> Quantization | None:
         method = found.get("quant_method") or found.get("quant_algo") or ""
         if not isinstance(method, str):
             raise each.error(f"{name}.quant_method", method, "a string")
-        return Quantization(method=method.lower().replace("compressed_tensors", "compressed-tensors"), config=found)
+        method = method.lower().replace("compressed_tensors", "compressed-tensors")
+        if method == "fp8" and architecture.startswith("DeepseekV4"):
+            return Quantization(method="deepseek_v4_fp8", config={**found, "expert_dtype": text.text("expert_dtype")})
+        return Quantization(method=method, config=found)
     return None

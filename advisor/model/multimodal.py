@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from advisor.layers import CrossAttention, FullAttention
-from advisor.model import gemma, latent, linear, moe, towers
+from advisor.model import gemma, gemma_towers, latent, linear, moe, towers
 from advisor.model.dense import FAMILIES as DENSE
 from advisor.model.dense import Dense
 from advisor.model.hybrid import FAMILIES as HYBRID
@@ -298,14 +298,37 @@ def _gemma3(keys: Keys) -> Whole:
 
 
 def _gemma4(keys: Keys) -> Whole:
-    if keys.raw("audio_config")[1] is not None:
-        raise DeclinedError("Gemma 4 with an audio tower is not described by these rules")
     text, decoder = _text(
         keys.with_defaults({"tie_word_embeddings": True}), fallback="gemma4_text", family=gemma.gemma4
     )
     tower = towers.gemma4(_vision(keys), "model.vision_tower.")
     assert tower.encoder is not None
-    joint = matrix("model.embed_vision.embedding_projection", decoder.hidden_size, tower.encoder.hidden_size, "copied")
+    hidden = decoder.hidden_size
+    joint = matrix("model.embed_vision.embedding_projection", hidden, tower.encoder.hidden_size, "copied")
+    if keys.raw("audio_config")[1] is not None:
+        heard = keys.nested("audio_config").with_defaults(gemma_towers.GEMMA4_AUDIO)
+        joint += gemma_towers.gemma4_audio(heard, "model.audio_tower.")
+        joint += matrix("model.embed_audio.embedding_projection", hidden, heard.size("output_proj_dims"), "copied")
+    return _with_tower(text, decoder, tower, joint, _NEW_NAMES)
+
+
+def _gemma3n(keys: Keys) -> Whole:
+    text, decoder = _text(
+        keys.with_defaults({"tie_word_embeddings": True}), fallback="gemma3n_text", family=gemma.gemma3n
+    )
+    seen, heard = _vision(keys), keys.nested("audio_config", defaults=gemma_towers.GEMMA3N_AUDIO)
+    tower = gemma_towers.gemma3n_vision(seen, "model.vision_tower.")
+    hidden = decoder.hidden_size
+    joint = (
+        *gemma_towers.embedder(
+            "model.embed_vision.",
+            seen.size("vocab_size", default=128),
+            seen.size("hidden_size", default=2048),
+            hidden,
+        ),
+        *gemma_towers.gemma3n_audio(heard, "model.audio_tower."),
+        *gemma_towers.embedder("model.embed_audio.", heard.size("vocab_size"), heard.size("hidden_size"), hidden),
+    )
     return _with_tower(text, decoder, tower, joint, _NEW_NAMES)
 
 
@@ -707,6 +730,7 @@ WRAPPERS: Mapping[str, Callable[[Keys], Whole]] = {
     "Glm4vForConditionalGeneration": _glm4v,
     "Glm4vMoeForConditionalGeneration": _glm4v_moe,
     "Gemma3ForConditionalGeneration": _gemma3,
+    "Gemma3nForConditionalGeneration": _gemma3n,
     "Gemma4ForConditionalGeneration": _gemma4,
     "PaliGemmaForConditionalGeneration": _paligemma,
     "Mistral3ForConditionalGeneration": _mistral3,

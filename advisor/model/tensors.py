@@ -17,6 +17,7 @@ class Part(NamedTuple):
     sharding: Sharding
     alike: int = 1
     kv_heads: int | None = None
+    width_bytes: int | None = None
 
 
 Parts = tuple[Part, ...]
@@ -47,9 +48,15 @@ def norm(name: str, size: int, *, bias: bool = False, sharding: Sharding = "copi
     return (weight, Part(f"{name}.bias", (size,), "norm", sharding)) if bias else (weight,)
 
 
-def small(name: str, *shape: int, sharding: Sharding = "copied", kv_heads: int | None = None) -> Part:
+def small(
+    name: str,
+    *shape: int,
+    sharding: Sharding = "copied",
+    kv_heads: int | None = None,
+    width_bytes: int | None = None,
+) -> Part:
     """Return a tensor that no quantisation touches, by its full name."""
-    return Part(name, shape, "norm", sharding, 1, kv_heads)
+    return Part(name, shape, "norm", sharding, 1, kv_heads, width_bytes)
 
 
 def attention(
@@ -175,6 +182,7 @@ class Decoder:
     experts: Experts | None = None
     draft_layers: int = 0
     gated_mlp: bool = True
+    residual_streams: int = 1
     encoder: Encoder | None = None
     encoder_positions: int | None = None
 
@@ -202,7 +210,7 @@ def parameters(decoder: Decoder, towers: Parts = (), renaming: Renaming | None =
     made: list[Parameter] = []
 
     def add(prefix: str, parts: Iterable[Part], layer: int | None, *, last: bool = False) -> None:
-        for name, shape, role, sharding, alike, kv_heads in parts:
+        for name, shape, role, sharding, alike, kv_heads, width_bytes in parts:
             made.append(
                 Parameter(
                     name=prefix + name,
@@ -213,6 +221,7 @@ def parameters(decoder: Decoder, towers: Parts = (), renaming: Renaming | None =
                     layer=layer,
                     last_stage=last,
                     kv_heads=kv_heads,
+                    width_bytes=width_bytes,
                 )
             )
 

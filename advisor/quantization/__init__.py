@@ -23,7 +23,7 @@ CHECKPOINT_METHODS: Mapping[str, Method] = {
     "bitsandbytes": methods.bitsandbytes,
     "compressed-tensors": methods.compressed_tensors,
     "compressed_tensors": methods.compressed_tensors,
-    "deepseek_v4_fp8": methods.fp8,
+    "deepseek_v4_fp8": methods.deepseek_v4,
     "fbgemm_fp8": methods.fbgemm_fp8,
     "fp8": methods.fp8,
     "gpt_oss_mxfp4": methods.mxfp4,

@@ -40,6 +40,29 @@ def fp8(config: Config, version: Version, capability: int | None) -> Choice:
     return _everything_but(_fp8_scheme(config), _ignored(config))
 
 
+def deepseek_v4(config: Config, version: Version, capability: int | None) -> Choice:
+    """DeepSeek V4: blocks of fp8, experts in four bits unless ``expert_dtype`` says fp8 (``quant_config.py``, 0.32).
+
+    What weighs the index's heads and what compresses are left alone.
+    """
+    blocks, ignored = _fp8_scheme(config), Names(_texts(config, "ignored_layers"))
+    dtype = config.get("expert_dtype") or "fp4"
+    if dtype not in ("fp4", "fp8"):
+        raise ModelConfigError(f"config.json: expert_dtype is {dtype!r}; it must be fp4 or fp8")
+    experts = MXFP4
+    if dtype == "fp8":
+        experts = blocks
+    elif str(config.get("moe_quant_algo", "")).upper() == "NVFP4":
+        experts = NVFP4
+
+    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
+        if ignored.matches(name, layer) or name.endswith(".weights_proj") or ".compressor." in name:
+            return None
+        return experts if is_expert else blocks
+
+    return choose
+
+
 def fbgemm_fp8(config: Config, version: Version, capability: int | None) -> Choice:
     """Rows scaled alone (``fbgemm_fp8.py``, 0.5 to 0.33)."""
     return _everything_but(FP8_CHANNEL, _ignored(config))

@@ -6,11 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advisor.activation import EncoderWork, Step, activation_peak, encoder_work, expert_workspaces
-from advisor.layers import FullAttention
+from advisor.activation import (
+    EncoderWork,
+    Step,
+    activation_peak,
+    encoder_work,
+    expert_workspaces,
+    sparse_workspaces,
+)
+from advisor.layers import FullAttention, Latent, SparseIndex
+from advisor.model import parse_model
 from advisor.runner import Runner
 from advisor.spec import Encoder, Experts, ModelSpec, Quantization
 from advisor.units import GIB
+from tests.advisor.examples import DEEPSEEK_V4_FLASH
 
 
 def model(*, hidden, intermediate, vocabulary, heads=32, kv_heads=8, experts=None, layers=2, **more):
@@ -118,6 +127,31 @@ def test_a_pooling_model_has_no_sampler():
 def test_workspaces_of_experts_stay_from_0_13_on():
     before, after = (activation_peak(QWEN3_30B, step(version)).expected for version in ((0, 12, 0), (0, 13, 0)))
     assert after - before == pytest.approx(expert_workspaces(QWEN3_30B, step((0, 13, 0))))
+
+
+def test_an_index_gathers_its_keys_in_the_experts_workspaces_from_0_13_on():
+    sparse = replace(
+        LLAMA_8B,
+        layers=((Latent(kv_lora_rank=512, qk_rope_head_dim=64, sparse=True), SparseIndex(head_dim=128)),),
+    )
+    long = {"max_model_len": 163_840}
+
+    assert sparse_workspaces(sparse, step((0, 12, 0), **long)) == 0
+    assert sparse_workspaces(sparse, step((0, 13, 0), **long)) == 865_075_200  # as vLLM's own comment works it out
+
+
+def test_deepseek_v4_expands_latents_where_its_index_gathers_less():
+    flash = parse_model(DEEPSEEK_V4_FLASH)
+
+    assert sparse_workspaces(flash, step((0, 25, 0), max_model_len=1_048_576)) == 40 * 262_144 * 132
+    assert sparse_workspaces(flash, step((0, 25, 0), max_model_len=32_768)) == 4 * (8_192 + 128 + 8_192) * 512 * 2
+
+
+def test_what_was_read_and_not_measured_may_be_twice_as_much():
+    peak = activation_peak(parse_model(DEEPSEEK_V4_FLASH), step((0, 25, 0), max_model_len=1_048_576))
+
+    assert peak.upper > 2 * peak.expected
+    assert peak.lower > 0.9 * peak.expected
 
 
 def test_eight_bit_activations_are_copied_before_a_product():

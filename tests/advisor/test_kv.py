@@ -26,8 +26,10 @@ from advisor.layers import (
     SlidingWindow,
     SparseIndex,
 )
+from advisor.model import parse_model
 from advisor.spec import DeclinedError
 from advisor.versions import parse_version
+from tests.advisor.examples import DEEPSEEK_V4_FLASH
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "kv"
 GIB = 1 << 30
@@ -232,6 +234,28 @@ def test_the_null_block_counts_in_the_check_since_0_29():
     assert error is not None
     assert (error.kind, error.largest_max_model_len) == ("too_long", 4080)
     assert newer.bytes_needed() == exact + newer.bytes_per_block
+
+
+def flash(**settings):
+    return kv_layout(
+        parse_model(DEEPSEEK_V4_FLASH).layers, KvSettings(kv_cache_dtype="fp8", block_size=256, **settings)
+    )
+
+
+def test_deepseek_v4_flash_needs_what_a_servers_error_said():
+    """vLLM 0.22 on two GH200 (vllm-project/vllm issue 44376): 6.66 GiB needed, 5.44 there, 13,528 tokens would fit."""
+    layout = flash(version=(0, 22, 0), max_model_len=30_000, max_num_batched_tokens=16_384)
+    least, most = (layout.largest_max_model_len(available * GIB) for available in (5.435, 5.445))
+
+    assert round(layout.bytes_needed() / GIB, 2) == 6.66
+    assert least < 13_528 < most
+
+
+def test_deepseek_v4_flash_holds_what_a_servers_log_said():
+    """vLLM 0.26 on two H20 (issue 51041): 7.7 GiB hold 150 thousand tokens at a max-model-len of 121,344."""
+    layout = flash(version=(0, 26, 0), max_model_len=121_344, max_num_batched_tokens=8_192)
+
+    assert round(layout.size_tokens(layout.num_blocks(7.7 * GIB)), -4) == 150_000
 
 
 def test_drafts_stand_on_the_last_stage():

@@ -14,7 +14,7 @@ from advisor.plan import plan_again, plan_engine
 from advisor.runner import Runner
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED
-from tests.advisor.examples import LLAMA_8B
+from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B
 
 LLAMA_3_1_8B = LLAMA_8B | {
     "max_position_embeddings": 131_072,
@@ -228,6 +228,41 @@ QWEN3_5 = {
     "vocab_size": 151_936,
     "torch_dtype": "bfloat16",
 }
+
+
+QWEN3_6_27B = QWEN3_5 | {
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_attention_heads": 24,
+    "num_hidden_layers": 64,
+    "layer_types": QWEN3_5["layer_types"] * 16,
+    "linear_num_value_heads": 48,
+    "mamba_ssm_dtype": "float32",
+    "max_position_embeddings": 262_144,
+    "mtp_num_hidden_layers": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("drafted", "kv_gib", "printed_blocks"), [(None, 50.37, 1052), (2, 47.81, 921), (3, 58.77, 1132)]
+)
+def test_prediction_layers_keep_a_cache_of_their_own(drafted, kv_gib, printed_blocks):
+    """Qwen3.6-27B on an RTX PRO 6000, May 2026: what was available and vLLM's num_gpu_blocks, with and without MTP."""
+    drafting = f'{{"method": "mtp", "num_speculative_tokens": {drafted}}}'
+    words = ["--enable-prefix-caching"] + (["--speculative-config", drafting] if drafted else [])
+    plan = planned(QWEN3_6_27B, *words, version=(0, 20, 0))
+
+    assert plan.layout.num_blocks(kv_gib * GIB) == printed_blocks
+
+
+def test_deepseek_v4s_prediction_layer_keeps_a_window_alone():
+    def kept(*words):
+        plan = planned(DEEPSEEK_V4_FLASH, "-tp", "8", *words, version=(0, 32, 0))
+        return sorted(each.layers for each in plan.layout.groups)
+
+    drafting = '{"method": "mtp", "num_speculative_tokens": 1}'
+    assert kept() == [20, 21, 22, 42, 62]
+    assert kept("--speculative-config", drafting) == [20, 22, 22, 42, 62]
 
 
 def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():

@@ -115,6 +115,27 @@ def test_a_target_that_names_no_group_of_weights_stays_plain():
     assert choose("compressed-tensors", config)("model.layers.#.self_attn.q_proj", 0, False) is None
 
 
+def deepseek_v4(name, **config):
+    chosen = choose("deepseek_v4_fp8", {"weight_block_size": [128, 128], **config})
+    return chosen(name, 0, ".experts." in name)
+
+
+def test_deepseek_v4_has_blocks_of_fp8_and_experts_in_four_bits_unless_told():
+    experts = "layers.#.ffn.experts.*.w1"
+
+    assert size(deepseek_v4("layers.#.attn.wq_b")) == CELLS + 8 * 16 * 4
+    assert size(deepseek_v4(experts)) == CELLS // 2 + CELLS // 32
+    assert size(deepseek_v4(experts, moe_quant_algo="NVFP4")) == CELLS // 2 + CELLS // 16
+    assert size(deepseek_v4(experts, expert_dtype="fp8")) == CELLS + 8 * 16 * 4
+    with pytest.raises(ModelConfigError, match="expert_dtype is 'int4'; it must be fp4 or fp8"):
+        deepseek_v4(experts, expert_dtype="int4")
+
+
+@pytest.mark.parametrize("name", ["attn.indexer.weights_proj", "attn.compressor.wkv", "attn.indexer.compressor.wgate"])
+def test_deepseek_v4_leaves_alone_what_compresses_and_what_weighs_the_indexs_heads(name):
+    assert deepseek_v4(f"layers.#.{name}") is None
+
+
 def test_modelopt_lists_layers_with_an_algorithm_each():
     config = {
         "quant_algo": "MIXED_PRECISION",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from advisor.estimate import Origin
 from advisor.layers import Latent
 from advisor.rope import rope_tables
-from advisor.spec import DeclinedError, Quantization, RopeTable
+from advisor.spec import DeclinedError, Encoder, Parameter, Quantization, RopeTable
 from advisor.units import GIB
 from advisor.weights import TensorIndex, TensorInfo, model_dtype, stage_weights, tensor_index, unmatched_tensors
 from tests.advisor.specs import decoder, matrix, vector
@@ -293,6 +293,20 @@ def test_tensors_that_vllm_skips_are_not_counted():
     spec = decoder(**SMALL, tied=True)
     assert unmatched_tensors(spec, index_of(spec, **skipped)) == ()
     assert stages(spec, tensors=index_of(spec, **skipped)) == stages(spec, tensors=index_of(spec))
+
+
+def test_a_wrapper_keeps_a_steps_per_layer_embeddings():
+    spec = decoder(**SMALL)
+    per_layer = Parameter(
+        name="model.embed_tokens_per_layer.weight", shape=(100, 48), role="embedding", sharding="vocabulary"
+    )
+    spec = replace(spec, parameters=(*spec.parameters, per_layer))
+    seeing = replace(
+        spec,
+        encoder=Encoder(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, max_item_tokens=16),
+    )
+
+    assert held(seeing, max_num_batched_tokens=1000) - held(spec, max_num_batched_tokens=1000) == 1000 * 48 * 2
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])

@@ -70,10 +70,14 @@ def test_our_figures_are_vllms_own_at_every_sample(server):
         Load(server.port, clients=30, prompt_tokens=600, output_tokens=400),
     ):
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0, PATIENCE_SECONDS)
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
+        end = time.monotonic() + 120
+        while compared < 30 and time.monotonic() < end:
+            time.sleep(0.5)
             ours = running.get("/metrics")
             used = shown(ours, "headroom_engine_kv_used_tokens")
+            if shown(ours, "headroom_engine_up") == 0.0:  # a starved vLLM can take longer over a page than we wait
+                assert used is None
+                continue
             states = (
                 shown(ours, "headroom_engine_requests_running"),
                 shown(ours, "headroom_engine_requests_waiting"),
@@ -90,8 +94,7 @@ def test_our_figures_are_vllms_own_at_every_sample(server):
             assert used + headroom == pytest.approx(CAPACITY)
             usages.append(used / CAPACITY)
             compared += 1
-            time.sleep(0.5)
-    assert compared >= 30
+    assert compared == 30
     assert max(usages) > 0.9, "the load was meant to fill the cache"
 
 
@@ -177,11 +180,14 @@ def test_restart_with_another_limit_and_death_show_as_they_should(vllm, model, t
         with Load(first.port, clients=12, prompt_tokens=100, output_tokens=200):
             # The first step of a fresh server takes seconds, in which its page still counts nobody as running.
             running.wait_for(lambda: running.value("headroom_engine_limiter", **limited) == 1.0, PATIENCE_SECONDS)
-            seen = []
-            for _ in range(10):
+            seen, end = [], time.monotonic() + 60
+            while len(seen) < 10 and time.monotonic() < end:
                 time.sleep(1)
-                seen.append(running.value("headroom_engine_limiter", **limited))
-        assert sum(value == 1.0 for value in seen) >= 8, seen
+                limits = running.value("headroom_engine_limiter", **limited)
+                if limits is not None:  # a page that came too late says nothing
+                    seen.append(limits)
+        assert len(seen) == 10
+        assert sum(seen) >= 8, seen
 
         first.stop(signal.SIGKILL)
         running.wait_for(

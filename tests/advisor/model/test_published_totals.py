@@ -36,6 +36,32 @@ QWEN3_VISION = {
     "deepstack_visual_indexes": [8, 16, 24],
 }
 
+SHARED = 2 * 512 * 2048 + 256
+"""Keys, values and their norm of a Gemma 3n layer that reads another's: in the files, not in vLLM."""
+
+
+def gemma_3n(*, layers, inner, shared):
+    text = {
+        "model_type": "gemma3n_text",
+        "hidden_size": 2048,
+        "intermediate_size": [inner] * layers,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "vocab_size": 262_400,
+        "vocab_size_per_layer_input": 262_144,
+        "hidden_size_per_layer_input": 256,
+        "num_kv_shared_layers": shared,
+        "max_position_embeddings": 32_768,
+    }
+    return {
+        "architectures": ["Gemma3nForConditionalGeneration"],
+        "text_config": text,
+        "vision_config": {"architecture": "mobilenetv5_300m_enc"},
+    }
+
+
 PUBLISHED = {
     "Llama-2-7B": (6_738_415_616, llama(4096, 11008, 32, 32, 32, 32000)),
     "Llama-2-13B": (13_015_864_320, llama(5120, 13824, 40, 40, 40, 32000)),
@@ -130,6 +156,8 @@ PUBLISHED = {
         116_829_156_672,
         kin("GptOssForCausalLM", 2880, 2880, 36, 64, 8, 201088, num_local_experts=128, num_experts_per_tok=4),
     ),
+    "Gemma-3n-E4B": (7_849_978_192 - 15 * SHARED, gemma_3n(layers=35, inner=16384, shared=15)),
+    "Gemma-3n-E2B": (5_439_438_272 - 10 * SHARED, gemma_3n(layers=30, inner=8192, shared=10)),
     "DeepSeek-V2-Lite": (
         15_706_484_224,
         kin(

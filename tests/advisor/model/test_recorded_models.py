@@ -7,11 +7,15 @@ import pytest
 
 from advisor.layers import (
     ChunkedLocal,
+    CompressedIndex,
+    CompressedLatent,
+    CompressorState,
     CrossAttention,
     FullAttention,
     GatedDeltaNet,
     KimiDelta,
     Latent,
+    LatentWindow,
     LinearAttention,
     Mamba1,
     Mamba2,
@@ -75,7 +79,13 @@ def as_kept(cache):
             return ("CrossAttention", heads, size)
         case Latent(kv_lora_rank=rank, qk_rope_head_dim=rope):
             return ("MLAAttention", rank + rope)
-        case SparseIndex(head_dim=size):
+        case CompressedLatent(size=size):
+            return ("MLAAttention", size)
+        case LatentWindow(size=size, window=window):
+            return ("SlidingWindowMLA", 1, size, 0, window)
+        case CompressorState(size=size, ratio=ratio):
+            return ("SlidingWindowMLA", 1, size, 0, 2 * ratio if ratio == 4 else ratio)
+        case SparseIndex(head_dim=size) | CompressedIndex(head_dim=size):
             return ("MLAAttention", size + size // 128 * 4)
     return ("Mamba", *sorted(tuple(sorted(shape)) for shape in state_shapes(cache)))
 

@@ -83,7 +83,7 @@ def test_a_config_that_is_no_object_is_refused(config):
         parse_model(config)
 
 
-@pytest.mark.parametrize("name", ["DeepseekV4ForCausalLM", "NeverHeardOfForCausalLM", "BertModel"])
+@pytest.mark.parametrize("name", ["MiniMaxM3ForCausalLM", "NeverHeardOfForCausalLM", "BertModel"])
 def test_an_architecture_without_rules_is_declined_by_its_name(name):
     with pytest.raises(DeclinedError, match=name):
         parse_model({**GOOD, "architectures": [name]})

@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 import vllm
-from vllm.config import CacheConfig, VllmConfig
+from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config
 from vllm.config.cache import CacheConfig as _CacheConfig
 from vllm.model_executor.layers.attention.attention import Attention
 from vllm.model_executor.layers.attention.chunked_local_attention import ChunkedLocalAttention
@@ -43,12 +43,25 @@ from vllm.v1.attention.backends.mamba2_attn import Mamba2AttentionBackend
 from vllm.v1.attention.backends.mla.flashmla import FlashMLABackend
 from vllm.v1.attention.backends.mla.flashmla_sparse import FlashMLASparseBackend
 from vllm.v1.attention.backends.mla.indexer import DeepseekV32IndexerBackend
+from vllm.v1.attention.backends.mla.sparse_swa import DeepseekV4SWACache
 from vllm.v1.attention.backends.mla.triton_mla import TritonMLABackend
 from vllm.v1.attention.backends.registry import MambaAttentionBackendEnum
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm.v1.attention.backends.turboquant_attn import TurboQuantAttentionBackend
 from vllm.v1.core import kv_cache_utils
 
+try:
+    from vllm.models.deepseek_v4.compressor import CompressorStateCache
+
+    try:
+        from vllm.models.deepseek_v4.attention import DeepseekV4Attention, DeepseekV4IndexerCache
+    except ImportError:  # 0.22
+        from vllm.models.deepseek_v4.attention import DeepseekV4IndexerCache
+        from vllm.models.deepseek_v4.attention import DeepseekV4MLAAttention as DeepseekV4Attention
+except ImportError:  # 0.20, 0.21
+    from vllm.model_executor.layers.deepseek_compressor import CompressorStateCache
+    from vllm.model_executor.layers.deepseek_v4_attention import DeepseekV4IndexerCache
+    from vllm.model_executor.layers.deepseek_v4_attention import DeepseekV4MLAAttention as DeepseekV4Attention
 try:
     from vllm.v1.core import kv_cache_planning as planning  # 0.33
 except ImportError:
@@ -60,6 +73,7 @@ Cache = dict[str, Any]
 Layers = list[list[Cache]]
 VERSION = tuple(int(part) for part in vllm.__version__.split("+")[0].split(".")[:3])
 GIB = 1 << 30
+COMPRESSED = ("CompressedLatent", "LatentWindow", "CompressedIndex", "CompressorState")
 STATES = ("Mamba1", "Mamba2", "GatedDeltaNet", "KimiDelta", "ShortConv", "LinearAttention")
 
 
@@ -101,6 +115,7 @@ BACKENDS = {
     "TRITON_MLA": TritonMLABackend,
     "CPU_MLA": _stand_in("CPU_MLA", [16]),
     "FLASHMLA_SPARSE": FlashMLASparseBackend,
+    "FLASHMLA_SPARSE_DSV4": _stand_in("FLASHMLA_SPARSE_DSV4", [256]),
 }
 
 
@@ -163,9 +178,41 @@ def state_of(cache: Cache, config: VllmConfig) -> tuple[tuple[tuple[int, ...], .
             return shapes, dtype.linear_attention_state_dtype(model, conv)
 
 
+def compressed_layer_of(cache: Cache, config: VllmConfig) -> Any:
+    """Return one of DeepSeek V4's caches, of vLLM's own class and, but for the attention, from its constructor."""
+    cache_config, context = config.cache_config, config.compilation_config.static_forward_context
+    cache_config.cache_dtype = "fp8_ds_mla"
+    known = set(context)
+    with set_current_vllm_config(config, check_compile=False):
+        match cache["kind"]:
+            case "CompressedLatent":
+                members = dict.fromkeys(getattr(DeepseekV4Attention, "__abstractmethods__", ()), None)
+                backend = BACKENDS["FLASHMLA_SPARSE_DSV4"]
+                members["get_attn_backend"] = lambda self: backend
+                layer = object.__new__(type("CompressedLatent", (DeepseekV4Attention,), members))
+                layer.__dict__.update(
+                    compress_ratio=cache["ratio"],
+                    head_dim=cache["size"],
+                    kv_cache_dtype="fp8_ds_mla",
+                    kv_cache_torch_dtype=torch.uint8,
+                )
+            case "LatentWindow":
+                layer = DeepseekV4SWACache(cache["size"], cache["window"], torch.uint8, "window", cache_config)
+            case "CompressedIndex":
+                size = cache["head_dim"] + cache["head_dim"] // 128 * 4
+                layer = DeepseekV4IndexerCache(size, torch.uint8, "index", cache_config, cache["ratio"])
+            case _:
+                layer = CompressorStateCache(cache["size"], torch.float32, cache["ratio"], "state")
+    for name in set(context) - known:
+        del context[name]  # the caller puts it where it belongs
+    return layer
+
+
 def layer_of(cache: Cache, index: int, config: VllmConfig, settings: dict[str, Any]) -> Any:
     """Return an instance of vLLM's layer class that knows what ``get_kv_cache_spec`` asks it, and nothing else."""
     kind, cache_config = cache["kind"], config.cache_config
+    if kind in COMPRESSED:
+        return compressed_layer_of(cache, config)
     if kind in STATES:
         shapes, dtypes = state_of(cache, config)
         base = MambaMixer2 if kind == "Mamba2" else MambaBase
@@ -233,12 +280,15 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     """Return vLLM's configuration for one case, the model's part a stand-in."""
     caches = [cache for layer in layers for cache in layer]
     attention = next((cache for cache in caches if cache["kind"] == "Latent"), None)
-    is_latent = attention is not None
+    is_compressed = any(cache["kind"] in COMPRESSED for cache in caches)
+    is_latent = attention is not None or is_compressed
     if not is_latent:
         attention = next((cache for cache in caches if cache["kind"] not in STATES), None)
     ranks = settings["tensor_parallel_size"]
     heads, size = 1, 0
-    if is_latent:
+    if is_compressed:
+        size = 512
+    elif is_latent:
         size = attention["kv_lora_rank"] + attention["qk_rope_head_dim"]
     elif attention is not None:
         heads, size = max(1, attention["num_kv_heads"] // ranks), attention["head_size"]
@@ -276,10 +326,12 @@ def config_of(layers: Layers, settings: dict[str, Any]) -> VllmConfig:
     )
     skipped = set(settings["kv_cache_dtype_skip_layers"])
     if settings["kv_cache_dtype"].startswith("turboquant"):
-        skipped |= set(TurboQuantConfig.get_boundary_skip_layers(model))
+        skipped |= set(TurboQuantConfig.get_boundary_skip_layers(model if VERSION >= (0, 21, 0) else len(layers)))
     config.cache_config.kv_cache_dtype_skip_layers = sorted(skipped)
     if any(field.name == "kv_cache_layout" for field in dataclasses.fields(_CacheConfig)):
         config.cache_config.kv_cache_layout = "LBHNC" if settings["is_cpu"] else "LBNHC"
+        if is_compressed:
+            config.cache_config.kv_cache_layout = "BLHNC"
     config.scheduler_config.max_num_batched_tokens = settings["max_num_batched_tokens"]
     config.scheduler_config.max_num_encoder_input_tokens = settings["max_num_batched_tokens"]
     config.scheduler_config.async_scheduling = settings["async_scheduling"]
@@ -347,21 +399,39 @@ def plan(layers: Layers, settings: dict[str, Any], kv_cache_bytes: int) -> dict[
         if text.startswith("To serve at least one request"):
             return {"error": {"kind": "too_long", **check}}
         return {"refused": f"{type(error).__name__}: {text}"}
-    tokens, concurrency = kv_cache_utils.get_kv_cache_capacity(config, configs[0])
+    tokens, concurrency = capacity(config, configs[0])
     return {
         "block_size": config.cache_config.block_size,
         "groups": [_shown(group, config) for group in configs[0].kv_cache_groups],
-        "stage_bytes": [_pool_bytes_per_block(config, each.kv_cache_groups) for each in configs],
+        "stage_bytes": [_pool_bytes_per_block(config, each) for each in configs],
         "num_blocks": configs[0].num_blocks,
         "size_tokens": tokens,
         "max_concurrency": concurrency,
-        "max_in_flight_tokens": config.max_in_flight_tokens,
+        "max_in_flight_tokens": getattr(config, "max_in_flight_tokens", config.scheduler_config.max_num_batched_tokens),
     }
 
 
-def _pool_bytes_per_block(config: VllmConfig, groups: Any) -> int:
+def capacity(config: VllmConfig, kv_cache_config: Any) -> tuple[int, float]:
+    """Return "GPU KV cache size" and "Maximum concurrency"; up to 0.23 the former is only printed."""
+    if hasattr(kv_cache_utils, "get_kv_cache_capacity"):
+        return kv_cache_utils.get_kv_cache_capacity(config, kv_cache_config)
+    printed: list[str] = []
+
+    def note(text: str, *values: str, **_: Any) -> None:
+        printed.append(text % values)
+
+    with mock.patch.object(kv_cache_utils, "logger", SimpleNamespace(info=note, info_once=note)):
+        kv_cache_utils._report_kv_cache_config(config, kv_cache_config)
+    size = next(line for line in printed if line.startswith("GPU KV cache size: "))
+    tokens = int(size.removeprefix("GPU KV cache size: ").removesuffix(" tokens").replace(",", ""))
+    return tokens, kv_cache_utils.get_max_concurrency_for_kv_cache_config(config, kv_cache_config)
+
+
+def _pool_bytes_per_block(config: VllmConfig, kv_cache_config: Any) -> int:
+    if VERSION < (0, 21, 0):
+        return sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors) // kv_cache_config.num_blocks
     takes_config = planning._pool_bytes_per_block.__code__.co_argcount == 2
-    return planning._pool_bytes_per_block(*([config] if takes_config else []), groups)
+    return planning._pool_bytes_per_block(*([config] if takes_config else []), kv_cache_config.kv_cache_groups)
 
 
 def _shown(group: Any, config: VllmConfig) -> list[Any]:
@@ -404,6 +474,20 @@ def cross(heads: int, size: int) -> Cache:
 
 
 INDEX = {"kind": "SparseIndex", "head_dim": 128}
+
+
+def compressed(ratio: int) -> list[Cache]:
+    """Return what a layer of DeepSeek V4 keeps, in the order in which vLLM registers it."""
+    local = {"kind": "LatentWindow", "size": 512, "window": 128}
+    if ratio == 0:
+        return [local]
+    index = [
+        {"kind": "CompressedIndex", "head_dim": 128, "ratio": 4},
+        {"kind": "CompressorState", "size": 512, "ratio": 4},
+    ]
+    latents = {"kind": "CompressedLatent", "size": 512, "ratio": ratio}
+    state = {"kind": "CompressorState", "size": 2048 if ratio == 4 else 1024, "ratio": ratio}
+    return [*(index if ratio == 4 else ()), local, latents, state]
 
 
 def draw_state(rng: random.Random) -> Cache:
@@ -479,6 +563,10 @@ def draw_layers(family: str, rng: random.Random) -> Layers:
             return [[INDEX, latent(sparse=True)] for _ in range(count)]
         case "latent and some index":
             return [[INDEX, latent(sparse=True)] if at % every == 0 else [latent(sparse=True)] for at in range(count)]
+        case "compressed latent":
+            first = rng.choice(([0, 0], [128, 128], [0], []))
+            ratios = first + [4, 128] * count
+            return [compressed(ratio) for ratio in ratios[: max(count, 4)]]
         case "latent and window":
             local = window(heads, size, 1024)
             return [[latent()] if at % every == every - 1 else [local] for at in range(count)]
@@ -521,6 +609,7 @@ FAMILIES = (
     "state and full",
     "state beside full",
     "state, window and full",
+    "compressed latent",
 )
 
 HEAD_DTYPES = (
@@ -594,6 +683,18 @@ def cases(seed: int, per_family: int) -> Iterator[tuple[str, Layers, dict[str, A
             rng = random.Random(f"{seed} {family} {number}")
             layers = draw_layers(family, rng)
             settings = draw_settings(layers, rng)
+            if family == "compressed latent":
+                settings |= {
+                    "kv_cache_dtype": rng.choice(("auto", "fp8")),
+                    "kv_cache_dtype_skip_layers": [],
+                    "block_size": rng.choice((None, 256)),
+                    "decode_context_parallel_size": 1,
+                    "disable_hybrid_kv_cache_manager": False,
+                    "is_cpu": False,
+                    "compute_capability": rng.choice(([9, 0], [10, 0])),
+                }
+            if VERSION < (0, 22, 0) and settings["mamba_ssm_cache_dtype"] == "bfloat16":
+                settings["mamba_ssm_cache_dtype"] = "float16"
             kv_cache_bytes = rng.choice((0, 1 << 20, GIB // 4, 3 * GIB + 12345, 20 * GIB, 20 * GIB, 60 * GIB))
             yield f"{family} {number}", layers, settings, kv_cache_bytes
 
