@@ -53,6 +53,8 @@ class Past:
         self.found: Mapping[tuple[str, str], EngineLoad] | None = None
         """What was seen of each rank, with what was known before; None until it is read."""
         self.has_failed = False
+        self.problem: str | None = None
+        """Why nothing was found when last looked, for people; None where something was."""
         self.is_over = False
         """Whether what it found is in use, or its engine gone: how its last read went is nobody's business then."""
         self._prometheus = prometheus
@@ -73,10 +75,12 @@ class Past:
         with self._turn:
             try:
                 target, loads = self._read()
-            except Exception:  # unforeseen ones too: what the state directory held must not wait for ever
+            except Exception as error:  # unforeseen ones too: what the state directory held must not wait for ever
                 self.has_failed = True
+                self.problem = str(error)
                 raise
         seen = sum(load.watched_busy_seconds for load in loads.values())
+        self.problem = f"{self._prometheus.url}: {target}" if isinstance(target, str) else None
         where = target if isinstance(target, str) else f"{target.kind} series of {target.labels}"
         log.info("%s: history of %s: %s; %.0f s of load", self._prometheus.url, self.engine, where, seen)
         for warning in self._prometheus.warnings:
@@ -132,6 +136,8 @@ class Seeding:
         self._host_names = host_names
         self._turn = threading.Lock()
         self._answering: dict[str, _Answering] = {}
+        self._pasts: dict[str, Past] = {}
+        """The last one of each engine."""
         now = wall()
         self._aside = {
             key: load
@@ -197,6 +203,7 @@ class Seeding:
                 least_step_seconds=self._least_step_seconds,
                 known=known,
             )
+            self._pasts[target.engine] = answering.past
             yield answering.past
 
     def applied(self, loads: Loads) -> tuple[dict[tuple[str, str], EngineLoad], tuple[str, ...]]:
@@ -231,8 +238,14 @@ class Seeding:
             done.append(past.key)
         return result, tuple(done)
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """By engine, why nothing is known of its past."""
+        return {engine: past.problem for engine, past in list(self._pasts.items()) if past.problem is not None}
+
     def forget(self, engine: str) -> str | None:
         """Drop an engine that is gone; return the key of the source that is still to read its past, if there is one."""
+        self._pasts.pop(engine, None)
         answering = self._answering.pop(engine, None)
         if answering is None or answering.past is None:
             return None

@@ -441,6 +441,11 @@ class Service:
                 self._read_every(RETRY_SECONDS, past, past.key)
         return published
 
+    @property
+    def past_problems(self) -> Mapping[str, str]:
+        """By engine, why a Prometheus that is named told nothing of its past."""
+        return {} if self._seeding is None else self._seeding.problems
+
     def _begun_pasts(self, published: Published, *, at_once: bool = False) -> tuple[Past, ...]:
         if self._seeding is None:
             return ()

@@ -30,6 +30,7 @@ from exporter.service import Published, Service, World
 from exporter.sources.start_log import service_of
 from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
+from exporter.words import printable
 
 _WIDTH = 80
 _WATCH_INTERVAL_SECONDS = 1.0
@@ -119,6 +120,8 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         published = _watched(service, watch_seconds) if watch_seconds else service.once()
     finally:
         service.stop()
+    for engine, problem in service.past_problems.items():
+        click.echo(f"no history of {engine}: {printable(problem)}", err=True)
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
     if as_json:

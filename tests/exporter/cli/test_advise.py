@@ -201,3 +201,22 @@ def test_a_drop_in_for_one_unit_wants_one_server(server):
         other.close()
     assert (result.returncode, result.stdout) == (2, "")
     assert "name it with --engine" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"/api/v1/series": (401, {}, b"")}, "wants other credentials"),
+        ({"/api/v1/series": (200, {}, b'{"status":"success","data":[]}')}, "it has no series of this engine"),
+    ],
+)
+def test_a_prometheus_that_tells_nothing_is_said_beside_the_advice(server, answers, words):
+    store = FakeServer()
+    store.answers = answers
+    try:
+        result = typed("--engine", server.url, "--prometheus", store.url, "--json")
+    finally:
+        store.close()
+    assert json.loads(result.stdout)["engines"][0]["not_yet"]
+    assert f"no history of {server.engine}: " in result.stderr
+    assert words in result.stderr
