@@ -42,6 +42,12 @@ dashboards: $(BIN)/vllm-headroom
 backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
 
+# Plays stories of an hour and more to the whole daemon over stand-in GPUs, its alerts evaluated by a real Prometheus
+# (ten minutes; needs cc and prometheus), and writes its section of docs/risk.md.
+.PHONY: live-risk
+live-risk: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.live_risk
+
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
 	git diff --exit-code -- METRICS.md docs/configuration.md dashboards/generated docs/runbooks/README.md

@@ -124,7 +124,7 @@ class Service:
         self._clock = world.clock
         self._board = Board()
         self._failures = FailureLog()
-        self._schedule = Schedule(self._overrun)
+        self._schedule = Schedule(self._overrun, speed=self._clock.speed)
         self._started: dict[str, tuple[str, float]] = {}
         self._models = ModelSource()
         self._start_logs = StartLogSource(given=start_log)
