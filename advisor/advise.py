@@ -244,8 +244,16 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
     for server, engine, held in holders:
         running = engine.reading.requests_running if engine else None
         first_pid = min(process.pid for process in processes if process.pid in server.pids)
+        host = snapshot.host_memory_of(server)
         share = _share(server, engine, gpu, held)
-        shares.append(replace(share, key=f"engine {first_pid}", busy=None if running is None else running > 0))
+        shares.append(
+            replace(
+                share,
+                key=f"engine {first_pid}",
+                busy=None if running is None else running > 0,
+                host_memory_ratio=host.used_ratio if host else None,
+            )
+        )
     known = {pid for server in snapshot.servers for pid in server.pids}
     strangers = {
         str(process.pid): float(process.used_bytes)

@@ -91,8 +91,12 @@ def counsel(
     shortfall = _restart(snapshot, reading, server, gpus, theory)
     advice = _advice(engine, reading, server, snapshot, gpus, judgements, theory, planned, load, held, policy, longest)
     seqs = advice.seqs
+    host = snapshot.host_memory_of(server)
     return replace(
         engine,
+        host_memory_limit_bytes=host.limit_bytes if host else None,
+        host_memory_used_bytes=host.used_bytes if host else None,
+        host_oom_kills_total=host.oom_kills if host else None,
         preemption_risk_ratio=None if now is None else preemption_risk_ratio(now, policy.kv_horizon_seconds),
         time_to_kv_exhaustion_seconds=None if now is None else time_to_kv_exhaustion_seconds(now),
         demand_growth_per_second=now.arrivals_over_completions if now else None,

@@ -27,6 +27,8 @@ class EngineShare:
     """Tells a restarted engine from the one before it; empty where its name does."""
     busy: bool | None = None
     """Whether it has requests running; None where that is not known."""
+    host_memory_ratio: float | None = None
+    """Share of its cgroup's host memory in use; None where it has no limit."""
 
     @property
     def claim(self) -> Estimate:
@@ -121,6 +123,9 @@ def observation(
         ecc_uncorrected_errors=gpu.ecc_uncorrected_errors_total,
         row_remap_pending=bool(gpu.row_remap_pending),
         row_remap_failed=bool(gpu.row_remap_failed),
+        host_memory_ratio=max(
+            (share.host_memory_ratio for share in shares if share.host_memory_ratio is not None), default=None
+        ),
     )
 
 

@@ -141,6 +141,17 @@ class Engine(Fact):
     restart_shortfall_bytes: float | None = level(
         "Bytes on the GPU with the least by which they would fail; 0 where they would pass."
     )
+    host_memory_limit_bytes: int | None = level(
+        "Host memory that the cgroup of this engine's processes may use, the tightest of those above them; no series "
+        "where there is no limit."
+    )
+    host_memory_used_bytes: int | None = level(
+        "Host memory that it uses and the kernel cannot take back: without cached files. At the limit a process is "
+        "killed."
+    )
+    host_oom_kills_total: int | None = total(
+        "Processes of that cgroup that the kernel has killed for want of host memory, over the cgroup's life."
+    )
     recommended_max_num_seqs: float | None = level(
         "What max_num_seqs should be, from the load seen; the present value where another would gain nothing. No "
         "series until enough was seen."

@@ -28,6 +28,7 @@ from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
+from exporter.sources.cgroup import CgroupSource
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
@@ -128,6 +129,7 @@ class Service:
         self._started: dict[str, tuple[str, float]] = {}
         self._models = ModelSource()
         self._start_logs = StartLogSource(given=start_log)
+        self._cgroups = CgroupSource()
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
@@ -155,7 +157,7 @@ class Service:
         Raises:
             UsageError: The config names credentials that cannot be read.
         """
-        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models]
+        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models, self._cgroups]
         if self._keeps_state:
             self._sources.append(_Keeping(self._keep))
         self._schedule.start()
@@ -243,7 +245,8 @@ class Service:
         self._sources.append(nvml)
         self._read_together({nvml.name: nvml, self._processes.name: self._processes})
         self._judge()  # finds the servers, and which files tell of them
-        self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
+        once = (self._models, self._start_logs, self._cgroups)
+        self._read_together({**self._servers, **{source.name: source for source in once}})
         published = self._judge()
         self._read("advice", _Advice(lambda: published))  # from here on `published` and `facts` tell of it too
         return published
@@ -379,6 +382,7 @@ class Service:
         )
         self._engines.answered(readings)
         self._start_logs.want(servers or ())
+        self._cgroups.want(servers or ())
         gpu_readings = self._fresh_facts("nvml", now)
         self._models.want(
             path
@@ -398,6 +402,7 @@ class Service:
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
             start_logs=self._fresh_facts("start_log", now) or (),
+            host_memory=self._fresh_facts("cgroup", now) or (),
         )
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)

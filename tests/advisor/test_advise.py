@@ -6,7 +6,7 @@ from advisor.advise import advise
 from advisor.history import History, remember
 from advisor.model import parse_model
 from advisor.policy import Policy
-from advisor.readings import CacheConfig, ModelFiles
+from advisor.readings import CacheConfig, EngineHostMemory, ModelFiles
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import TensorIndex
@@ -173,3 +173,33 @@ def test_lengths_seen_make_the_headroom_in_requests():
     lengths = {"prompt_tokens": histogram(900), "generation_tokens": histogram(100)}
     (engine,) = advised(situation(engines=(reading(usage=0.5, tokens=100_000, histograms=lengths),))).engines
     assert engine.kv_request_headroom == 50
+
+
+def near_its_host_limit(used, *, kills=0):
+    told = EngineHostMemory(host="127.0.0.1", port=8000, limit_bytes=64 * GIB, used_bytes=used, oom_kills=kills)
+    return advised(situation(host_memory=(told,)))
+
+
+def test_an_engines_cgroup_near_its_limit_is_an_event_of_its_gpu_and_a_finding():
+    report = near_its_host_limit(int(0.97 * 64 * GIB), kills=2)
+    (judged,), (engine,) = report.gpus, report.engines
+    assert judged.oom_risk_factor_ratio["events"] == pytest.approx(0.7**2, abs=1e-6)
+    assert "97% of the host memory" in report.factor_sentences[judged.uuid, "events"]
+    assert (engine.host_memory_limit_bytes, engine.host_oom_kills_total) == (64 * GIB, 2)
+    finding = next(each for each in report.findings if each.rule == "host_memory_ends")
+    assert finding.subject == engine.engine
+    assert "62.08 GiB of the 64.00 GiB" in finding.summary
+    assert "as it did 2 times there" in finding.summary
+
+
+def test_a_cgroup_with_room_is_neither():
+    report = near_its_host_limit(32 * GIB)
+    assert report.gpus[0].oom_risk_factor_ratio["events"] == 0.0
+    assert "host_memory_ends" not in {each.rule for each in report.findings}
+
+
+def test_without_a_limit_nothing_is_said_of_host_memory():
+    (engine,) = advised(situation()).engines
+    assert engine.host_memory_limit_bytes is None
+    assert engine.host_memory_used_bytes is None
+    assert engine.host_oom_kills_total is None
