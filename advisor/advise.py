@@ -62,6 +62,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    remedies: dict[tuple[str, str], str] = {}
     culprits: dict[str, Culprit] = {}
     states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
@@ -77,6 +78,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         judgements.append(judgement)
         if said is not None:
             sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            remedies |= {(gpu.uuid, factor): remedy for factor, remedy in said.remedies.items()}
             if said.culprit is not None:
                 culprits[gpu.uuid] = said.culprit
     counselled = [
@@ -99,6 +101,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         engines=tuple(engine for engine, _ in counselled) + down,
         advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
+        factor_remedies=remedies,
         previous_starts=previous_starts(history.starts, snapshot),
         residuals=_learned(history.residuals, placed),
         culprits=culprits,

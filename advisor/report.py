@@ -258,6 +258,8 @@ class Report:
     findings: tuple[Finding, ...] = ()
     factor_sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """For people: why a risk factor is what it is, by (GPU uuid, factor)."""
+    factor_remedies: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """For people: what to do about it, by the same."""
     previous_starts: Mapping[tuple[str, str], Start] = field(default_factory=dict)
     """The start before the present one with the same flags, by (engine, rank)."""
     residuals: Residuals = NO_RESIDUALS

@@ -86,6 +86,7 @@ def test_every_factor_has_a_probability_and_a_sentence():
     assert tuple(assessment.factors) == tuple(assessment.sentences) == FACTORS
     assert all(0 <= chance <= 1 for chance in assessment.factors.values())
     assert all(assessment.sentences.values())
+    assert set(assessment.remedies) == set(FACTORS)
 
 
 # Trend.
@@ -327,11 +328,16 @@ def test_the_host_memory_limit_is_near():
     near = said((engine(30),), seconds=0, host_memory_ratio=0.99)
     assert near.factors["events"] > 0.7
     assert "99%" in near.sentences["events"]
+    assert near.remedies["events"].startswith("raise the memory limit of the engine's container")
+    assert near.culprit is None, "the GPU's driver has nothing to do with it"
 
 
 def test_row_remapping_is_told():
     assert "waits for a GPU reset" in said((engine(30),), seconds=0, row_remap_pending=True).sentences["events"]
-    assert said((engine(30),), seconds=0, row_remap_failed=True).factors["events"] == pytest.approx(0.1)
+    failed = said((engine(30),), seconds=0, row_remap_failed=True)
+    assert failed.factors["events"] == pytest.approx(0.1)
+    assert failed.remedies["events"].startswith("look at dmesg")
+    assert failed.culprit == Culprit(kind="driver", name="")
 
 
 # Time.
