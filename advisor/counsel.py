@@ -8,6 +8,7 @@ from typing import Any
 from advisor.capacity import cuda_total_bytes
 from advisor.defaults import Device, default_gpu_memory_utilization
 from advisor.flag_advice import FlagAdvice, Room, advise_flags
+from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
@@ -17,7 +18,7 @@ from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
 from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, recommend_seqs
-from advisor.versions import NEWEST_STUDIED, parse_version
+from advisor.versions import NEWEST_STUDIED, Version, parse_version
 
 _FULL_ISL_SINCE = (0, 19, 0)
 _NO_SERVER = "the server runs on another host or cannot be found in the process table, so its flags are not known"
@@ -223,11 +224,17 @@ def _restart(
         found.append(GpuAtRestart(total_bytes=total, free_bytes=gpu.memory_free_bytes, held_bytes=held))
     blocks = reading.cache.num_gpu_blocks
     pool = blocks * theory.layout.bytes_per_block if theory is not None and blocks is not None else None
-    utilization = (
-        theory.flags.gpu_memory_utilization
-        if theory is not None
-        else server.flags.gpu_memory_utilization or default_gpu_memory_utilization(version)
-    )
     return restart_shortfall_bytes(
-        found, version=version, gpu_memory_utilization=utilization, theory=theory, pool_bytes=pool
+        found,
+        version=version,
+        gpu_memory_utilization=utilization_in_effect(server.flags, version, theory),
+        theory=theory,
+        pool_bytes=pool,
     )
+
+
+def utilization_in_effect(flags: EngineFlags, version: Version, theory: EnginePlan | None) -> float:
+    """Return the share of each GPU that a server of this release asks for."""
+    if theory is not None:
+        return theory.flags.gpu_memory_utilization
+    return flags.gpu_memory_utilization or default_gpu_memory_utilization(version)

@@ -43,6 +43,16 @@ class GpuJudgement(Fact):
         "for its largest step; foreign belongs to processes that are no vLLM engine.",
         by="component",
     )
+    engine_budget_bytes: Mapping[str, float] | None = level(
+        "What each engine on this GPU asks for at its start: its --gpu-memory-utilization times what CUDA sees.",
+        by="engine",
+    )
+    engine_held_bytes: Mapping[str, float] | None = level("What the processes of each engine hold here.", by="engine")
+    engine_claim_bytes: Mapping[str, float] | None = level(
+        "What each engine may still rightly take, by its flags, its model and its release. Free memory minus their sum "
+        "is headroom_gpu_memory_slack_bytes.",
+        by="engine",
+    )
     memory_slack_bytes: float | None = level(
         "Free memory minus what the engines on this GPU may still rightly claim; negative means over-committed."
     )

@@ -155,8 +155,7 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
         factors=factors,
         sentences={
             "exhausted": f"{gib(free)} are free",
-            "claims": f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}) "
-            f"of the {gib(free)} that are free",
+            "claims": _claims_sentence(claims, claimed, free),
             "trend": _trend_sentence(state, everything, distance),
             "volatility": _volatility_sentence(state, free),
             "foreign": _foreign_sentence(state, strangers, young, young_bytes, arrival),
@@ -326,6 +325,16 @@ def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> _Happ
     worst = max(chances, key=lambda words: chances[words])
     chance = 1.0 - math.prod(1.0 - each for each in chances.values())
     return _Happened(chance=chance, words=worst, is_host=worst == of_the_host)
+
+
+def _claims_sentence(claims: list[tuple[Holder, Estimate]], claimed: Estimate, free_bytes: float) -> str:
+    """Say what engines may still take, and where that is several of them, each one's part."""
+    parts = sorted(((claim.expected, holder.name) for holder, claim in claims if claim.expected >= MIB), reverse=True)
+    split = ", ".join(f"{name} {gib(size)}" for size, name in parts) if len(parts) > 1 else ""
+    return (
+        f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}"
+        f"{'; ' if split else ''}{split}) of the {gib(free_bytes)} that are free"
+    )
 
 
 def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> str:

@@ -141,12 +141,29 @@ def _show_gpu(console: Console, gpu: GpuJudgement, report: Report, policy: Polic
     within = spelled_seconds(policy.oom_horizon_seconds)
     _say(console, f"Out of memory within {within} with probability {gpu.oom_risk_ratio:.2f}: {figures}.")
     _say(console, " ".join(_room(gpu, report)))
+    _say(console, _ledger(gpu))
     for factor, ratio in factors:
         if ratio >= _WORTH_A_SENTENCE_RATIO:
             _say(console, f"{factor}: {report.factor_sentences[gpu.uuid, factor]}.", indent=2)
             _say(console, f"To do: {report.factor_remedies[gpu.uuid, factor]}.", indent=4)
     _show_findings(console, report, f"GPU {gpu.gpu}", but=("gpu_oom_risk",))
     console.print()
+
+
+def _ledger(gpu: GpuJudgement) -> str:
+    """Say who holds this GPU and how much each engine may come to hold: above the total it is over-committed."""
+    claims, budgets = gpu.engine_claim_bytes or {}, gpu.engine_budget_bytes or {}
+    parts = []
+    for engine, held in (gpu.engine_held_bytes or {}).items():
+        asks = f" (its budget: {gib(budgets[engine])})" if engine in budgets else ""
+        parts.append(f"{engine} holds {gib(held)} and may come to {gib(held + claims.get(engine, 0.0))}{asks}")
+    components = gpu.memory_component_bytes or {}
+    parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
+    in_all = ""
+    if gpu.memory_slack_bytes is not None:
+        total = sum(components.values())
+        in_all = f"; in all, with the driver's part, {gib(total - gpu.memory_slack_bytes)} of {gib(total)}"
+    return f"Claims: {', '.join(parts)}{in_all}."
 
 
 def _room(gpu: GpuJudgement, report: Report) -> Iterator[str]:

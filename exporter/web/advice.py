@@ -63,6 +63,16 @@ def _gpu(gpu: GpuJudgement, report: Report, policy: Policy) -> dict[str, Any]:
         "memory_growth_bytes_per_second": gpu.memory_growth_bytes_per_second,
         "memory_slack_bytes": gpu.memory_slack_bytes,
         "memory_slack_low_bytes": gpu.memory_slack_low_bytes,
+        "engines": [
+            {
+                "engine": engine,
+                "budget_bytes": (gpu.engine_budget_bytes or {}).get(engine),
+                "held_bytes": held,
+                "claim_bytes": (gpu.engine_claim_bytes or {}).get(engine),
+            }
+            for engine, held in (gpu.engine_held_bytes or {}).items()
+        ],
+        "foreign_bytes": (gpu.memory_component_bytes or {}).get("foreign"),
         "culprit": culprit.spelled if culprit else None,
         "factors": [
             {

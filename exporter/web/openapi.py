@@ -213,6 +213,17 @@ def _schemas() -> dict[str, Schema]:
                 "memory_growth_bytes_per_second": _MAYBE_NUMBER,
                 "memory_slack_bytes": _MAYBE_NUMBER,
                 "memory_slack_low_bytes": _MAYBE_NUMBER,
+                "engines": _list(
+                    _object(
+                        {
+                            "engine": _TEXT,
+                            "budget_bytes": {**_MAYBE_NUMBER, "description": "What its start-up check asks for."},
+                            "held_bytes": _NUMBER,
+                            "claim_bytes": {**_MAYBE_NUMBER, "description": "What it may still take."},
+                        }
+                    )
+                ),
+                "foreign_bytes": _MAYBE_NUMBER,
                 "culprit": {**_MAYBE_TEXT, "description": "Who ends the memory, if it ends; null: nobody stands out."},
                 "factors": _list(
                     _object({"factor": _TEXT, "ratio": _NUMBER, "because": _TEXT, "what_to_do": _TEXT}),

@@ -100,6 +100,34 @@ def test_an_engine_that_is_loading_may_claim_its_whole_budget():
     assert advised(loading).gpus[0].memory_slack_bytes == pytest.approx(69.5 * GIB - (0.9 * 79.5 - 10) * GIB)
 
 
+def test_the_ledger_of_a_gpu_that_two_engines_share():
+    first = server("vllm serve /models/m --port 8000 --gpu-memory-utilization 0.5", port=8000, pids=(101,))
+    second = server("vllm serve /models/m --port 8001 --gpu-memory-utilization 0.55", port=8001, pids=(201,))
+    shared = situation(
+        gpus=(gpu(used=62 * GIB),),
+        gpu_processes=(gpu_process(101, 38 * GIB), gpu_process(201, 20 * GIB), gpu_process(900, 4 * GIB)),
+        servers=(first, second),
+        targets=(TARGET, EngineTarget(engine="second", url="http://127.0.0.1:8001", failing="connection_refused")),
+    )
+    (judged,) = advised(shared).gpus
+    # 79.5 GiB are what CUDA sees; the second one is still loading and may take all of its budget.
+    assert {name: size / GIB for name, size in judged.engine_budget_bytes.items()} == pytest.approx(
+        {"127.0.0.1:8000": 39.75, "second": 43.725}
+    )
+    assert judged.engine_held_bytes == {"127.0.0.1:8000": 38 * GIB, "second": 20 * GIB}
+    assert judged.engine_claim_bytes["second"] == pytest.approx(23.725 * GIB)
+    assert judged.engine_claim_bytes["127.0.0.1:8000"] > 1.75 * GIB, "its budget and its CUDA context"
+    assert judged.memory_slack_bytes == pytest.approx(17.5 * GIB - sum(judged.engine_claim_bytes.values()))
+    assert judged.memory_slack_bytes < 0, "0.5 and 0.55 do not fit beside 4 GiB of others"
+
+
+def test_without_flags_or_a_release_no_budget_is_made_up():
+    loading = situation(servers=(server("vllm serve /models/m"),), engines=())
+    (judged,) = advised(loading).gpus
+    assert judged.engine_budget_bytes == {}
+    assert judged.engine_claim_bytes == {"127.0.0.1:8000": 0.0}
+
+
 def test_a_server_that_does_not_answer_is_down_under_the_names_it_had():
     report = advised(situation(engines=(), targets=(replace(TARGET, failing="timeout"),)))
     (engine,) = report.engines

@@ -231,10 +231,13 @@ def test_idle_time_proves_nothing_about_claims():
 
 
 def test_two_engines_that_may_claim_more_than_there_is_are_over_committed():
-    both = (engine(40, between(43, 44, 45)), engine(35, between(39, 40, 41), key="engine 2"))
+    second = replace(engine(35, between(39, 40, 41), key="engine 2"), name="second")
+    both = (engine(40, between(43, 44, 45)), second)
     assessment = said(both)
     assert assessment.factors["claims"] > 0.5
     assert assessment.culprit.kind == "engine"
+    assert "may still claim 9.00 GiB" in assessment.sentences["claims"]
+    assert "; second 5.00 GiB, 127.0.0.1:8000 4.00 GiB) of the 5.00 GiB" in assessment.sentences["claims"]
 
 
 # Volatility and foreign processes.
