@@ -43,7 +43,7 @@ backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
 
 # Plays stories of an hour and more to the whole daemon over stand-in GPUs, its alerts evaluated by a real Prometheus
-# (ten minutes; needs cc and prometheus), and writes its section of docs/risk.md.
+# (twelve minutes; needs cc and prometheus), and writes its section of docs/risk.md.
 .PHONY: live-risk
 live-risk: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.live_risk

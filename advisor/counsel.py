@@ -10,9 +10,10 @@ from advisor.defaults import Device, default_gpu_memory_utilization
 from advisor.flag_advice import FlagAdvice, Room, advise_flags
 from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
-from advisor.plan import EnginePlan, plan_again
+from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
 from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.prompt_logprobs import beyond_start_bytes
 from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
@@ -104,6 +105,7 @@ def counsel(
         queue_drain_seconds=now.queue_drain_seconds if now else None,
         restart_fits=None if shortfall is None else int(shortfall == 0),
         restart_shortfall_bytes=shortfall,
+        prompt_logprobs_bytes=_prompt_logprobs(theory, planned),
         recommended_max_num_seqs=seqs.recommended if seqs else None,
         recommended_max_num_seqs_lower=seqs.lower if seqs else None,
         recommended_max_num_seqs_upper=seqs.upper if seqs else None,
@@ -203,6 +205,14 @@ def _room(snapshot: Snapshot, gpus: Sequence[Gpu], judgements: Sequence[GpuJudge
     slack, total, risk = min(known)
     idle = sum(not snapshot.processes_on(gpu) for gpu in snapshot.gpus if gpu.uuid not in mine)
     return Room(total_bytes=total, slack_bytes=slack, oom_risk_ratio=risk, idle_gpus=idle)
+
+
+def _prompt_logprobs(theory: EnginePlan | None, planned: Replanner | None) -> float | None:
+    if theory is None or planned is None or planned.files.spec is None:
+        return None
+    if is_pooling(planned.files.spec, planned.server.flags):
+        return None
+    return beyond_start_bytes(theory, planned.files.spec.vocab_size)
 
 
 def _restart(

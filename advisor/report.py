@@ -151,6 +151,10 @@ class Engine(Fact):
     restart_shortfall_bytes: float | None = level(
         "Bytes on the GPU with the least by which they would fail; 0 where they would pass."
     )
+    prompt_logprobs_bytes: float | None = level(
+        "What a long prompt with prompt_logprobs would take, by estimate, beyond what vLLM rehearsed at its start. No "
+        "part of the risk: nothing tells whether requests ask for it."
+    )
     host_memory_limit_bytes: int | None = level(
         "Host memory that the cgroup of this engine's processes may use, the tightest of those above them; no series "
         "where there is no limit."

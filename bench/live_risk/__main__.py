@@ -16,8 +16,8 @@ BEGIN, END = "<!-- written by make live-risk: begin -->", "<!-- written by make 
 def main() -> None:
     """Play all stories and replace what stands between the marks."""
     parser = argparse.ArgumentParser(prog="python -m bench.live_risk", description=__doc__)
-    parser.add_argument("--speed", type=float, default=20.0, help="seconds of the stories within one real second")
-    parser.add_argument("--poll-interval", type=float, default=15.0, help="seconds of the stories between two looks")
+    parser.add_argument("--speed", type=float, default=16.0, help="seconds of the stories within one real second")
+    parser.add_argument("--poll-interval", type=float, default=30.0, help="seconds of the stories between two looks")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", type=Path, default=Path("docs/risk.md"), help="the page whose section is replaced")
     options = parser.parse_args()
