@@ -192,6 +192,23 @@ def test_a_neighbour_that_leaks_is_found_and_blamed_before_memory_ends():
     assert report.gpus[0].time_to_oom_seconds < 900
 
 
+def test_an_engine_that_leaks_is_found_and_blamed_by_name():
+    history, report = History(), None
+    for now in range(0, 1800, 15):
+        held = 72 * GIB + int(now * 6.3 * GIB / 1800)
+        snapshot = situation(
+            now_seconds=float(now),
+            gpus=(gpu(used=held + GIB),),
+            gpu_processes=(gpu_process(101, held), gpu_process(900, GIB)),
+            servers=(server("vllm serve /models/m --gpu-memory-utilization 0.88"),),
+        )
+        report = advise(snapshot, history, Policy())
+        history = remember(history, snapshot, report)
+    (finding,) = (each for each in report.findings if each.rule == "gpu_oom_risk")
+    assert report.culprits["GPU-0"].spelled == "engine 127.0.0.1:8000"
+    assert "engine 127.0.0.1:8000" in finding.summary
+
+
 def test_an_empty_host_is_a_normal_state():
     report = advised(Snapshot(now_seconds=0.0))
     assert (report.gpus, report.engines, report.findings) == ((), (), ())
