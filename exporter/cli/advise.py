@@ -103,8 +103,10 @@ def _changes(each: EngineAdvice) -> dict[str, str | None]:
 
 def _show(console: Console, published: Published, down: list[Engine], world: World, policy: Policy) -> None:
     report = published.report
+    split = {gpu.uuid for gpu in published.snapshot.gpus if gpu.mig == "parent"}
     for gpu in report.gpus:
-        _show_gpu(console, gpu, report, policy)
+        if gpu.uuid not in split:  # its instances have the memory
+            _show_gpu(console, gpu, report, policy)
     judged = {(engine.engine, engine.dp_rank): engine for engine in report.engines}
     for each in report.advice:
         engine = judged[each.engine, each.dp_rank]

@@ -196,3 +196,12 @@ def test_a_gpu_out_of_danger_takes_few_lines(server, card):
     assert lines[-3] == "Slack: 45.50 GiB, 45.50 GiB at its lowest. Growth cannot be told yet."
     ledger = " ".join(lines[-2:])
     assert ledger == "Claims: other processes hold 34.00 GiB; in all, with the driver's part, 34.50 GiB of 80.00 GiB."
+
+
+@pytest.mark.needs_cc
+def test_of_a_gpu_split_by_mig_the_instances_are_told(server, card):
+    gpu, variables = card
+    gpu.add_mig(0, memory=10 * GIB)
+    text = typed("--engine", server.url, variables=variables).stdout
+    assert text.startswith("GPU 0:0\n")
+    assert "is not known, and so no risk" not in text
