@@ -13,18 +13,20 @@ SHIPPED = (OURS, "HeadroomGpuMemoryEnds", "HeadroomGpuOvercommitted", RESTART)
 _BASELINE_HOLD_SECONDS = 30.0
 _BASELINE_KEEP_SECONDS = 600.0
 """As ours: no rule is to look worse for a reading that was missed."""
+_RANGE = re.compile(r"\[(\d+(?:ms|s|m|h|d))\]")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def rule_groups(policy: Policy, *, speed: float) -> dict[str, Any]:
     """Return a rule file for a Prometheus whose clock is real while the daemon's runs ``speed`` times as fast.
 
-    What the expressions compare is in the daemon's seconds already; how long something must last is not.
+    What the expressions compare is in the daemon's seconds already; how long something must last, and over how long
+    they look back, is not.
     """
     shipped = [
         {
             "alert": alert.name,
-            "expr": alert.expr,
+            "expr": _RANGE.sub(lambda found: f"[{spelled(seconds(found[1]) / speed)}]", alert.expr),
             "for": spelled(seconds(alert.hold) / speed),
             "keep_firing_for": spelled(seconds(alert.keep or "0s") / speed),
             "labels": {"severity": str(alert.severity)},

@@ -78,8 +78,9 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
         Alert(
             name="HeadroomGpuOvercommitted",
             severity=Severity.WARNING,
-            expr="headroom_gpu_memory_slack_bytes < 0",
-            hold="15m",
+            # Over five minutes, so that one look that was missed does not make the wait begin anew.
+            expr="max_over_time(headroom_gpu_memory_slack_bytes[5m]) < 0",
+            hold="10m",
             summary="Engines may rightly claim more memory than their GPU has left.",
             description=f"The engines on {_HERE} may still claim more than is free: slack is "
             "{{ $value | humanize1024 }}B. It works until one of them takes its largest step.",
