@@ -42,6 +42,18 @@ dashboards: $(BIN)/vllm-headroom
 backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
 
+# Plays stories of an hour and more to the whole daemon over stand-in GPUs, its alerts evaluated by a real Prometheus
+# (twelve minutes; needs cc and prometheus), and writes its section of docs/risk.md.
+.PHONY: live-risk
+live-risk: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.live_risk
+
+# Holds our NVML readings of this machine's GPUs against nvidia-smi and CUDA, and writes build/gpu-check.json, a capture
+# to test with. Only reads; without a GPU it says so and is content. GPU_CHECK_FLAGS="--write FILE" writes elsewhere.
+.PHONY: gpu-check
+gpu-check: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.gpu_check $(GPU_CHECK_FLAGS)
+
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
 	git diff --exit-code -- METRICS.md docs/configuration.md dashboards/generated docs/runbooks/README.md

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 
 from advisor.capacity import cuda_total_bytes
-from advisor.counsel import Replanner, counsel
+from advisor.counsel import Replanner, counsel, utilization_in_effect
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
 from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, History
+from advisor.memory import budget
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
 from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
@@ -62,6 +63,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
     )
     judgements: list[GpuJudgement] = []
     sentences: dict[tuple[str, str], str] = {}
+    remedies: dict[tuple[str, str], str] = {}
     culprits: dict[str, Culprit] = {}
     states: dict[str, GpuState] = {}
     for gpu in snapshot.gpus:
@@ -82,6 +84,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         judgements.append(judgement)
         if said is not None:
             sentences |= {(gpu.uuid, factor): sentence for factor, sentence in said.sentences.items()}
+            remedies |= {(gpu.uuid, factor): remedy for factor, remedy in said.remedies.items()}
             if said.culprit is not None:
                 culprits[gpu.uuid] = said.culprit
     counselled = [
@@ -104,6 +107,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
         engines=tuple(engine for engine, _ in counselled) + down,
         advice=tuple(advice for _, advice in counselled),
         factor_sentences=sentences,
+        factor_remedies=remedies,
         previous_starts=previous_starts(history.starts, snapshot),
         residuals=_learned(history.residuals, placed),
         culprits=culprits,
@@ -249,8 +253,17 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
     for server, engine, held in holders:
         running = engine.reading.requests_running if engine else None
         first_pid = min(process.pid for process in processes if process.pid in server.pids)
-        share = _share(server, engine, gpu, held)
-        shares.append(replace(share, key=f"engine {first_pid}", busy=None if running is None else running > 0))
+        host = snapshot.host_memory_of(server)
+        share = _share(_name(snapshot, server, engine), server, engine, gpu, held)
+        shares.append(
+            replace(
+                share,
+                budget_bytes=_budget(server, engine, gpu),
+                key=f"engine {first_pid}",
+                busy=None if running is None else running > 0,
+                host_memory_ratio=host.used_ratio if host else None,
+            )
+        )
     known = {pid for server in snapshot.servers for pid in server.pids}
     strangers = {
         str(process.pid): float(process.used_bytes)
@@ -261,6 +274,17 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
     if unowned:
         strangers["nobody in sight"] = float(unowned)
     return shares, strangers
+
+
+def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | None:
+    """Return what a server's start-up check asks for on a GPU; None while only its release could tell its default."""
+    total = cuda_total_bytes(gpu)
+    version = parse_version(engine.reading.vllm_version) if engine else None
+    if version is not None:
+        utilization: float | None = utilization_in_effect(server.flags, version, engine.theory if engine else None)
+    else:
+        utilization = server.flags.gpu_memory_utilization
+    return None if total is None or utilization is None else float(budget(total, utilization))
 
 
 def holders_on(
@@ -289,8 +313,15 @@ def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuPro
     return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
 
 
-def _share(server: EngineProcess, engine: Placed | None, gpu: Gpu, held: float) -> EngineShare:
-    name = engine.reading.engine if engine else f"{server.host}:{server.port}"
+def _name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
+    """Return a server's id, which it has before it answers, too."""
+    if engine is not None:
+        return engine.reading.engine
+    watched = (target.engine for target in snapshot.targets if snapshot.server_at(target.url) is server)
+    return next(watched, f"{server.host}:{server.port}")
+
+
+def _share(name: str, server: EngineProcess, engine: Placed | None, gpu: Gpu, held: float) -> EngineShare:
     plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
         # Loading, or of a kind without theory: until it answers, it may take its whole budget.

@@ -8,16 +8,18 @@ from typing import Any
 from advisor.capacity import cuda_total_bytes
 from advisor.defaults import Device, default_gpu_memory_utilization
 from advisor.flag_advice import FlagAdvice, Room, advise_flags
+from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
-from advisor.plan import EnginePlan, plan_again
+from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
 from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.prompt_logprobs import beyond_start_bytes
 from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
 from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, recommend_seqs
-from advisor.versions import NEWEST_STUDIED, parse_version
+from advisor.versions import NEWEST_STUDIED, Version, parse_version
 
 _FULL_ISL_SINCE = (0, 19, 0)
 _NO_SERVER = "the server runs on another host or cannot be found in the process table, so its flags are not known"
@@ -91,14 +93,19 @@ def counsel(
     shortfall = _restart(snapshot, reading, server, gpus, theory)
     advice = _advice(engine, reading, server, snapshot, gpus, judgements, theory, planned, load, held, policy, longest)
     seqs = advice.seqs
+    host = snapshot.host_memory_of(server)
     return replace(
         engine,
+        host_memory_limit_bytes=host.limit_bytes if host else None,
+        host_memory_used_bytes=host.used_bytes if host else None,
+        host_oom_kills_total=host.oom_kills if host else None,
         preemption_risk_ratio=None if now is None else preemption_risk_ratio(now, policy.kv_horizon_seconds),
         time_to_kv_exhaustion_seconds=None if now is None else time_to_kv_exhaustion_seconds(now),
         demand_growth_per_second=now.arrivals_over_completions if now else None,
         queue_drain_seconds=now.queue_drain_seconds if now else None,
         restart_fits=None if shortfall is None else int(shortfall == 0),
         restart_shortfall_bytes=shortfall,
+        prompt_logprobs_bytes=_prompt_logprobs(theory, planned),
         recommended_max_num_seqs=seqs.recommended if seqs else None,
         recommended_max_num_seqs_lower=seqs.lower if seqs else None,
         recommended_max_num_seqs_upper=seqs.upper if seqs else None,
@@ -200,6 +207,14 @@ def _room(snapshot: Snapshot, gpus: Sequence[Gpu], judgements: Sequence[GpuJudge
     return Room(total_bytes=total, slack_bytes=slack, oom_risk_ratio=risk, idle_gpus=idle)
 
 
+def _prompt_logprobs(theory: EnginePlan | None, planned: Replanner | None) -> float | None:
+    if theory is None or planned is None or planned.files.spec is None:
+        return None
+    if is_pooling(planned.files.spec, planned.server.flags):
+        return None
+    return beyond_start_bytes(theory, planned.files.spec.vocab_size)
+
+
 def _restart(
     snapshot: Snapshot,
     reading: EngineReading,
@@ -219,11 +234,17 @@ def _restart(
         found.append(GpuAtRestart(total_bytes=total, free_bytes=gpu.memory_free_bytes, held_bytes=held))
     blocks = reading.cache.num_gpu_blocks
     pool = blocks * theory.layout.bytes_per_block if theory is not None and blocks is not None else None
-    utilization = (
-        theory.flags.gpu_memory_utilization
-        if theory is not None
-        else server.flags.gpu_memory_utilization or default_gpu_memory_utilization(version)
-    )
     return restart_shortfall_bytes(
-        found, version=version, gpu_memory_utilization=utilization, theory=theory, pool_bytes=pool
+        found,
+        version=version,
+        gpu_memory_utilization=utilization_in_effect(server.flags, version, theory),
+        theory=theory,
+        pool_bytes=pool,
     )
+
+
+def utilization_in_effect(flags: EngineFlags, version: Version, theory: EnginePlan | None) -> float:
+    """Return the share of each GPU that a server of this release asks for."""
+    if theory is not None:
+        return theory.flags.gpu_memory_utilization
+    return flags.gpu_memory_utilization or default_gpu_memory_utilization(version)

@@ -23,10 +23,14 @@ class EngineShare:
     parts: Mapping[str, float]
     """Weights, kv_used, kv_idle, cuda_graphs, engine_other (CUDA context and the like) and activation_reserve as
     planned; empty without a plan."""
+    budget_bytes: float | None = None
+    """What its start-up check asks for; None where its flags and release are not known."""
     key: str = ""
     """Tells a restarted engine from the one before it; empty where its name does."""
     busy: bool | None = None
     """Whether it has requests running; None where that is not known."""
+    host_memory_ratio: float | None = None
+    """Share of its cgroup's host memory in use; None where it has no limit."""
 
     @property
     def claim(self) -> Estimate:
@@ -121,6 +125,9 @@ def observation(
         ecc_uncorrected_errors=gpu.ecc_uncorrected_errors_total,
         row_remap_pending=bool(gpu.row_remap_pending),
         row_remap_failed=bool(gpu.row_remap_failed),
+        host_memory_ratio=max(
+            (share.host_memory_ratio for share in shares if share.host_memory_ratio is not None), default=None
+        ),
     )
 
 
@@ -144,6 +151,11 @@ def judge_gpu(
             gpu=gpu.gpu,
             uuid=gpu.uuid,
             memory_component_bytes=components(gpu, shares, sum(strangers.values())),
+            engine_budget_bytes={
+                share.engine: share.budget_bytes for share in shares if share.budget_bytes is not None
+            },
+            engine_held_bytes={share.engine: share.held_bytes for share in shares},
+            engine_claim_bytes={share.engine: share.claim.expected for share in shares},
             memory_slack_bytes=seen.free_bytes - sum(share.claim.expected for share in shares),
             memory_slack_low_bytes=state.lowest_slack_bytes,
             memory_growth_bytes_per_second=said.growth_bytes_per_second,

@@ -90,7 +90,7 @@ def plan_engine(
             (`advisor.spec.DeclinedError`).
     """
     version = version or NEWEST_STUDIED
-    traits = model_traits(spec, is_pooling=_is_pooling(spec, flags))
+    traits = model_traits(spec, is_pooling=is_pooling(spec, flags))
     resolved = resolve_flags(
         flags,
         version=version,
@@ -155,7 +155,8 @@ def plan_engine(
     )
 
 
-def _is_pooling(spec: ModelSpec, flags: EngineFlags) -> bool:
+def is_pooling(spec: ModelSpec, flags: EngineFlags) -> bool:
+    """Return whether a command line makes this model embed, classify or score instead of generate."""
     asked = flags.runner or flags.task
     if asked is not None and asked not in ("auto", "generate"):
         return asked not in ("transcription", "draft")

@@ -33,6 +33,8 @@ class Policy:
     """More preemptions than this (three a minute) for minutes on end waste work that users wait for."""
     advice_confidence_ratio: float = 0.8
     """Advice with less support in the observed load is shown and alerts nobody."""
+    host_memory_warning_ratio: float = 0.9
+    """An engine's cgroup that uses this share of the host memory it may use is worth a finding."""
     temperature_warning_celsius: float = 85.0
     """From here on boards without their own limit nearby start to slow down."""
     kv_horizon_seconds: float = 300.0
@@ -62,6 +64,7 @@ class Policy:
             "kv_full_ratio",
             "preemption_risk_warning_ratio",
             "advice_confidence_ratio",
+            "host_memory_warning_ratio",
             "preempted_target_ratio",
         ):
             if not 0 < getattr(self, name) <= 1:

@@ -143,6 +143,25 @@ class EngineProcess:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineHostMemory:
+    """The host memory of one server's processes against the limit of their cgroup, the tightest of several."""
+
+    host: str
+    """As in `EngineProcess`."""
+    port: int
+    limit_bytes: int
+    used_bytes: int
+    """What the kernel cannot take back: without cached files."""
+    oom_kills: int | None
+    """Processes that the kernel has ended there for want of memory; None where it does not tell."""
+
+    @property
+    def used_ratio(self) -> float:
+        """Share of the limit that is in use."""
+        return self.used_bytes / self.limit_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineStartLog:
     """What was found of one server's start-up log."""
 

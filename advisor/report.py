@@ -43,6 +43,16 @@ class GpuJudgement(Fact):
         "for its largest step; foreign belongs to processes that are no vLLM engine.",
         by="component",
     )
+    engine_budget_bytes: Mapping[str, float] | None = level(
+        "What each engine on this GPU asks for at its start: its --gpu-memory-utilization times what CUDA sees.",
+        by="engine",
+    )
+    engine_held_bytes: Mapping[str, float] | None = level("What the processes of each engine hold here.", by="engine")
+    engine_claim_bytes: Mapping[str, float] | None = level(
+        "What each engine may still rightly take, by its flags, its model and its release. Free memory minus their sum "
+        "is headroom_gpu_memory_slack_bytes.",
+        by="engine",
+    )
     memory_slack_bytes: float | None = level(
         "Free memory minus what the engines on this GPU may still rightly claim; negative means over-committed."
     )
@@ -141,6 +151,21 @@ class Engine(Fact):
     )
     restart_shortfall_bytes: float | None = level(
         "Bytes on the GPU with the least by which they would fail; 0 where they would pass."
+    )
+    prompt_logprobs_bytes: float | None = level(
+        "What a long prompt with prompt_logprobs would take, by estimate, beyond what vLLM rehearsed at its start. No "
+        "part of the risk: nothing tells whether requests ask for it."
+    )
+    host_memory_limit_bytes: int | None = level(
+        "Host memory that the cgroup of this engine's processes may use, the tightest of those above them; no series "
+        "where there is no limit."
+    )
+    host_memory_used_bytes: int | None = level(
+        "Host memory that it uses and the kernel cannot take back: without cached files. At the limit a process is "
+        "killed."
+    )
+    host_oom_kills_total: int | None = total(
+        "Processes of that cgroup that the kernel has killed for want of host memory, over the cgroup's life."
     )
     recommended_max_num_seqs: float | None = level(
         "What max_num_seqs should be, from the load seen; the present value where another would gain nothing. No "
@@ -253,6 +278,8 @@ class Report:
     findings: tuple[Finding, ...] = ()
     factor_sentences: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """For people: why a risk factor is what it is, by (GPU uuid, factor)."""
+    factor_remedies: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """For people: what to do about it, by the same."""
     previous_starts: Mapping[tuple[str, str], Start] = field(default_factory=dict)
     """The start before the present one with the same flags, by (engine, rank)."""
     residuals: Residuals = NO_RESIDUALS

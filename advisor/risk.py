@@ -51,6 +51,17 @@ _EVENT_WORDS = {
     "ecc": "an uncorrected ECC error",
 }
 
+REMEDIES: Mapping[str, str] = {
+    "exhausted": "stop a process that is no engine, or restart the engine with a lower --gpu-memory-utilization",
+    "claims": "lower --gpu-memory-utilization of an engine on this GPU, or move a process elsewhere",
+    "trend": "find the process that grows (nvidia-smi) and restart it before free memory ends",
+    "volatility": "leave more room: lower --gpu-memory-utilization or move a process elsewhere",
+    "foreign": "keep other processes off this GPU, or give the engine a lower --gpu-memory-utilization",
+    "events": "look at dmesg and nvidia-smi -q; drain the engine and reset the GPU",
+}
+"""What to do about each factor."""
+_HOST_REMEDY = "raise the memory limit of the engine's container or service, or let it keep less in host memory"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Culprit:
@@ -82,6 +93,8 @@ class Assessment:
     time_to_oom_upper_seconds: float | None
     culprit: Culprit | None
     """None while no cause stands out."""
+    remedies: Mapping[str, str]
+    """What to do about each factor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +104,17 @@ class _Trend:
     lasted_seconds: float
     spread: float
     holder: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Happened:
+    """What the hardware and the host reported."""
+
+    chance: float
+    words: str
+    """The worst of it."""
+    is_host: bool
+    """Whether the worst is the host's memory and not the GPU."""
 
 
 def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Assessment:
@@ -111,16 +135,16 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
     young, young_bytes = _young(state, max(free, 1.0))
     arrival = _arrival(state, max(free, 1.0), horizon_seconds)
     foreign = max(young, arrival, strangers.chance)
-    events, event_words = _events(state, seen, horizon_seconds)
+    happened = _events(state, seen, horizon_seconds)
     factors = {
         "exhausted": exhausted,
         "claims": claims_chance,
         "trend": everything.chance,
         "volatility": volatility,
         "foreign": foreign,
-        "events": events,
+        "events": happened.chance,
     }
-    risk = 1.0 - (1.0 - exhausted) * (1.0 - claims_chance) * (1.0 - events) * (
+    risk = 1.0 - (1.0 - exhausted) * (1.0 - claims_chance) * (1.0 - happened.chance) * (
         1.0 - max(everything.chance, volatility, foreign)
     )
     long_enough = state.seen_seconds >= _LEAST_SEEN_SECONDS
@@ -131,18 +155,18 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
         factors=factors,
         sentences={
             "exhausted": f"{gib(free)} are free",
-            "claims": f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}) "
-            f"of the {gib(free)} that are free",
+            "claims": _claims_sentence(claims, claimed, free),
             "trend": _trend_sentence(state, everything, distance),
             "volatility": _volatility_sentence(state, free),
             "foreign": _foreign_sentence(state, strangers, young, young_bytes, arrival),
-            "events": event_words,
+            "events": happened.words,
         },
         growth_bytes_per_second=rate,
         time_to_oom_seconds=expected,
         time_to_oom_lower_seconds=lower,
         time_to_oom_upper_seconds=upper,
-        culprit=_culprit(state, factors, claims, everything, strangers),
+        culprit=_culprit(state, factors, claims, everything, strangers, happened),
+        remedies={**REMEDIES, "events": _HOST_REMEDY if happened.is_host else REMEDIES["events"]},
     )
 
 
@@ -281,7 +305,8 @@ def _arrival(state: GpuState, free_bytes: float, horizon_seconds: float) -> floa
     return 1.0 - math.exp(-rate * horizon_seconds * (large + unseen) / (len(state.arrivals) + 1))
 
 
-def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> tuple[float, str]:
+def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> _Happened:
+    """Return the chance that what happened ends work on this GPU, and the worst of it."""
     chances = {
         _EVENT_WORDS[name]: _XID_WEIGHTS[name] * math.exp(-max(0.0, seen.now_seconds - at_seconds) / horizon_seconds)
         for name, at_seconds in state.event_at_seconds.items()
@@ -291,13 +316,25 @@ def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> tuple
         chances["remapping a memory row failed"] = _REMAP_FAILED
     if seen.row_remap_pending:
         chances["a memory row waits for a GPU reset to be remapped"] = _REMAP_PENDING
+    of_the_host = None
     if seen.host_memory_ratio is not None and seen.host_memory_ratio > 0.9:
-        used = f"an engine's cgroup is at {seen.host_memory_ratio:.0%} of the host memory it may use"
-        chances[used] = min(1.0, ((seen.host_memory_ratio - 0.9) / 0.1) ** 2)
+        of_the_host = f"an engine's cgroup is at {seen.host_memory_ratio:.0%} of the host memory it may use"
+        chances[of_the_host] = min(1.0, ((seen.host_memory_ratio - 0.9) / 0.1) ** 2)
     if not chances:
-        return 0.0, "no hardware errors of late"
+        return _Happened(chance=0.0, words="no hardware errors of late", is_host=False)
     worst = max(chances, key=lambda words: chances[words])
-    return 1.0 - math.prod(1.0 - chance for chance in chances.values()), worst
+    chance = 1.0 - math.prod(1.0 - each for each in chances.values())
+    return _Happened(chance=chance, words=worst, is_host=worst == of_the_host)
+
+
+def _claims_sentence(claims: list[tuple[Holder, Estimate]], claimed: Estimate, free_bytes: float) -> str:
+    """Say what engines may still take, and where that is several of them, each one's part."""
+    parts = sorted(((claim.expected, holder.name) for holder, claim in claims if claim.expected >= MIB), reverse=True)
+    split = ", ".join(f"{name} {gib(size)}" for size, name in parts) if len(parts) > 1 else ""
+    return (
+        f"engines may still claim {gib(claimed.expected)} (at most {gib(claimed.upper)}"
+        f"{'; ' if split else ''}{split}) of the {gib(free_bytes)} that are free"
+    )
 
 
 def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> str:
@@ -346,8 +383,12 @@ def _culprit(
     claims: list[tuple[Holder, Estimate]],
     everything: _Trend,
     strangers: _Trend,
+    happened: _Happened,
 ) -> Culprit | None:
-    """Name who is behind the largest factor; where memory is gone already, who holds most of what is not promised."""
+    """Name who is behind the largest factor; where memory is gone already, who holds most of what is not promised.
+
+    Nobody, where it is host memory that ends: the finding about it names the engine.
+    """
     largest = max(factors, key=lambda name: factors[name])
     if factors[largest] < 0.05:
         return None
@@ -366,7 +407,7 @@ def _culprit(
         beyond = {key: each.trace.level_bytes - each.promised_bytes for key, each in state.holders.items()}
         holds = state.holders[max(beyond, key=lambda key: beyond[key])]
         return Culprit(kind=holds.kind, name=holds.name)
-    return Culprit(kind="driver", name="") if largest == "events" else None
+    return Culprit(kind="driver", name="") if largest == "events" and not happened.is_host else None
 
 
 def _chance_above(quantity: Estimate, limit: float) -> float:

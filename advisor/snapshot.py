@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from advisor.readings import EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess, ModelFiles
+from advisor.readings import EngineHostMemory, EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess, ModelFiles
 from advisor.units import GIB
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
@@ -42,6 +42,7 @@ class Snapshot:
     targets: tuple[EngineTarget, ...] = ()
     models: tuple[ModelFiles, ...] = ()
     start_logs: tuple[EngineStartLog, ...] = ()
+    host_memory: tuple[EngineHostMemory, ...] = ()
 
     def server_at(self, url: str) -> EngineProcess | None:
         """Return the local process that serves this address, None for a remote or unmapped server."""
@@ -94,6 +95,11 @@ class Snapshot:
         """Return what was found of a server's start-up log; one given by hand tells of any server."""
         here = (None, None) if server is None else (server.host, server.port)
         return next((each for each in self.start_logs if (each.host, each.port) in ((None, None), here)), None)
+
+    def host_memory_of(self, server: EngineProcess | None) -> EngineHostMemory | None:
+        """Return a server's host memory against its limit, None where it has none or that is not known."""
+        here = None if server is None else (server.host, server.port)
+        return next((each for each in self.host_memory if (each.host, each.port) == here), None)
 
     def model_at(self, *paths: str | None) -> ModelFiles | None:
         """Return the files of the first of these paths that was read."""

@@ -13,6 +13,8 @@ class Clock:
     """Unix time, for what is shown and stored."""
     steady: Callable[[], float] = time.monotonic
     """Never jumps: for ages, intervals and deadlines."""
+    speed: float = 1.0
+    """Seconds that pass on both within one real second."""
 
 
 def sped_up(factor: float, clock: Clock | None = None) -> Clock:
@@ -22,4 +24,5 @@ def sped_up(factor: float, clock: Clock | None = None) -> Clock:
     return Clock(
         wall=lambda: wall_start + (base.steady() - steady_start) * factor,
         steady=lambda: steady_start + (base.steady() - steady_start) * factor,
+        speed=base.speed * factor,
     )

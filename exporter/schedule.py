@@ -34,8 +34,12 @@ class _DaemonThreads(BaseExecutor):  # type: ignore[misc]
 class Schedule:
     """Calls functions at even intervals, each at most once at a time."""
 
-    def __init__(self, on_overrun: Callable[[str], None]) -> None:
-        """Take whom to tell that a call was due while the one before it is still under way."""
+    def __init__(self, on_overrun: Callable[[str], None], *, speed: float = 1.0) -> None:
+        """Take whom to tell that a call was due while the one before it is still under way.
+
+        Its seconds are those of a clock that runs ``speed`` times as fast as real time.
+        """
+        self._speed = speed
         self._scheduler = BackgroundScheduler(
             executors={"default": _DaemonThreads()},
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
@@ -54,9 +58,15 @@ class Schedule:
 
     def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
         """Call from now (or ``after_seconds``) on; the same key replaces what was scheduled under it."""
-        first = datetime.now(UTC) + timedelta(seconds=after_seconds)
+        first = datetime.now(UTC) + timedelta(seconds=after_seconds / self._speed)
         self._scheduler.add_job(
-            call, "interval", seconds=seconds, id=key, start_date=first, next_run_time=first, replace_existing=True
+            call,
+            "interval",
+            seconds=seconds / self._speed,
+            id=key,
+            start_date=first,
+            next_run_time=first,
+            replace_existing=True,
         )
 
     def cancel(self, key: str) -> None:

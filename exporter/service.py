@@ -30,6 +30,7 @@ from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
 from exporter.seeding import RETRY_SECONDS, Past, Seeding
+from exporter.sources.cgroup import CgroupSource
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
@@ -128,10 +129,11 @@ class Service:
         self._clock = world.clock
         self._board = Board()
         self._failures = FailureLog()
-        self._schedule = Schedule(self._overrun)
+        self._schedule = Schedule(self._overrun, speed=self._clock.speed)
         self._started: dict[str, tuple[str, float]] = {}
         self._models = ModelSource()
         self._start_logs = StartLogSource(given=start_log)
+        self._cgroups = CgroupSource()
         self._servers: dict[str, VllmSource] = {}
         self._processes = ProcessSource(world.processes)
         self._sources: list[Source] = []
@@ -174,7 +176,7 @@ class Service:
         Raises:
             UsageError: The config names credentials that cannot be read.
         """
-        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models]
+        self._sources += [NvmlSource(self._world.nvml), self._processes, self._models, self._cgroups]
         if self._keeps_state:
             self._sources.append(_Keeping(self._keep))
         self._schedule.start()
@@ -262,7 +264,8 @@ class Service:
         self._sources.append(nvml)
         self._read_together({nvml.name: nvml, self._processes.name: self._processes})
         self._judge()  # finds the servers, and which files tell of them
-        self._read_together({**self._servers, self._models.name: self._models, self._start_logs.name: self._start_logs})
+        once = (self._models, self._start_logs, self._cgroups)
+        self._read_together({**self._servers, **{source.name: source for source in once}})
         published = self._judge()
         pasts = self._begun_pasts(published, at_once=True)
         for past in pasts:
@@ -411,6 +414,7 @@ class Service:
         )
         self._engines.answered(readings)
         self._start_logs.want(servers or ())
+        self._cgroups.want(servers or ())
         gpu_readings = self._fresh_facts("nvml", now)
         self._models.want(
             path
@@ -430,6 +434,7 @@ class Service:
             targets=self._engines.targets(self._why_failing),
             models=self._fresh_facts("model", now, interval_seconds=_MODEL_SECONDS) or (),
             start_logs=self._fresh_facts("start_log", now) or (),
+            host_memory=self._fresh_facts("cgroup", now) or (),
         )
         self._seed()
         report = advise(snapshot, self._history, self._policy)

@@ -24,15 +24,5 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
             subject=f"GPU {gpu.gpu}",
             summary=f"out of memory within {spelled_seconds(policy.oom_horizon_seconds)} with a probability of "
             f"{risk:.0%}: {sentence}{blamed}",
-            advice=_ADVICE[factor],
+            advice=report.factor_remedies[gpu.uuid, factor],
         )
-
-
-_ADVICE = {
-    "exhausted": "stop a process that is no engine, or restart the engine with a lower --gpu-memory-utilization",
-    "claims": "lower --gpu-memory-utilization of an engine on this GPU, or move a process elsewhere",
-    "trend": "find the process that grows (nvidia-smi) and restart it before free memory ends",
-    "volatility": "leave more room: lower --gpu-memory-utilization or move a process elsewhere",
-    "foreign": "keep other processes off this GPU, or give the engine a lower --gpu-memory-utilization",
-    "events": "look at dmesg and nvidia-smi -q; drain the engine and reset the GPU, or raise its memory limit",
-}

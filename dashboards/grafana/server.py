@@ -273,6 +273,27 @@ def _risk(layout: Layout) -> None:
         height=6,
     )
     layout.add(
+        sheet(
+            "Claims by engine",
+            "The budget is --gpu-memory-utilization times what CUDA sees of the GPU: a start asks for it. CUDA's "
+            "context comes on top.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="GPU", label="gpu", width=60),
+                Column(title="Engine", label="engine"),
+                Column(title="Budget", expr=f"max by ({_GPU}, engine) ({gpu('engine_budget_bytes')})", unit="bytes"),
+                Column(title="Holds", expr=f"max by ({_GPU}, engine) ({gpu('engine_held_bytes')})", unit="bytes"),
+                Column(
+                    title="May still take", expr=f"max by ({_GPU}, engine) ({gpu('engine_claim_bytes')})", unit="bytes"
+                ),
+            ],
+            sort=(("GPU", False),),
+            empty="No engine on this GPU",
+        ),
+        width=24,
+        height=6,
+    )
+    layout.add(
         lines(
             "Foreign processes",
             "Memory of processes that are no vLLM engine. What creeps up here ends the engines.",

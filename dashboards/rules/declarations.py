@@ -17,6 +17,8 @@ class Alert:
     """PromQL that returns one sample for each thing that is wrong."""
     hold: str
     """How long that must last, as Prometheus spells durations."""
+    keep: str = ""
+    """For how long it fires on after that: a risk that wavers, or a reading that is missed, is one alert, not many."""
     summary: str
     """One line without a value: what is wrong."""
     description: str

@@ -91,8 +91,9 @@ def _ahead(policy: Policy) -> tuple[Alert, ...]:
         Alert(
             name="HeadroomEngineWouldNotRestart",
             severity=Severity.WARNING,
-            expr="headroom_engine_restart_fits == 0",
-            hold="15m",
+            # Over five minutes, so that one look that was missed does not make the wait begin anew.
+            expr="max_over_time(headroom_engine_restart_fits[5m]) == 0",
+            hold="10m",
             summary="A vLLM engine would not start again.",
             description=f"If {_HERE} stopped now, it would not start again: others hold memory that it needs "
             "(headroom_engine_restart_shortfall_bytes says how much). Make room before the next deployment or crash.",

@@ -15,6 +15,9 @@ CONTAINED_XIDS = (94,)
 Both tiers as in https://docs.nvidia.com/deploy/xid-errors/ and in the alerts of nvidia_gpu_exporter's chart.
 """
 
+_KEPT = "10m"
+"""As in the back-test of docs/risk.md."""
+
 
 def alerts(policy: Policy) -> tuple[Alert, ...]:
     """Return the alerts about GPUs."""
@@ -33,6 +36,7 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             severity=Severity.CRITICAL,
             expr=f"headroom_gpu_oom_risk_ratio >= {policy.oom_risk_critical_ratio:g}",
             hold="1m",
+            keep=_KEPT,
             summary="A GPU is about to run out of memory.",
             description=risk + "The next allocation that fails ends an engine: act now, see what the risk is made of.",
             board=Board.SERVER,
@@ -43,6 +47,7 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             severity=Severity.WARNING,
             expr=f"headroom_gpu_oom_risk_ratio >= {policy.oom_risk_warning_ratio:g}",
             hold="1m",
+            keep=_KEPT,
             summary="A GPU may run out of memory.",
             description=risk + "See what the risk is made of before it grows.",
             board=Board.SERVER,
@@ -73,8 +78,9 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
         Alert(
             name="HeadroomGpuOvercommitted",
             severity=Severity.WARNING,
-            expr="headroom_gpu_memory_slack_bytes < 0",
-            hold="15m",
+            # Over five minutes, so that one look that was missed does not make the wait begin anew.
+            expr="max_over_time(headroom_gpu_memory_slack_bytes[5m]) < 0",
+            hold="10m",
             summary="Engines may rightly claim more memory than their GPU has left.",
             description=f"The engines on {_HERE} may still claim more than is free: slack is "
             "{{ $value | humanize1024 }}B. It works until one of them takes its largest step.",

@@ -60,6 +60,7 @@ def alert_groups(alerts: Sequence[Alert], places: Places) -> dict[str, Any]:
                         "alert": alert.name,
                         "expr": alert.expr,
                         "for": alert.hold,
+                        **({"keep_firing_for": alert.keep} if alert.keep else {}),
                         "labels": {"severity": str(alert.severity)},
                         "annotations": annotations(alert, places),
                     }

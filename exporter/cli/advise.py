@@ -1,4 +1,4 @@
-"""``vllm-headroom advise``: what max-num-seqs and the other memory flags should be, from the load seen."""
+"""``vllm-headroom advise``: what threatens, what to do, and what the memory flags should be, from the load seen."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import shlex
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
+from advisor.policy import Policy
 from advisor.readings import EngineProcess
-from advisor.report import Engine, EngineAdvice
+from advisor.report import Engine, EngineAdvice, GpuJudgement, Report, Severity
 from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
@@ -34,6 +36,8 @@ from exporter.words import printable
 
 _WIDTH = 80
 _WATCH_INTERVAL_SECONDS = 1.0
+_WORTH_A_SENTENCE_RATIO = 0.05
+"""A factor less likely than this is a figure among figures."""
 
 
 @click.command(name="advise")
@@ -68,11 +72,11 @@ def command(
     config_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what max-num-seqs and the other memory flags should be, what each change buys, and what it does not.
+    """Say what threatens each GPU and engine, what to do, and what max-num-seqs and other memory flags should be.
 
     One look tells little: give the state directory of a daemon that has watched the server, a --prometheus that has
     scraped it, or --watch long enough. With --fleet the Prometheus alone is asked, of every engine that it knows.
-    Exit status 0: nothing to change; 1: something should be changed, or nothing can be advised yet.
+    Exit status 0: nothing to do; 1: something should be done or changed, or nothing can be advised yet.
     """
     logs.configure("error", "logfmt")
     given: dict[str, Any] = {"engines": [{"url": url} for url in urls] or None, "state_dir": state_dir}
@@ -125,14 +129,15 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
     if as_json:
-        click.echo(json.dumps(advice(published), indent=2))
+        click.echo(json.dumps(advice(published, service.policy), indent=2))
     elif unit is not None:
         _show_drop_ins(published, world, unit)
     else:
         console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
-        _show(console, published, down, world)
+        _show(console, published, down, world, service.policy)
     settled = report.advice and all(each.seqs is not None and not _changes(each) for each in report.advice)
-    return int(bool(down) or not settled)
+    troubled = any(finding.severity is not Severity.INFO for finding in report.findings)
+    return int(bool(down) or not settled or troubled)
 
 
 def _watched(service: Service, seconds: float) -> Published:
@@ -151,8 +156,12 @@ def _changes(each: EngineAdvice) -> dict[str, str | None]:
     return changed
 
 
-def _show(console: Console, published: Published, down: list[Engine], world: World) -> None:
+def _show(console: Console, published: Published, down: list[Engine], world: World, policy: Policy) -> None:
     report = published.report
+    split = {gpu.uuid for gpu in published.snapshot.gpus if gpu.mig == "parent"}
+    for gpu in report.gpus:
+        if gpu.uuid not in split:  # its instances have the memory
+            _show_gpu(console, gpu, report, policy)
     judged = {(engine.engine, engine.dp_rank): engine for engine in report.engines}
     for each in report.advice:
         engine = judged[each.engine, each.dp_rank]
@@ -166,14 +175,77 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
             _show_seqs(console, each.seqs)
             _show_flags(console, each.flags)
         _show_outlook(console, engine)
+        _show_findings(console, report, engine.engine)
         if _changes(each):
             _show_command(console, published, each, world)
         console.print()
     for engine in down:
         reasons = ", ".join(engine.failing or {}) or "no reason known"
         _say(console, f"{engine.engine}: does not answer ({reasons}).")
+        _show_findings(console, report, engine.engine)
     if not report.engines:
         _say(console, "No vLLM server runs on this host; name one with --engine.")
+
+
+def _show_gpu(console: Console, gpu: GpuJudgement, report: Report, policy: Policy) -> None:
+    """Print the risk, every factor's figure, and of those that matter why and what to do."""
+    factors = sorted((gpu.oom_risk_factor_ratio or {}).items(), key=lambda pair: -pair[1])
+    if gpu.oom_risk_ratio is None or not factors:
+        _say(console, f"GPU {gpu.gpu}: how much is free is not known, and so no risk.")
+        return
+    console.print(f"GPU {gpu.gpu}", style="bold", markup=False)
+    figures = ", ".join(f"{factor} {ratio:.2f}" for factor, ratio in factors)
+    within = spelled_seconds(policy.oom_horizon_seconds)
+    _say(console, f"Out of memory within {within} with probability {gpu.oom_risk_ratio:.2f}: {figures}.")
+    _say(console, " ".join(_room(gpu, report)))
+    _say(console, _ledger(gpu))
+    for factor, ratio in factors:
+        if ratio >= _WORTH_A_SENTENCE_RATIO:
+            _say(console, f"{factor}: {report.factor_sentences[gpu.uuid, factor]}.", indent=2)
+            _say(console, f"To do: {report.factor_remedies[gpu.uuid, factor]}.", indent=4)
+    _show_findings(console, report, f"GPU {gpu.gpu}", but=("gpu_oom_risk",))
+    console.print()
+
+
+def _ledger(gpu: GpuJudgement) -> str:
+    """Say who holds this GPU and how much each engine may come to hold: above the total it is over-committed."""
+    claims, budgets = gpu.engine_claim_bytes or {}, gpu.engine_budget_bytes or {}
+    parts = []
+    for engine, held in (gpu.engine_held_bytes or {}).items():
+        asks = f" (its budget: {gib(budgets[engine])})" if engine in budgets else ""
+        parts.append(f"{engine} holds {gib(held)} and may come to {gib(held + claims.get(engine, 0.0))}{asks}")
+    components = gpu.memory_component_bytes or {}
+    parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
+    in_all = ""
+    if gpu.memory_slack_bytes is not None:
+        total = sum(components.values())
+        in_all = f"; in all, with the driver's part, {gib(total - gpu.memory_slack_bytes)} of {gib(total)}"
+    return f"Claims: {', '.join(parts)}{in_all}."
+
+
+def _room(gpu: GpuJudgement, report: Report) -> Iterator[str]:
+    slack, lowest = gpu.memory_slack_bytes, gpu.memory_slack_low_bytes
+    if slack is not None:
+        low = f", {gib(lowest)} at its lowest" if lowest is not None else ""
+        yield f"Slack: {gib(slack)}{low}."
+    ahead, lower, upper = gpu.time_to_oom_seconds, gpu.time_to_oom_lower_seconds, gpu.time_to_oom_upper_seconds
+    if ahead is None or lower is None or upper is None:
+        yield "Growth cannot be told yet."
+    elif math.isinf(ahead):
+        yield "Nothing grows."
+    elif ahead > 0:
+        bounds = f"between {spelled_seconds(lower)} and {spelled_seconds(upper)}"
+        yield f"At the present growth memory ends in {spelled_seconds(ahead)} ({bounds})."
+    culprit = report.culprits.get(gpu.uuid)
+    if culprit is not None:
+        yield f"Behind it: {culprit.spelled}."
+
+
+def _show_findings(console: Console, report: Report, subject: str, *, but: tuple[str, ...] = ()) -> None:
+    for finding in report.findings:
+        if finding.subject == subject and finding.rule not in but:
+            _say(console, f"{finding.severity}: {finding.summary}.", indent=2)
+            _say(console, f"To do: {finding.advice}.", indent=4)
 
 
 def _show_observed(console: Console, seen: Observed) -> None:
@@ -231,6 +303,14 @@ def _show_outlook(console: Console, engine: Engine) -> None:
     if engine.preemption_risk_ratio is not None and ahead is not None:
         full = "not within an hour" if math.isinf(ahead) else f"in {spelled_seconds(ahead)}"
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
+    drain, growth = engine.queue_drain_seconds, engine.demand_growth_per_second
+    if engine.requests_waiting and drain is not None and growth is not None and math.isfinite(drain):
+        more = "more" if growth > 0 else "fewer"
+        rates = f"{60 * abs(growth):,.1f} {more} come each minute than are finished"
+        _say(console, f"{engine.requests_waiting:,.0f} requests wait, {spelled_seconds(drain)} of work; {rates}.")
+    if engine.host_memory_limit_bytes is not None and engine.host_memory_used_bytes is not None:
+        used, limit = gib(engine.host_memory_used_bytes), gib(engine.host_memory_limit_bytes)
+        _say(console, f"Of {limit} of host memory that its cgroup may use, {used} are in use.")
 
 
 def _show_drop_ins(published: Published, world: World, unit: str) -> None:

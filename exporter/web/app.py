@@ -49,7 +49,7 @@ def build_app(service: Service) -> Starlette:
         return JSONResponse(status(service))
 
     async def api_advice(_request: Request) -> Response:
-        return JSONResponse(advice(service.published()))
+        return JSONResponse(advice(service.published(), service.policy))
 
     one_at_a_time = asyncio.Lock()
 

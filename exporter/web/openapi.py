@@ -16,6 +16,7 @@ _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 _MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
+_MAYBE_TIME: Schema = {"anyOf": [_MAYBE_NUMBER, {"const": "+Inf"}]}
 
 
 def openapi(version: str) -> Schema:
@@ -68,8 +69,8 @@ def openapi(version: str) -> Schema:
             "/api/v1/advice": {
                 "get": {
                     "operationId": "advice",
-                    "summary": "What max-num-seqs and the other memory flags of each engine should be.",
-                    "responses": {"200": _answer("One entry an engine that answers.", "Advice")},
+                    "summary": "What threatens each GPU and engine, what to do, and what the memory flags should be.",
+                    "responses": {"200": _answer("One entry a GPU, one an engine that answers.", "Advice")},
                 }
             },
             "/api/v1/openapi.json": {
@@ -184,6 +185,8 @@ def _schemas() -> dict[str, Schema]:
         "Advice": _object(
             {
                 "time_seconds": _MAYBE_NUMBER,
+                "gpus": _list(_named("GpuRisk")),
+                "findings": _list(_named("Finding")),
                 "engines": _list(
                     _object(
                         {
@@ -199,6 +202,36 @@ def _schemas() -> dict[str, Schema]:
                     )
                 ),
             }
+        ),
+        "GpuRisk": _object(
+            {
+                "gpu": _TEXT,
+                "uuid": _TEXT,
+                "horizon_seconds": _NUMBER,
+                "oom_risk_ratio": {**_MAYBE_NUMBER, "description": "Probability of running out within the horizon."},
+                "time_to_oom_seconds": _MAYBE_TIME,
+                "time_to_oom_lower_seconds": _MAYBE_TIME,
+                "time_to_oom_upper_seconds": _MAYBE_TIME,
+                "memory_growth_bytes_per_second": _MAYBE_NUMBER,
+                "memory_slack_bytes": _MAYBE_NUMBER,
+                "memory_slack_low_bytes": _MAYBE_NUMBER,
+                "engines": _list(
+                    _object(
+                        {
+                            "engine": _TEXT,
+                            "budget_bytes": {**_MAYBE_NUMBER, "description": "What its start-up check asks for."},
+                            "held_bytes": _NUMBER,
+                            "claim_bytes": {**_MAYBE_NUMBER, "description": "What it may still take."},
+                        }
+                    )
+                ),
+                "foreign_bytes": _MAYBE_NUMBER,
+                "culprit": {**_MAYBE_TEXT, "description": "Who ends the memory, if it ends; null: nobody stands out."},
+                "factors": _list(
+                    _object({"factor": _TEXT, "ratio": _NUMBER, "because": _TEXT, "what_to_do": _TEXT}),
+                ),
+            },
+            description="One GPU's risk, its factors from the largest to the smallest.",
         ),
         "Error": _object({"error": _object({"parameter": _MAYBE_TEXT, "message": _TEXT})}),
     }

@@ -6,7 +6,7 @@ from advisor.advise import advise
 from advisor.history import History, remember
 from advisor.model import parse_model
 from advisor.policy import Policy
-from advisor.readings import CacheConfig, ModelFiles
+from advisor.readings import CacheConfig, EngineHostMemory, ModelFiles
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import TensorIndex
@@ -115,6 +115,34 @@ def test_an_engine_that_is_loading_may_claim_its_whole_budget():
     assert advised(loading).gpus[0].memory_slack_bytes == pytest.approx(69.5 * GIB - (0.9 * 79.5 - 10) * GIB)
 
 
+def test_the_ledger_of_a_gpu_that_two_engines_share():
+    first = server("vllm serve /models/m --port 8000 --gpu-memory-utilization 0.5", port=8000, pids=(101,))
+    second = server("vllm serve /models/m --port 8001 --gpu-memory-utilization 0.55", port=8001, pids=(201,))
+    shared = situation(
+        gpus=(gpu(used=62 * GIB),),
+        gpu_processes=(gpu_process(101, 38 * GIB), gpu_process(201, 20 * GIB), gpu_process(900, 4 * GIB)),
+        servers=(first, second),
+        targets=(TARGET, EngineTarget(engine="second", url="http://127.0.0.1:8001", failing="connection_refused")),
+    )
+    (judged,) = advised(shared).gpus
+    # 79.5 GiB are what CUDA sees; the second one is still loading and may take all of its budget.
+    assert {name: size / GIB for name, size in judged.engine_budget_bytes.items()} == pytest.approx(
+        {"127.0.0.1:8000": 39.75, "second": 43.725}
+    )
+    assert judged.engine_held_bytes == {"127.0.0.1:8000": 38 * GIB, "second": 20 * GIB}
+    assert judged.engine_claim_bytes["second"] == pytest.approx(23.725 * GIB)
+    assert judged.engine_claim_bytes["127.0.0.1:8000"] > 1.75 * GIB, "its budget and its CUDA context"
+    assert judged.memory_slack_bytes == pytest.approx(17.5 * GIB - sum(judged.engine_claim_bytes.values()))
+    assert judged.memory_slack_bytes < 0, "0.5 and 0.55 do not fit beside 4 GiB of others"
+
+
+def test_without_flags_or_a_release_no_budget_is_made_up():
+    loading = situation(servers=(server("vllm serve /models/m"),), engines=())
+    (judged,) = advised(loading).gpus
+    assert judged.engine_budget_bytes == {}
+    assert judged.engine_claim_bytes == {"127.0.0.1:8000": 0.0}
+
+
 def test_a_server_that_does_not_answer_is_down_under_the_names_it_had():
     report = advised(situation(engines=(), targets=(replace(TARGET, failing="timeout"),)))
     (engine,) = report.engines
@@ -179,6 +207,23 @@ def test_a_neighbour_that_leaks_is_found_and_blamed_before_memory_ends():
     assert report.gpus[0].time_to_oom_seconds < 900
 
 
+def test_an_engine_that_leaks_is_found_and_blamed_by_name():
+    history, report = History(), None
+    for now in range(0, 1800, 15):
+        held = 72 * GIB + int(now * 6.3 * GIB / 1800)
+        snapshot = situation(
+            now_seconds=float(now),
+            gpus=(gpu(used=held + GIB),),
+            gpu_processes=(gpu_process(101, held), gpu_process(900, GIB)),
+            servers=(server("vllm serve /models/m --gpu-memory-utilization 0.88"),),
+        )
+        report = advise(snapshot, history, Policy())
+        history = remember(history, snapshot, report)
+    (finding,) = (each for each in report.findings if each.rule == "gpu_oom_risk")
+    assert report.culprits["GPU-0"].spelled == "engine 127.0.0.1:8000"
+    assert "engine 127.0.0.1:8000" in finding.summary
+
+
 def test_an_empty_host_is_a_normal_state():
     report = advised(Snapshot(now_seconds=0.0))
     assert (report.gpus, report.engines, report.findings) == ((), (), ())
@@ -188,3 +233,33 @@ def test_lengths_seen_make_the_headroom_in_requests():
     lengths = {"prompt_tokens": histogram(900), "generation_tokens": histogram(100)}
     (engine,) = advised(situation(engines=(reading(usage=0.5, tokens=100_000, histograms=lengths),))).engines
     assert engine.kv_request_headroom == 50
+
+
+def near_its_host_limit(used, *, kills=0):
+    told = EngineHostMemory(host="127.0.0.1", port=8000, limit_bytes=64 * GIB, used_bytes=used, oom_kills=kills)
+    return advised(situation(host_memory=(told,)))
+
+
+def test_an_engines_cgroup_near_its_limit_is_an_event_of_its_gpu_and_a_finding():
+    report = near_its_host_limit(int(0.97 * 64 * GIB), kills=2)
+    (judged,), (engine,) = report.gpus, report.engines
+    assert judged.oom_risk_factor_ratio["events"] == pytest.approx(0.7**2, abs=1e-6)
+    assert "97% of the host memory" in report.factor_sentences[judged.uuid, "events"]
+    assert (engine.host_memory_limit_bytes, engine.host_oom_kills_total) == (64 * GIB, 2)
+    finding = next(each for each in report.findings if each.rule == "host_memory_ends")
+    assert finding.subject == engine.engine
+    assert "62.08 GiB of the 64.00 GiB" in finding.summary
+    assert "as it did 2 times there" in finding.summary
+
+
+def test_a_cgroup_with_room_is_neither():
+    report = near_its_host_limit(32 * GIB)
+    assert report.gpus[0].oom_risk_factor_ratio["events"] == 0.0
+    assert "host_memory_ends" not in {each.rule for each in report.findings}
+
+
+def test_without_a_limit_nothing_is_said_of_host_memory():
+    (engine,) = advised(situation()).engines
+    assert engine.host_memory_limit_bytes is None
+    assert engine.host_memory_used_bytes is None
+    assert engine.host_oom_kills_total is None

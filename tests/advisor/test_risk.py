@@ -86,6 +86,7 @@ def test_every_factor_has_a_probability_and_a_sentence():
     assert tuple(assessment.factors) == tuple(assessment.sentences) == FACTORS
     assert all(0 <= chance <= 1 for chance in assessment.factors.values())
     assert all(assessment.sentences.values())
+    assert set(assessment.remedies) == set(FACTORS)
 
 
 # Trend.
@@ -230,10 +231,13 @@ def test_idle_time_proves_nothing_about_claims():
 
 
 def test_two_engines_that_may_claim_more_than_there_is_are_over_committed():
-    both = (engine(40, between(43, 44, 45)), engine(35, between(39, 40, 41), key="engine 2"))
+    second = replace(engine(35, between(39, 40, 41), key="engine 2"), name="second")
+    both = (engine(40, between(43, 44, 45)), second)
     assessment = said(both)
     assert assessment.factors["claims"] > 0.5
     assert assessment.culprit.kind == "engine"
+    assert "may still claim 9.00 GiB" in assessment.sentences["claims"]
+    assert "; second 5.00 GiB, 127.0.0.1:8000 4.00 GiB) of the 5.00 GiB" in assessment.sentences["claims"]
 
 
 # Volatility and foreign processes.
@@ -327,11 +331,16 @@ def test_the_host_memory_limit_is_near():
     near = said((engine(30),), seconds=0, host_memory_ratio=0.99)
     assert near.factors["events"] > 0.7
     assert "99%" in near.sentences["events"]
+    assert near.remedies["events"].startswith("raise the memory limit of the engine's container")
+    assert near.culprit is None, "the GPU's driver has nothing to do with it"
 
 
 def test_row_remapping_is_told():
     assert "waits for a GPU reset" in said((engine(30),), seconds=0, row_remap_pending=True).sentences["events"]
-    assert said((engine(30),), seconds=0, row_remap_failed=True).factors["events"] == pytest.approx(0.1)
+    failed = said((engine(30),), seconds=0, row_remap_failed=True)
+    assert failed.factors["events"] == pytest.approx(0.1)
+    assert failed.remedies["events"].startswith("look at dmesg")
+    assert failed.culprit == Culprit(kind="driver", name="")
 
 
 # Time.

@@ -103,7 +103,7 @@ EXAMPLES = (
         severity="warning",
         bad={gpu("memory_slack_bytes"): constant(-(2**30))},
         good={gpu("memory_slack_bytes"): constant(0)},
-        not_before="14m",
+        not_before="9m",
         says=f"The engines on {ON_GPU} may still claim more than is free: slack is -1GiB.",
     ),
     Example(
@@ -227,7 +227,7 @@ EXAMPLES = (
         subject=ENGINE,
         bad={engine("restart_fits"): constant(0)},
         good={engine("restart_fits"): constant(1)},
-        not_before="14m",
+        not_before="9m",
         says=f"If {ON_ENGINE} stopped now, it would not start again",
     ),
     Example(

@@ -171,3 +171,17 @@ def test_promtool_has_nothing_to_say_of_the_committed_rules(kind):
 
 def test_examples_name_the_subjects_that_alerts_are_about():
     assert {"gpu"} <= GPU.keys() and {"engine"} <= ENGINE.keys() and {"instance"} <= TARGET.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "series", "value", "subject"),
+    [
+        ("HeadroomEngineWouldNotRestart", "headroom_engine_restart_fits", 0, ENGINE),
+        ("HeadroomGpuOvercommitted", "headroom_gpu_memory_slack_bytes", -1, GPU),
+    ],
+)
+def test_a_look_that_was_missed_does_not_make_a_long_wait_begin_anew(promtool, name, series, value, subject):
+    labels = ",".join(f'{key}="{text}"' for key, text in subject.items())
+    gaps = {f"{series}{{{labels}}}": f"{value}+0x5 stale _x2 {value}+0x20"}
+    firing = [{**subject, "severity": "warning"}]
+    assert_passes(promtool([unit_test(gaps, ("11m", name, firing))], alerts=both(name)))

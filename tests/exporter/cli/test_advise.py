@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.load import to_json
+from advisor.risk import FACTORS
 from exporter.state import FORMAT
 from tests.advisor.loads import told
 from tests.exporter.cli.test_explain import vllm_process
@@ -220,3 +221,58 @@ def test_a_prometheus_that_tells_nothing_is_said_beside_the_advice(server, answe
     assert json.loads(result.stdout)["engines"][0]["not_yet"]
     assert f"no history of {server.engine}: " in result.stderr
     assert words in result.stderr
+
+
+@pytest.fixture
+def full_card(card):
+    """A GPU on which 8 MiB are free."""
+    gpu, variables = card
+    gpu.set_memory(total=80 * GIB, used=80 * GIB - GIB // 2 - 8 * 1024**2, reserved=GIB // 2)
+    gpu.set_processes(Process(pid=1, memory=79 * GIB))
+    return variables
+
+
+@pytest.mark.needs_cc
+def test_the_risk_of_a_gpu_is_told_with_every_factor_why_and_what_to_do(server, full_card):
+    result = typed("--engine", server.url, variables=full_card)
+    text = " ".join(result.stdout.split())
+    assert result.returncode == 1
+    assert "Out of memory within 15 min with probability 1.00: exhausted 1.00," in text
+    assert all(factor in text for factor in ("claims 0.", "trend 0.", "volatility ", "foreign ", "events 0.00"))
+    assert "exhausted: 0.01 GiB are free. To do: stop a process that is no engine, or restart" in text
+    assert "Behind it: a process that is no vLLM engine." in text
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.needs_cc
+def test_the_json_tells_the_same_risk(server, full_card):
+    told_as_json = json.loads(typed("--engine", server.url, "--json", variables=full_card).stdout)
+    (gpu,) = told_as_json["gpus"]
+    assert (gpu["gpu"], gpu["oom_risk_ratio"], gpu["horizon_seconds"]) == ("0", 1.0, 900.0)
+    assert gpu["culprit"] == "a process that is no vLLM engine"
+    assert {each["factor"] for each in gpu["factors"]} == set(FACTORS)
+    worst = gpu["factors"][0]
+    assert (worst["factor"], worst["ratio"], worst["because"]) == ("exhausted", 1.0, "0.01 GiB are free")
+    assert worst["what_to_do"].startswith("stop a process that is no engine")
+    assert "gpu_oom_risk" in {finding["rule"] for finding in told_as_json["findings"]}
+
+
+@pytest.mark.needs_cc
+def test_a_gpu_out_of_danger_takes_few_lines(server, card):
+    gpu, variables = card
+    gpu.set_processes(Process(pid=1, memory=34 * GIB))
+    lines = typed("--engine", server.url, variables=variables).stdout.split("\n\n")[0].splitlines()
+    assert lines[0] == "GPU 0"
+    assert "with probability 0.0" in lines[1]
+    assert lines[-3] == "Slack: 45.50 GiB, 45.50 GiB at its lowest. Growth cannot be told yet."
+    ledger = " ".join(lines[-2:])
+    assert ledger == "Claims: other processes hold 34.00 GiB; in all, with the driver's part, 34.50 GiB of 80.00 GiB."
+
+
+@pytest.mark.needs_cc
+def test_of_a_gpu_split_by_mig_the_instances_are_told(server, card):
+    gpu, variables = card
+    gpu.add_mig(0, memory=10 * GIB)
+    text = typed("--engine", server.url, variables=variables).stdout
+    assert text.startswith("GPU 0:0\n")
+    assert "is not known, and so no risk" not in text

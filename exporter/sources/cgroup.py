@@ -1,0 +1,165 @@
+"""How near the engines are to the host memory that their cgroups may use, where a limit is set.
+
+At the limit the kernel ends a process of the cgroup: a container or a service with too little host memory loses a
+worker, and with it the engine, whatever the GPU has left. A cgroup's limit binds all below it, so every cgroup from
+the process up to the mount is looked at and the tightest one told. No limit, another namespace and a file that may not
+be read are all the same: nothing is told.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from advisor.readings import EngineHostMemory, EngineProcess
+
+_MOST_PIDS = 64
+_MOST_BYTES = 65_536
+_UNLIMITED_BYTES = 1 << 60
+"""Version 1 spells "no limit" as the largest multiple of a page."""
+_GIVEN_BACK = {
+    2: ("active_file", "inactive_file", "slab_reclaimable"),
+    1: ("total_active_file", "total_inactive_file"),
+}
+"""What the kernel takes back before it ends a process: cached files, of which a server that loads weights has many.
+Shared memory is not among them (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mount:
+    """Where a memory controller's hierarchy is to be seen."""
+
+    version: int
+    root: str
+    """Which of its cgroups stands at the mount point: not the topmost one in a container."""
+    point: str
+
+
+class CgroupSource:
+    """Reads the cgroups of the servers that are wanted."""
+
+    name = "cgroup"
+
+    def __init__(self, *, root: Path = Path("/")) -> None:
+        """Take the file system's root."""
+        self._root = root
+        self._wanted: tuple[EngineProcess, ...] = ()
+
+    def want(self, servers: Iterable[EngineProcess]) -> None:
+        """Name the servers to look at."""
+        self._wanted = tuple(servers)
+
+    def read(self) -> tuple[EngineHostMemory, ...]:
+        """Return what is known of each wanted server; those without a limit, or out of sight, are left out."""
+        if not self._wanted:
+            return ()
+        mounts = parse_mounts(self._text(self._root / "proc/self/mountinfo") or "")
+        found = (self._look(server, mounts) for server in self._wanted)
+        return tuple(each for each in found if each is not None)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _look(self, server: EngineProcess, mounts: tuple[Mount, ...]) -> EngineHostMemory | None:
+        """Workers may live in cgroups of their own: the tightest of all decides."""
+        directories = {
+            directory
+            for pid in sorted(server.pids)[:_MOST_PIDS]
+            for version, path in parse_membership(self._text(self._root / "proc" / str(pid) / "cgroup") or "")
+            for mount in mounts
+            if mount.version == version
+            for directory in directories_of(path, mount)
+        }
+        limits = (self._limit(server, version, directory) for version, directory in sorted(directories))
+        known = [each for each in limits if each is not None]
+        return max(known, key=lambda each: each.used_bytes / each.limit_bytes, default=None)
+
+    def _limit(self, server: EngineProcess, version: int, directory: str) -> EngineHostMemory | None:
+        files = self._root / directory.lstrip("/")
+        names = ("memory.max", "memory.current", "memory.events")
+        if version == 1:
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control")
+        limit, current, events = (self._text(files / name) for name in names)
+        limit_bytes, current_bytes = _number(limit), _number(current)
+        if limit_bytes is None or current_bytes is None or not 0 < limit_bytes < _UNLIMITED_BYTES:
+            return None
+        parts = parse_pairs(self._text(files / "memory.stat") or "")
+        given_back = sum(parts.get(name, 0) for name in _GIVEN_BACK[version])
+        return EngineHostMemory(
+            host=server.host,
+            port=server.port,
+            limit_bytes=limit_bytes,
+            used_bytes=max(0, current_bytes - given_back),
+            oom_kills=parse_pairs(events or "").get("oom_kill"),
+        )
+
+    @staticmethod
+    def _text(file: Path) -> str | None:
+        try:
+            with file.open(encoding="ascii", errors="replace") as opened:
+                return opened.read(_MOST_BYTES)
+        except OSError:
+            return None
+
+
+def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
+    """Return where memory controllers are mounted, from ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
+
+    Of several mounts of one hierarchy the first counts: the others show the same.
+    """
+    found: dict[int, Mount] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        words, kinds = before.split(), after.split()
+        if len(words) < 5 or len(kinds) < 3:
+            continue
+        if kinds[0] == "cgroup2":
+            version = 2
+        elif kinds[0] == "cgroup" and "memory" in kinds[2].split(","):
+            version = 1
+        else:
+            continue
+        found.setdefault(version, Mount(version=version, root=words[3], point=words[4]))
+    return tuple(found.values())
+
+
+def parse_membership(text: str) -> tuple[tuple[int, str], ...]:
+    """Return the cgroups that limit a process's memory, from ``/proc/<pid>/cgroup``, as (version, path).
+
+    Where version 1 has the memory controller, version 2 beside it has none: it is named then, and limits nothing.
+    """
+    found = []
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            found.append((2, path))
+        elif "memory" in controllers.split(","):
+            found.append((1, path))
+    return tuple(found)
+
+
+def directories_of(path: str, mount: Mount) -> Iterator[tuple[int, str]]:
+    """Yield the directory of a cgroup and of all above it that the mount shows, as (version, directory).
+
+    A path with ``..`` in it, or beside the mount's root, belongs to another namespace: it is not to be seen from here.
+    """
+    cgroup, root = PurePosixPath(path), PurePosixPath(mount.root)
+    if ".." in cgroup.parts or not cgroup.is_relative_to(root):
+        return
+    below = cgroup.relative_to(root)
+    for each in (below, *below.parents):
+        yield mount.version, str(PurePosixPath(mount.point) / each)
+
+
+def parse_pairs(text: str) -> dict[str, int]:
+    """Return the figures of a file of ``name figure`` lines, as memory.stat and memory.events are.
+
+    >>> parse_pairs("oom_kill 1")
+    {'oom_kill': 1}
+    """
+    pairs = (line.split() for line in text.splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.strip().isdecimal() else None
