@@ -96,6 +96,7 @@ def told(
             finished=finished / seconds * 600.0,
             arrived=finished / seconds * 600.0,
             preempted=preempted * finished / seconds * 600.0,
+            spells=min(preempted * finished / seconds * 600.0, 600.0 * finished / (running * seconds)),
         ),
         prompt_tokens=Lengths(bounds=(2 * prompt, math.inf), counts=(finished, 0.0), sum=prompt * finished),
         generation_tokens=Lengths(bounds=(2 * output, math.inf), counts=(finished, 0.0), sum=output * finished),
