@@ -24,17 +24,17 @@ def main() -> None:
     options.write.write_text(replaced(page, report(scores, policy)), encoding="utf-8")
 
 
-def replaced(page: str, section: str) -> str:
-    """Return the page with the section between its marks.
+def replaced(page: str, section: str, *, begin: str = BEGIN, end: str = END) -> str:
+    """Return the page with the section between the marks.
 
     Raises:
         ValueError: The page has no marks.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN} and {END} in the page")
-    return f"{before}{BEGIN}\n\n{section}\n{END}{after}"
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"no {begin} and {end} in the page")
+    return f"{before}{begin}\n\n{section}\n{end}{after}"
 
 
 if __name__ == "__main__":
