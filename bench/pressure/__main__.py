@@ -14,7 +14,7 @@ from bench.backtest.__main__ import replaced
 from bench.pressure.plan import REAL_HORIZON_SECONDS, SERVERS
 from bench.pressure.record import record
 from bench.pressure.recording import Half, read
-from bench.pressure.report import parts_of, report
+from bench.pressure.report import Part, parts_of, report
 from bench.pressure.score import Story, horizon_policy, told
 from bench.pressure.simulated import KINDS, simulated
 
@@ -59,7 +59,7 @@ def main() -> None:
     ]
     parts = [
         *parts_of("Simulated scheduler", policy.kv_horizon_seconds, stories),
-        *parts_of("Real vLLM on the CPU", REAL_HORIZON_SECONDS, recorded),
+        Part(title="Real vLLM on the CPU", horizon_seconds=REAL_HORIZON_SECONDS, stories=tuple(recorded)),
     ]
     page = options.write.read_text(encoding="utf-8")
     options.write.write_text(replaced(page, report(parts), begin=BEGIN, end=END), encoding="utf-8")

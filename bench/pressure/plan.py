@@ -135,14 +135,14 @@ SERVERS: tuple[Server, ...] = (
         max_num_seqs=64,
         num_gpu_blocks=385,
         stretches=(
-            _stretch("64-seqs-x0.3", "tuning", 0, 0.3),
+            _stretch("64-seqs-x0.3", "held out", 0, 0.3),
             _stretch("64-seqs-x0.45", "held out", 4500, 0.45),
         ),
     ),
     Server(
         max_num_seqs=12,
         num_gpu_blocks=385,
-        stretches=(_stretch("12-seqs-rising", "tuning", 2000, 0.1, 0.5),),
+        stretches=(_stretch("12-seqs-rising", "held out", 2000, 0.1, 0.5),),
     ),
     Server(
         max_num_seqs=64,

@@ -41,10 +41,9 @@ def report(parts: Sequence[Part]) -> str:
 
 def _part(part: Part) -> str:
     moments = judged(part.stories)
-    onsets = sum(len(story.onsets_seconds) for story in part.stories)
     head = (
         f"{len(part.stories)} stories, {len(moments):,} moments at which a risk was said and what came within "
-        f"{part.horizon_seconds:.0f} s is known; {onsets} onsets of preemption (none within a horizon before)."
+        f"{part.horizon_seconds:.0f} s is known."
     )
     return "\n\n".join(
         (f"### {part.title}", head, _kinds(part), _calibration(moments), _rules(part.stories), _equal(part.stories))
@@ -123,9 +122,13 @@ def _equal(stories: Sequence[Story]) -> str:
             continue
         lines.append(
             f"- {name} recalls {theirs.recall_ratio:.0%} with {theirs.false_ratio:.1%} false alarms; ours, above "
-            f"{ours[0]:.3g}, with {ours[1]:.1%}{'' if ours[1] <= theirs.false_ratio else ': not better'}"
+            f"{_threshold(ours[0])}, with {ours[1]:.1%}{'' if ours[1] <= theirs.false_ratio else ': not better'}"
         )
     return "\n".join(lines)
+
+
+def _threshold(risk: float) -> str:
+    return f"{risk:.3g}" if risk < 0.9995 else f"1 - {1 - risk:.0e}"
 
 
 def _percent(value: float | None) -> str:
