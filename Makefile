@@ -54,6 +54,11 @@ live-risk: $(BIN)/vllm-headroom
 gpu-check: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.gpu_check $(GPU_CHECK_FLAGS)
 
+# Judges the risk of preemption on simulated and recorded engines and writes its section of docs/risk.md.
+.PHONY: pressure-backtest
+pressure-backtest: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.pressure
+
 .PHONY: docs-are-current
 docs-are-current: docs dashboards
 	git diff --exit-code -- METRICS.md docs/configuration.md dashboards/generated docs/runbooks/README.md

@@ -18,7 +18,7 @@ from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
-from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, recommend_seqs
+from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, preempts_ratio, recommend_seqs
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 
 _FULL_ISL_SINCE = (0, 19, 0)
@@ -89,6 +89,9 @@ def counsel(
             used_tokens=engine.kv_used_tokens,
             capacity_tokens=engine.kv_capacity_tokens,
             max_num_seqs=engine.max_num_seqs,
+            preempts_ratio=preempts_ratio(
+                load, max_model_len=longest, admits_whole_prompts=_admits_whole_prompts(reading, server)
+            ),
         )
     shortfall = _restart(snapshot, reading, server, gpus, theory)
     advice = _advice(engine, reading, server, snapshot, gpus, judgements, theory, planned, load, held, policy, longest)
@@ -149,7 +152,6 @@ def _advice(
             return tokens
         return tokens * changed.kv_tokens.expected / theory.kv_tokens.expected
 
-    version = parse_version(reading.vllm_version) or NEWEST_STUDIED
     seqs = recommend_seqs(
         load,
         Surroundings(
@@ -158,8 +160,7 @@ def _advice(
             block_size=theory.layout.block_size if theory else reading.cache.block_size or 16,
             max_model_len=longest,
             max_num_batched_tokens=theory.flags.max_num_batched_tokens if theory else None,
-            admits_whole_prompts=version >= _FULL_ISL_SINCE
-            and (server is None or server.flags.scheduler_reserve_full_isl is not False),
+            admits_whole_prompts=_admits_whole_prompts(reading, server),
             state_blocks=_state_blocks(theory, reading),
         ),
         policy,
@@ -172,7 +173,7 @@ def _advice(
             theory,
             planned,
             given=server.flags,
-            version=version,
+            version=_version(reading),
             load=load,
             seqs=seqs,
             room=_room(snapshot, gpus, judgements),
@@ -180,6 +181,16 @@ def _advice(
         )
     gain = round(capacity(seqs.recommended) - capacity(seqs.current)) if theory is not None else None
     return replace(silent, seqs=seqs, flags=flags, seqs_gain_tokens=gain)
+
+
+def _version(reading: EngineReading) -> Version:
+    return parse_version(reading.vllm_version) or NEWEST_STUDIED
+
+
+def _admits_whole_prompts(reading: EngineReading, server: EngineProcess | None) -> bool:
+    return _version(reading) >= _FULL_ISL_SINCE and (
+        server is None or server.flags.scheduler_reserve_full_isl is not False
+    )
 
 
 def _state_blocks(theory: EnginePlan | None, reading: EngineReading) -> int | None:

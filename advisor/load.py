@@ -22,6 +22,8 @@ SETTLE_SECONDS = 10.0
 """A fresh server compiles and warms up in its first steps; what it shows then is not the load."""
 MOST_ENGINES = 256
 _SAME_START_SECONDS = 2.0
+_SPELL_TURNOVERS = 0.5
+"""Preemptions nearer to each other than that share of a request's life have the same cause."""
 _TOTALS = (
     "generation_tokens_total",
     "prompt_tokens_total",
@@ -45,6 +47,10 @@ class Sums:
     """The weight of those."""
     running: float = 0.0
     """Requests x seconds."""
+    running_squared: float = 0.0
+    """Requests squared x seconds: with the one above it gives how much their number varies."""
+    waiting: float = 0.0
+    """Requests x seconds."""
     used: float = 0.0
     """Tokens x seconds."""
     used_squared: float = 0.0
@@ -56,6 +62,8 @@ class Sums:
     finished: float = 0.0
     arrived: float = 0.0
     preempted: float = 0.0
+    spells: float = 0.0
+    """Preemptions that came half a request's life or more after the last one counted here: a rush of them is one."""
     prefix_queries: float = 0.0
     prefix_hits: float = 0.0
     latency_weight: float = 0.0
@@ -183,6 +191,8 @@ class Moment:
     histograms: Mapping[str, Histogram]
     running: float
     waiting: float
+    spell_at_seconds: float = -math.inf
+    """When a preemption was last counted as a spell of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,9 +260,23 @@ def observe_load(
         or last.seconds < moment.settled_at_seconds
     ):
         return replace(load, last=moment)
+    moment = replace(moment, spell_at_seconds=_spell_at(load, last, moment))
     return replace(
         _folded(load, last, moment, reading, capacity_tokens, max_num_seqs, limiter),
         last=moment,
+    )
+
+
+def _spell_at(load: EngineLoad, last: Moment, moment: Moment) -> float:
+    """Return when a spell of preemptions was last counted: this moment if one begins, or still goes on."""
+    if moment.totals.get("preemptions_total", 0.0) <= last.totals.get("preemptions_total", math.inf):
+        return last.spell_at_seconds
+    sums = load.fast
+    turnover = sums.running / sums.finished if sums.finished > 0 else 0.0
+    return (
+        moment.seconds
+        if moment.seconds - last.spell_at_seconds >= _SPELL_TURNOVERS * turnover
+        else last.spell_at_seconds
     )
 
 
@@ -350,6 +374,7 @@ def _new(
         finished=finished,
         arrived=max(0.0, finished + running + moment.waiting - last.running - last.waiting),
         preempted=moved("preemptions_total"),
+        spells=float(moment.spell_at_seconds > last.spell_at_seconds),
         prefix_queries=moved("prefix_cache_queries_total"),
         prefix_hits=moved("prefix_cache_hits_total"),
     )
@@ -360,6 +385,8 @@ def _new(
             samples=1.0,
             sampled_seconds=seconds,
             running=seconds * running,
+            running_squared=seconds * running * running,
+            waiting=seconds * moment.waiting,
             used=seconds * used,
             used_squared=seconds * used * used / running,
         )

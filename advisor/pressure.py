@@ -8,13 +8,21 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from advisor.load import EngineLoad
-from advisor.tuning import Holding, overflow_ratio
+from advisor.load import EngineLoad, Sums
+from advisor.tuning import Holding, gamma_deviations
 
-_LOOKS = 8
+_LOOKS = 12
+_BELIEF_SPELLS = 0.4
+"""As many spells are the model worth against those that were seen: the shape of a gamma distribution of the rate."""
+_DISPERSION_TURNOVERS = 2.0
+"""As much is it worth that requests come and go by chance."""
+_DRIFT_RATIO = 0.3
+"""By how much demand may come to differ from what it is, as a share; that a service's demand drifts nobody can know."""
 _FORECAST_SECONDS = 3600.0
 _STEPS = 360
 _LEAST_FINISHED = 20.0
+_MOST_FULLNESS = 1.2
+"""Beyond that it makes no difference how much more is wanted than there is."""
 _COMPARABLE = 0.1
 """How much fuller than in the last minutes the cache may be for those minutes to say something still."""
 _NORMAL = NormalDist()
@@ -38,20 +46,30 @@ class Pressure:
     """Standard error of that, were arrivals and completions both by chance."""
     growth_seen_seconds: float
     """How long it was watched: it is not taken to go on for longer."""
+    arrivals_per_second: float
+    dispersion: float
+    """Variance over mean of the number that runs: 1 where requests come by chance, 0 where clients keep it up."""
+    preempts_ratio: float
+    """Preemptions for each request that ends while the cache is full."""
     completions_per_second: float
     """While anything ran."""
-    preempted: float
-    """Preemptions in the time below."""
+    spells: float
+    """Spells of preemption in the time below, as in `advisor.load.Sums`."""
     observed_seconds: float
     """Time under load that was watched lately."""
-    usual_usage_ratio: float
-    """Mean usage in it."""
+    usual_fullness_ratio: float
+    """What `fullness_ratio` was in it for the means of what ran, what waited and what was used."""
 
     @property
     def expected_running(self) -> float:
         """Those that run once who waits now is let in."""
         wanted = self.running + self.waiting
         return wanted if self.max_num_seqs is None else max(self.running, min(wanted, self.max_num_seqs))
+
+    @property
+    def fullness_ratio(self) -> float:
+        """Share of the KV cache in use, now or once who waits is let in, whichever is more."""
+        return _fullness(self.used_tokens, self.expected_running * self.held.mean_tokens, self.capacity_tokens)
 
     @property
     def sure_growth_per_second(self) -> float:
@@ -74,12 +92,25 @@ def pressure(
     used_tokens: float | None,
     capacity_tokens: float | None,
     max_num_seqs: float | None,
+    preempts_ratio: float | None = None,
 ) -> Pressure | None:
-    """Return the pressure on an engine, None until a few requests have been seen to finish."""
+    """Return the pressure on an engine, None until a few requests have been seen to finish.
+
+    Args:
+        load: What it was seen to do.
+        held: What one of its requests holds.
+        running: Requests, now.
+        waiting: Requests, now.
+        used_tokens: Of its KV cache, now.
+        capacity_tokens: Of its KV cache.
+        max_num_seqs: The limit in effect.
+        preempts_ratio: As `advisor.tuning.preempts_ratio`; None: an overflow preempts at once.
+    """
     sums = load.fast if load.fast.finished >= _LEAST_FINISHED else load.slow
     if held is None or running is None or used_tokens is None or not capacity_tokens or sums.finished < _LEAST_FINISHED:
         return None
     fast = load.fast
+    turnover = max(0.1, sums.running / sums.finished)
     return Pressure(
         running=running,
         waiting=waiting or 0.0,
@@ -87,54 +118,165 @@ def pressure(
         capacity_tokens=capacity_tokens,
         max_num_seqs=max_num_seqs,
         held=held,
-        turnover_seconds=max(0.1, sums.running / sums.finished),
+        turnover_seconds=turnover,
         arrivals_over_completions=(fast.arrived - fast.finished) / fast.seconds if fast.seconds > 0 else 0.0,
         growth_error_per_second=math.sqrt(fast.arrived + fast.finished) / fast.seconds if fast.seconds > 0 else 0.0,
         growth_seen_seconds=fast.seconds,
+        arrivals_per_second=fast.arrived / fast.seconds if fast.seconds > 0 else 0.0,
+        dispersion=_dispersion(fast, turnover),
+        preempts_ratio=1.0 if preempts_ratio is None else preempts_ratio,
         completions_per_second=sums.finished / max(1e-9, sums.busy_seconds),
-        preempted=fast.preempted,
+        spells=fast.spells,
         observed_seconds=fast.busy_seconds,
-        usual_usage_ratio=fast.used / fast.sampled_seconds / capacity_tokens if fast.sampled_seconds > 0 else 0.0,
+        usual_fullness_ratio=_usual_fullness(fast, held, capacity_tokens, max_num_seqs),
     )
+
+
+def _fullness(used_tokens: float, expected_tokens: float, capacity_tokens: float) -> float:
+    return min(_MOST_FULLNESS, max(used_tokens, expected_tokens) / capacity_tokens)
+
+
+def _usual_fullness(sums: Sums, held: Holding, capacity_tokens: float, max_num_seqs: float | None) -> float:
+    if sums.sampled_seconds <= 0:
+        return 0.0
+    ran, waited, used = (each / sums.sampled_seconds for each in (sums.running, sums.waiting, sums.used))
+    expected = ran + waited if max_num_seqs is None else max(ran, min(ran + waited, max_num_seqs))
+    return _fullness(used, expected * held.mean_tokens, capacity_tokens)
+
+
+def _dispersion(sums: Sums, turnover_seconds: float) -> float:
+    if sums.sampled_seconds <= 0:
+        return 1.0
+    mean = sums.running / sums.sampled_seconds
+    variance = max(0.0, sums.running_squared / sums.sampled_seconds - mean**2)
+    turnovers = sums.sampled_seconds / turnover_seconds
+    return (variance / max(1.0, mean) * turnovers + _DISPERSION_TURNOVERS) / (turnovers + _DISPERSION_TURNOVERS)
 
 
 def preemption_risk_ratio(now: Pressure, horizon_seconds: float) -> float:
     """Return the probability that a request is preempted within the horizon.
 
-    The model: used tokens forget where they stand within a turnover and then vary as the sum of what runs. Its rate
-    of overflows is corrected by what was seen: two turnovers' worth of belief in the model against the preemptions
-    of the last minutes, as far as the cache was about as full then.
+    Spells of preemption come at a rate that is known but by a gamma distribution: what the model expects is its mean,
+    and the spells of the last minutes, or their absence, correct it as far as the cache was about as full then.
+    """
+    fuller = now.fullness_ratio - now.usual_fullness_ratio
+    # Calm when it was fuller is calm when it is emptier; preemptions at another fullness say nothing of this one.
+    apart = max(fuller, 0.0) / _COMPARABLE if now.spells == 0 else abs(fuller) / (3 * _COMPARABLE)
+    comparable = max(0.0, 1 - apart)
+    expected = max(1e-12, _mean_rate(now, horizon_seconds))
+    spells = _BELIEF_SPELLS + comparable * now.spells
+    seconds = _BELIEF_SPELLS / expected + comparable * now.observed_seconds
+    return -math.expm1(-spells / seconds * horizon_seconds)
+
+
+def _mean_rate(now: Pressure, horizon_seconds: float) -> float:
+    """Return the preemptions a second that are to be expected, as a mean over the horizon.
+
+    Demand, running and waiting, goes on as it is: who is there leaves within a turnover, and as many come; where more
+    are there than can run, they are served one after the other. What they hold forgets within a turnover where it
+    stands. The rates at a few moments, ever further apart, are joined by straight lines.
     """
     tau = now.turnover_seconds
-    chances = [_overflow_after(now, tau * (look + 1) / 2) for look in range(_LOOKS)]
-    later = _overflow_after(now, 10 * tau)
-    looks = max(1.0, horizon_seconds / tau)
-    near_looks = min(float(_LOOKS), looks)
-    spared = math.fsum(math.log1p(-min(each, 1 - 1e-9)) for each in chances) * near_looks / _LOOKS
-    spared += max(0.0, looks - near_looks) * math.log1p(-min(later, 1 - 1e-9))
-    model_rate = -spared / horizon_seconds
-    usage = now.used_tokens / now.capacity_tokens
-    fuller = usage - now.usual_usage_ratio
-    # Calm at a higher usage is calm at a lower one; preemptions at another usage say nothing of this one.
-    apart = max(fuller, 0.0) / _COMPARABLE if now.preempted == 0 else abs(fuller) / (3 * _COMPARABLE)
-    comparable = max(0.0, 1 - apart)
-    belief_seconds = 2 * tau
-    seen_seconds = comparable * now.observed_seconds
-    rate = (comparable * now.preempted + model_rate * belief_seconds) / (seen_seconds + belief_seconds)
-    return -math.expm1(-rate * horizon_seconds)
+    room = now.capacity_tokens / now.held.mean_tokens
+    served = room if now.max_num_seqs is None else min(room, now.max_num_seqs)
+    there = now.running + now.waiting
+    usual = now.arrivals_per_second * tau
+    if there <= served:
+        # How many are there is partly chance; how many usually are may be over.
+        drift = (_DRIFT_RATIO * usual) ** 2
+        wanted = usual + (there - usual) * (drift / max(1e-9, drift + now.dispersion * usual))
+    else:
+        wanted = usual
+    first = min(0.15 * tau, horizon_seconds / 4)
+    apart = (horizon_seconds / first) ** (1 / (_LOOKS - 1))
+    demand, before_seconds, total = there, 0.0, 0.0
+    rate_before: float | None = None
+    for look in range(_LOOKS):
+        seconds = first * apart**look
+        step = seconds - before_seconds
+        demand = _demand_after(demand, wanted, served, tau, step)
+        rate = _rate_at(now, demand, wanted, min(there, served), seconds)
+        total += step * (rate if rate_before is None else (rate + rate_before) / 2)
+        rate_before, before_seconds = rate, seconds
+    return total / horizon_seconds
 
 
-def _overflow_after(now: Pressure, seconds: float) -> float:
-    """Return the chance that used tokens exceed the capacity this long from now."""
+def _demand_after(demand: float, wanted: float, served: float, tau: float, seconds: float) -> float:
+    """Return the mean of demand after so long: a queue changes evenly, what can all run goes to what is wanted."""
+    if demand > served:
+        growth = (wanted - served) / tau
+        queued = seconds if growth >= 0 else min(seconds, (served - demand) / growth)
+        demand += growth * queued
+        seconds -= queued
+    return wanted + (demand - wanted) * math.exp(-seconds / tau) if seconds > 0 else demand
+
+
+def _rate_at(now: Pressure, demand: float, wanted: float, running: float, seconds: float) -> float:
+    """Return the preemptions a second to be expected this long from now.
+
+    What is held is the sum over a number of requests that varies: some leave and others come, by chance as far as their
+    number was seen to vary, and demand may drift. The rate is that at which such a sum, in units of its deviation and
+    of a turnover, comes to exceed the capacity for the first time, times the chance that a request is preempted before
+    it falls again.
+    """
     left = math.exp(-seconds / now.turnover_seconds)
-    count = max(1.0, now.expected_running)
-    if left < 1e-3:
-        return overflow_ratio(max(1, round(count)), now.held, now.capacity_tokens)
-    mean = count * now.held.mean_tokens + (now.used_tokens - now.running * now.held.mean_tokens) * left
-    deviation = now.held.spread_tokens * math.sqrt(count * (1 - left**2))
-    if deviation <= 0:
-        return float(mean > now.capacity_tokens)
-    return 1 - _NORMAL.cdf((now.capacity_tokens - mean) / deviation)
+    chance = now.dispersion * (running * left + wanted) * (1 - left)
+    drift = min(1.0, now.dispersion**2) * (_DRIFT_RATIO * wanted * (1 - left)) ** 2
+    deviation = math.sqrt(chance + drift)
+    most = math.inf if now.max_num_seqs is None else max(now.max_num_seqs, now.running)
+    mean = square = 0.0
+    for place, weight in _NODES:
+        number = min(most, max(0.0, demand + place * deviation))
+        held = number * now.held.mean_tokens
+        mean += weight * held
+        square += weight * (held**2 + number * now.held.spread_tokens**2 * (1 - left**2))
+    variance = square - mean**2
+    # What those who run now hold beyond the mean, or short of it, wears off.
+    room = now.capacity_tokens - (now.used_tokens - now.running * now.held.mean_tokens) * left
+    if mean <= 0:
+        return 0.0
+    if variance <= 1e-9 * now.capacity_tokens**2 or room <= 0:
+        above = -_FURTHEST if mean > room else _FURTHEST
+    else:
+        above = gamma_deviations(mean**2 / variance, room / mean)
+    passages = _passages(above)
+    full = 1 - _NORMAL.cdf(above)
+    ends = max(1.0, running)  # in a turnover
+    preempted = -math.expm1(-now.preempts_ratio * ends * full / passages)
+    return passages * preempted / now.turnover_seconds
+
+
+_NODES = ((0.0, 8 / 15), (1.355626, 0.222076), (-1.355626, 0.222076), (2.856970, 0.0112573), (-2.856970, 0.0112573))
+"""Gauss and Hermite's five places of a normal variable, with their weights."""
+_FURTHEST = 7.0
+_PER_DEVIATION = 10
+_LOWEST = -0.9
+"""From here down a first passage is a matter of less than a tenth of a turnover."""
+
+
+def _passage_rates() -> tuple[float, ...]:
+    """Return the first passages of each level in a turnover, for levels from `_LOWEST` on.
+
+    The quantity forgets where it stands within a turnover (Ornstein and Uhlenbeck's process). From the deviation below
+    its mean where it usually begins, it first reaches z after sqrt(2 pi) times the integral of exp(u^2/2) Phi(u) up to
+    z, in turnovers (Siegert 1951; Ricciardi and Sato 1988).
+    """
+    step = 1 / _PER_DEVIATION
+    rates, time = [10.0], 0.0
+    for place in range(int((_FURTHEST - _LOWEST) * _PER_DEVIATION)):
+        u = _LOWEST + (place + 0.5) * step
+        time += math.sqrt(2 * math.pi) * math.exp(u * u / 2) * _NORMAL.cdf(u) * step
+        rates.append(min(10.0, 1 / time))
+    return tuple(rates)
+
+
+_PASSAGE_RATES = _passage_rates()
+
+
+def _passages(deviations: float) -> float:
+    place = min(max(0.0, (deviations - _LOWEST) * _PER_DEVIATION), len(_PASSAGE_RATES) - 1.001)
+    low = int(place)
+    return _PASSAGE_RATES[low] + (_PASSAGE_RATES[low + 1] - _PASSAGE_RATES[low]) * (place - low)
 
 
 def time_to_kv_exhaustion_seconds(now: Pressure) -> float:

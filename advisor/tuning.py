@@ -222,17 +222,27 @@ def _spread_of_lengths(load: EngineLoad, max_model_len: int) -> float | None:
 def overflow_ratio(count: int, held: Holding, capacity_tokens: float) -> float:
     """Return the chance that ``count`` requests together need more than the capacity.
 
-    Their sum is gamma distributed with the requests' mean and variance (Wilson and Hilferty's cube root makes it
-    normal). A spread so large that its tail would thin out again counts as the worst smaller one.
+    Their sum is taken as gamma distributed with the requests' mean and variance.
     """
     mean = count * held.mean_tokens
     if mean >= capacity_tokens:
         return 1.0
     if held.spread_tokens <= 1e-6 * held.mean_tokens:
         return 0.0
-    root = (capacity_tokens / mean) ** (1 / 3)
-    shape = max(count * (held.mean_tokens / held.spread_tokens) ** 2, 1 / max(1e-12, 9 * (root - 1)))
-    return 1 - _NORMAL.cdf(3 * math.sqrt(shape) * (root - 1 + 1 / (9 * shape)))
+    shape = count * (held.mean_tokens / held.spread_tokens) ** 2
+    return 1 - _NORMAL.cdf(gamma_deviations(shape, capacity_tokens / mean))
+
+
+def gamma_deviations(shape: float, over_mean: float) -> float:
+    """Return how many deviations of a normal variable stand for this multiple of a gamma variable's mean.
+
+    Wilson and Hilferty (1931): the cube root of a gamma variable is nearly normal. Above the mean, a shape so small
+    that the tail would thin out again counts as the worst larger one.
+    """
+    root = float(over_mean ** (1 / 3))
+    if root > 1:
+        shape = max(shape, 1 / max(1e-12, 9 * (root - 1)))
+    return 3 * math.sqrt(shape) * (root - 1 + 1 / (9 * shape))
 
 
 def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio: float) -> int:
@@ -248,25 +258,37 @@ def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio:
     return low
 
 
+def preempts_ratio(load: EngineLoad, *, max_model_len: int, admits_whole_prompts: bool) -> float | None:
+    """Return how many preemptions there are for each request that ends while the KV cache is full.
+
+    Where a prompt that does not fit is kept waiting, an overflow is first of all a queue. While the head waits, the
+    blocks that are free are anything from none to its prompt p; those who run grow, and the first to end gives back
+    more than that. The growth before that end is about exponential with the mean output g, so it exceeds what is free
+    and preempts with probability g/p (1 - exp(-p/g)). p is the mean prompt weighed by its length, since long ones do
+    the waiting. None where that does not hold, or lengths are not told.
+    """
+    prompt = load.prompt_tokens.moments(longest=max_model_len)
+    output = load.generation_tokens.mean
+    if not admits_whole_prompts or prompt is None or not output:
+        return None
+    head = prompt[1] / prompt[0]
+    return output / head * -math.expm1(-head / output)
+
+
 def accepted_overflow_ratio(
     load: EngineLoad, policy: Policy, *, max_model_len: int, admits_whole_prompts: bool
 ) -> float:
     """Return the share of the time in which running requests may together need more KV than there is.
 
-    Where a prompt that does not fit is kept waiting, an overflow is first of all a queue. While the head waits, the
-    blocks that are free are anything from none to its prompt p; those who run grow, and the first to end gives back
-    more than that. The growth before that end is about exponential with the mean output g, so it exceeds what is free
-    and preempts with probability g/p (1 - exp(-p/g)). The policy's share of preempted requests, divided by it, is
-    the overflow to accept: a service with long prompts and short answers can run fuller than one that writes at
-    length. p is the mean prompt weighed by its length, since long ones do the waiting.
+    The policy's share of preempted requests, divided by the preemptions that an overflow brings (`preempts_ratio`), is
+    the overflow to accept: a service with long prompts and short answers can run fuller than one that writes at length.
     """
-    prompt = load.prompt_tokens.moments(longest=max_model_len)
-    output = load.generation_tokens.mean
-    if not admits_whole_prompts or prompt is None or not output:
-        return policy.overflow_target_ratio
-    head = prompt[1] / prompt[0]
-    preempts = output / head * -math.expm1(-head / output)
-    return min(_MOST_OVERFLOW, policy.preempted_target_ratio / preempts)
+    preempts = preempts_ratio(load, max_model_len=max_model_len, admits_whole_prompts=admits_whole_prompts)
+    return (
+        policy.overflow_target_ratio
+        if preempts is None
+        else min(_MOST_OVERFLOW, policy.preempted_target_ratio / preempts)
+    )
 
 
 def kv_wall(held: Holding, around: Surroundings, overflow_target_ratio: float) -> int:

@@ -96,6 +96,7 @@ def told(
             finished=finished / seconds * 600.0,
             arrived=finished / seconds * 600.0,
             preempted=preempted * finished / seconds * 600.0,
+            spells=min(preempted * finished / seconds * 600.0, 600.0 * finished / (running * seconds)),
         ),
         prompt_tokens=Lengths(bounds=(2 * prompt, math.inf), counts=(finished, 0.0), sum=prompt * finished),
         generation_tokens=Lengths(bounds=(2 * output, math.inf), counts=(finished, 0.0), sum=output * finished),
@@ -124,7 +125,7 @@ def conversation(count=400, seed=3):
     return found
 
 
-def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5):
+def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, enable_prefix_caching=False):
     """Let vLLM's scheduler serve all of these from the start; return (what was seen from outside, the scheduler)."""
     scheduler = Scheduler(
         SchedulerConfig(
@@ -133,7 +134,7 @@ def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=2048,
             max_model_len=2048,
-            enable_prefix_caching=False,
+            enable_prefix_caching=enable_prefix_caching,
         )
     )
     for position, (prompt, output) in enumerate(lengths):

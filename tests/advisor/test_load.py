@@ -45,6 +45,17 @@ def test_what_comes_between_two_pages_is_counted():
     assert load.demand(0.999) == 7
 
 
+def test_a_rush_of_preemptions_is_one_spell_and_preemptions_a_life_apart_are_several():
+    # 8 run and 2 a second finish: a request lives for four seconds.
+    rush, apart = (
+        fed([page(running=8, finished=2 * second, preempted=counter(second)) for second in range(61)])
+        for counter in (lambda second: min(5, max(0, second - 30)), lambda second: second // 20)
+    )
+    assert rush.fast.preempted == pytest.approx(5, rel=0.1)
+    assert 1.5 < rush.fast.spells < 3.1  # five seconds of it are a life and a quarter: every half a life counts
+    assert apart.fast.spells == pytest.approx(apart.fast.preempted) == pytest.approx(3, rel=0.1)
+
+
 def test_moments_weigh_by_the_time_they_stand_for():
     pages = [page(running=2 + n % 5, usage=0.1 * (1 + n % 5), finished=n) for n in range(101)]
     often = fed(pages, seconds=0.1)

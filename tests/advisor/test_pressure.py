@@ -27,6 +27,9 @@ def now(
     observed=600.0,
     usual=None,
     turnover=20.0,
+    arrivals=None,
+    dispersion=1.0,
+    preempts=0.2,
 ):
     return Pressure(
         running=running,
@@ -39,10 +42,13 @@ def now(
         arrivals_over_completions=growth,
         growth_error_per_second=chance,
         growth_seen_seconds=observed,
+        arrivals_per_second=running / turnover if arrivals is None else arrivals,
+        dispersion=dispersion,
+        preempts_ratio=preempts,
         completions_per_second=running / turnover,
-        preempted=preempted,
+        spells=preempted,
         observed_seconds=observed,
-        usual_usage_ratio=used / capacity if usual is None else usual,
+        usual_fullness_ratio=used / capacity if usual is None else usual,
     )
 
 
@@ -103,6 +109,34 @@ def test_preemptions_in_a_rush_say_nothing_about_the_idle_time_after_it():
 def test_calm_minutes_at_half_the_usage_say_nothing_about_a_full_cache():
     full = {"running": 20.0, "used": 12_000.0}
     assert preemption_risk_ratio(now(**full, usual=0.4), HORIZON) > preemption_risk_ratio(now(**full), HORIZON)
+
+
+def test_few_who_are_there_by_chance_do_not_hide_a_demand_that_comes_back():
+    few = {"running": 6.0, "used": 3_600.0}
+    assert preemption_risk_ratio(now(**few, arrivals=1.0), HORIZON) > 2 * preemption_risk_ratio(now(**few), HORIZON)
+
+
+def test_clients_that_keep_their_number_up_are_less_of_a_risk_than_requests_that_come_by_chance():
+    kept, chance = (now(running=18, used=10_800, spread=0.1, dispersion=each, observed=60.0) for each in (0.02, 1.0))
+    assert preemption_risk_ratio(kept, HORIZON) < 0.1
+    assert preemption_risk_ratio(chance, HORIZON) > 0.5
+
+
+def test_an_overflow_that_mostly_keeps_prompts_waiting_preempts_less():
+    long_prompts, long_answers = (now(preempts=each, observed=60.0) for each in (0.005, 0.5))
+    assert preemption_risk_ratio(long_prompts, HORIZON) < preemption_risk_ratio(long_answers, HORIZON)
+
+
+def test_calm_under_the_same_queue_counts_as_calm_and_calm_before_the_queue_does_not():
+    queued = {"waiting": 30.0, "used": 11_900.0, "running": 20.0}
+    as_usual, new = now(**queued, usual=1.2), now(**queued, usual=0.8)
+    assert preemption_risk_ratio(as_usual, HORIZON) < 0.3 < preemption_risk_ratio(new, HORIZON)
+
+
+def test_blocks_that_only_the_prefix_cache_keeps_are_free():
+    _, scheduler, _ = served([(600, 20)] * 8, max_num_seqs=8, enable_prefix_caching=True)
+    assert scheduler.num_used_blocks == 0
+    assert scheduler.num_free_blocks == 95
 
 
 @given(used=st.floats(0, 12_288), more=st.floats(0, 12_288), running=st.floats(0, 30), waiting=st.floats(0, 100))

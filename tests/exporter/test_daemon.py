@@ -72,7 +72,7 @@ def test_a_hung_driver_call_hangs_neither_pages_nor_other_sources_nor_the_exit(c
     with daemon(*FAST, "--engine", server.url, environment=variables) as running:
         running.wait_for(lambda: running.value("headroom_gpu_memory_used_bytes") == 60 * GIB)
         state.delay("nvmlDeviceGetTemperature*", None)
-        running.wait_for(lambda: running.value("headroom_collector_failing", reason="hung") == 1.0)
+        running.wait_for(lambda: running.value("headroom_collector_failing", collector="nvml", reason="hung") == 1.0)
         began = time.monotonic()
         assert running.value("headroom_gpu_memory_used_bytes") is None, "no stale value"
         assert time.monotonic() - began < 1.0
@@ -81,7 +81,7 @@ def test_a_hung_driver_call_hangs_neither_pages_nor_other_sources_nor_the_exit(c
         state.heal()
         running.wait_for(lambda: running.value("headroom_gpu_memory_used_bytes") == 60 * GIB)
         state.delay("nvmlDeviceGetTemperature*", None)
-        running.wait_for(lambda: running.value("headroom_collector_failing", reason="hung") == 1.0)
+        running.wait_for(lambda: running.value("headroom_collector_failing", collector="nvml", reason="hung") == 1.0)
         status, seconds = running.stop()
     assert (status, seconds < 2.0) == (0, True)
 
