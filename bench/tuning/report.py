@@ -1,0 +1,278 @@
+"""The runs as a section of docs/tuning.md: the aims, the advice beside the best, and every setting."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from advisor.tuning import SeqsAdvice
+from bench.tuning.judge import (
+    BY_MAX_MODEL_LEN,
+    MOST_PREEMPTED_RATIO,
+    POLICY,
+    WRONG_SETTINGS,
+    Cell,
+    Cells,
+    Regret,
+    advice,
+    best,
+    by_mean_length,
+    cells,
+    gain_shown,
+    regret,
+    wall_ratios,
+)
+from bench.tuning.runs import Run
+from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, CAPACITY_TOKENS, MAX_MODEL_LEN, Workload, workloads
+
+BEGIN, END = "<!-- written by make tuning-bench: begin -->", "<!-- written by make tuning-bench: end -->"
+_MEDIAN_STEPS_AIM, _WORST_STEPS_AIM, _STALL_AIM = 0.03, 0.08, 2.0
+_HEAD = """\
+A real vLLM {versions} on the CPU, a tiny model of random weights, {blocks} blocks of {block_tokens} tokens
+({capacity:,} tokens of KV), context {context:,}. {count} workloads of {least} to {most} requests, each observed once at
+{wrong} by the daemon's own code (`advise` and `remember`, a page every tenth of a second) and then served at every
+setting with a fresh start each time, settings and workloads in shuffled order. Advice is learnt from other requests of
+the same source than those it is judged by. The only threshold that differs from those shipped is the time under load
+that advice waits for, {busy:.0f} s instead of ten minutes, because this model answers a hundred times as fast. Nearly
+all requests have come before the first are answered, but for the two workloads that say otherwise.
+
+The figures rest on {runs} runs ({failed} more in which not every request was answered are left out), made {when};
+{each}. `bench/tuning/runs.jsonl` has the raw counts of each, and `python -m bench.tuning report` writes this section
+from it. The machine was shared and busy: counts are judged, time is not.
+
+**Steps** are engine steps for the same finished work. The **best** setting is the one with the fewest steps of those
+that preempt at most {preempted:.0%} of their requests. A **stall** is the most engine steps in which an answer that had
+begun got no token (the longest of all runs; where nobody was preempted there is none, and what clients saw is their own
+slowness). **Computed again** are tokens scheduled beyond what prompts and outputs need,
+over all tokens.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One piece of advice, and how it did."""
+
+    workload: str
+    start: int
+    said: SeqsAdvice | None
+    regret: Regret | None
+    """None where what was advised was not measured."""
+    left_alone: Regret | None
+    gain_shown: bool | None
+    """None where nothing was to be changed, or it was not measured."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether another value was advised."""
+        return self.said is not None and self.said.recommended != self.start
+
+
+def verdicts(runs: Sequence[Run], found: Mapping[str, Cells]) -> list[Verdict]:
+    """Judge what is advised for each workload from each wrong setting."""
+    judged = []
+    for name, each in found.items():
+        for start in WRONG_SETTINGS:
+            if not any((run.workload, run.max_num_seqs, run.repetition) == (name, start, 0) for run in runs):
+                continue
+            said = advice(runs, name, start)
+            number = said.recommended if said is not None else start
+            changed = number != start
+            judged.append(
+                Verdict(
+                    workload=name,
+                    start=start,
+                    said=said,
+                    regret=regret(each, number),
+                    left_alone=regret(each, start),
+                    gain_shown=gain_shown(each, current=start, recommended=number) if changed else None,
+                )
+            )
+    return judged
+
+
+def report(runs: Sequence[Run]) -> str:
+    """Return the section in Markdown."""
+    loads = workloads("judged")
+    found = {name: each for name in loads if (each := cells(runs, name))}
+    if not found:
+        return "No run has been made yet."
+    judged = verdicts(runs, found)
+    if not any(each.regret is not None for each in judged):
+        return "Nothing can be judged yet: what was advised has not been served."
+    parts = [
+        _head(runs, loads, found),
+        "### The aims\n\n" + _aims(judged),
+        "### What was advised\n\n" + _advised(judged, found),
+        "### Beside the usual formulas\n\n" + _formulas(judged, found, loads),
+        "### Every setting\n\n" + "\n\n".join(_every(name, loads[name], each) for name, each in found.items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str, Cells]) -> str:
+    used = [run for run in runs if run.complete]
+    counts = [len(cell.runs) for each in found.values() for cell in each.values()]
+    sizes = [len(load.requests) for load in loads.values()]
+    days = sorted({run.began.partition("T")[0] for run in used})
+    return _HEAD.format(
+        versions=" and ".join(sorted({run.vllm_version or "of unknown version" for run in used})),
+        blocks=BLOCKS,
+        block_tokens=BLOCK_TOKENS,
+        capacity=CAPACITY_TOKENS,
+        context=MAX_MODEL_LEN,
+        count=len(loads),
+        least=min(sizes),
+        most=max(sizes),
+        wrong=" and at ".join(map(str, WRONG_SETTINGS)),
+        busy=POLICY.advice_least_busy_seconds,
+        runs=len(used),
+        failed=len(runs) - len(used),
+        when=" to ".join(dict.fromkeys((days[0], days[-1]))),
+        each=f"{min(counts)} to {max(counts)} of each workload and setting"
+        if min(counts) < max(counts)
+        else f"{min(counts)} of each workload and setting",
+        preempted=MOST_PREEMPTED_RATIO,
+    ).rstrip()
+
+
+def _aims(judged: Sequence[Verdict]) -> str:
+    measured = [each.regret for each in judged if each.regret is not None]
+    steps = [each.steps_ratio for each in measured]
+    over = [each for each in measured if each.preempted_ratio > MOST_PREEMPTED_RATIO]
+    changed = [each for each in judged if each.changes and each.gain_shown is not None]
+    shown = sum(bool(each.gain_shown) for each in changed)
+    within = sum(each.stall_steps <= _STALL_AIM * each.best_stall_steps for each in measured)
+    rows = [
+        ["steps beyond the best, median", f"<= {_MEDIAN_STEPS_AIM:.0%}", f"{statistics.median(steps):+.1%}"],
+        ["steps beyond the best, worst", f"<= {_WORST_STEPS_AIM:.0%}", f"{max(steps):+.1%}"],
+        [
+            f"advised values that preempt more than {MOST_PREEMPTED_RATIO:.0%}",
+            "none",
+            f"{len(over)} of {len(measured)}"
+            + (f", at most {max(each.preempted_ratio for each in over):.1%}" if over else ""),
+        ],
+        ["longest stall within twice that of the best", "all", f"{within} of {len(measured)}"],
+        ["changes advised whose gain every repetition shows", "all", f"{shown} of {len(changed)}"],
+    ]
+    good = [
+        statistics.median(steps) <= _MEDIAN_STEPS_AIM,
+        max(steps) <= _WORST_STEPS_AIM,
+        not over,
+        within == len(measured),
+        shown == len(changed),
+    ]
+    for row, met in zip(rows, good, strict=True):
+        row.append("met" if met else "**missed**")
+    unmeasured = len(judged) - len(measured)
+    text = _table(["aim", "wanted", "measured", ""], rows)
+    return text + (
+        f"\n\n{unmeasured} of {len(judged)} are not judged: no run with what was advised." if unmeasured else ""
+    )
+
+
+def _advised(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
+    rows = []
+    for each in judged:
+        least = best(found[each.workload])
+        said = each.said
+        if said is None:
+            told = "nothing: too little was seen"
+        elif said.recommended == each.start:
+            told = f"leave it ({said.binding})"
+        else:
+            told = f"{said.recommended} ({said.lower} to {said.upper}, {said.binding})"
+        number = each.start if said is None else said.recommended
+        walls = wall_ratios(found[each.workload], current=each.start, recommended=number) if each.changes else ()
+        rows.append(
+            [
+                each.workload,
+                str(each.start),
+                told,
+                str(least.max_num_seqs) if least else "none",
+                *_figures(each.regret),
+                *_figures(each.left_alone)[:2],
+                {True: "yes", False: "**no**", None: "-"}[each.gain_shown],
+                f"{walls[len(walls) // 2]:.2f} ({walls[0]:.2f} to {walls[-1]:.2f})" if walls else "-",
+            ]
+        )
+    header = ["workload", "seen at", "advised", "best", "steps", "preempted", "stall", "left alone: steps", "preempted"]
+    return (
+        "Steps and stall are those beside the best. Gain shown: lowering preempted fewer, or raising took fewer\n"
+        "steps, in every repetition. Wall time is that at the value advised over that at the setting it was seen at,\n"
+        "repetition by repetition: median and range, for the record only.\n\n"
+        + _table([*header, "gain shown", "wall time"], rows)
+    )
+
+
+def _figures(each: Regret | None) -> list[str]:
+    if each is None:
+        return ["not run", "-", "-"]
+    return [
+        f"{each.steps_ratio:+.1%}",
+        f"{each.preempted_ratio:.1%}",
+        f"{each.stall_steps:,.0f} / {each.best_stall_steps:,.0f}",
+    ]
+
+
+def _formulas(judged: Sequence[Verdict], found: Mapping[str, Cells], loads: Mapping[str, Workload]) -> str:
+    def line(name: str, figures: Iterable[Regret | None]) -> list[str]:
+        known = [each for each in figures if each is not None]
+        if not known:
+            return [name, "0", "-", "-", "-", "-"]
+        steps = [each.steps_ratio for each in known]
+        over = [each.preempted_ratio for each in known if each.preempted_ratio > MOST_PREEMPTED_RATIO]
+        return [
+            name,
+            str(len(known)),
+            f"{statistics.median(steps):+.1%}",
+            f"{max(steps):+.1%}",
+            f"{len(over)} of {len(known)}" + (f", at most {max(over):.1%}" if over else ""),
+            f"{max(each.stall_steps for each in known):,.0f}",
+        ]
+
+    def left(start: int) -> list[Regret | None]:
+        return [each.left_alone for each in judged if each.start == start]
+
+    rows = [
+        line("advised", (each.regret for each in judged)),
+        line(
+            f"tokens / max-model-len ({BY_MAX_MODEL_LEN})", (regret(each, BY_MAX_MODEL_LEN) for each in found.values())
+        ),
+        line("tokens / mean length", (regret(each, by_mean_length(loads[name])) for name, each in found.items())),
+        *(line(f"left at {start}", left(start)) for start in WRONG_SETTINGS),
+    ]
+    header = [
+        "setting",
+        "cases",
+        "steps beyond the best: median",
+        "worst",
+        "more than 1 % preempted",
+        "longest stall, worst",
+    ]
+    return _table(header, rows) + "\n\nFewer steps than the best mean more preemptions than the best may have."
+
+
+def _every(name: str, load: Workload, found: Cells) -> str:
+    least = best(found)
+    columns: list[tuple[str, Callable[[Cell], str]]] = [
+        ("max-num-seqs", lambda cell: f"{cell.max_num_seqs}" + (" (best)" if cell is least else "")),
+        ("runs", lambda cell: str(len(cell.runs))),
+        ("steps", lambda cell: f"{cell.steps:,.0f}"),
+        ("least to most", _range),
+        ("preempted", lambda cell: f"{cell.preempted_ratio:.1%}"),
+        ("computed again", lambda cell: "-" if cell.recomputed_ratio is None else f"{cell.recomputed_ratio:.1%}"),
+        ("stall, steps", lambda cell: f"{cell.stall_steps:,.0f}" if cell.stall_steps else "none"),
+        ("engine CPU, s", lambda cell: f"{cell.engine_cpu_seconds:.1f}"),
+    ]
+    rows = [[text(cell) for _, text in columns] for cell in found.values()]
+    mean = f"{len(load.requests)} requests of {load.mean_tokens:,.0f} tokens on average"
+    return f"**{name}**: {load.what}; {mean}.\n\n" + _table([title for title, _ in columns], rows)
+
+
+def _range(cell: Cell) -> str:
+    steps = [run.steps for run in cell.runs]
+    return f"{min(steps):,.0f} to {max(steps):,.0f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
