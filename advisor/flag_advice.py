@@ -35,7 +35,7 @@ class FlagAdvice:
     """As on the command line, without dashes in front."""
     current: str
     recommended: str
-    """Equal to ``current`` where it should stay; ``remove`` for a flag that the release no longer knows."""
+    """Equal to ``current`` where it should stay; ``remove`` for a flag that does nothing or is no longer known."""
     binding: str
     """What decides: kv, demand, slack, over_commitment, token_budget, max_model_len, gone, none."""
     why: str
@@ -60,13 +60,58 @@ class Room:
     """GPUs of the host on which nothing runs."""
 
 
-GONE: tuple[tuple[str, Version, str], ...] = (
-    ("swap_space", (0, 18, 0), "V1 never swaps: a preempted request is computed again"),
-    ("num_scheduler_steps", (0, 10, 0), "multi-step scheduling was V0's"),
-    ("max_seq_len_to_capture", (0, 11, 0), "graphs are captured by batch size: --cudagraph-capture-sizes"),
-    ("cuda_graph_sizes", (0, 13, 0), "it is --cudagraph-capture-sizes now"),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gone:
+    """A flag that does nothing any more, or that a release no longer takes (``engine/arg_utils.py``)."""
+
+    flag: str
+    """Field of `advisor.flags.EngineFlags`."""
+    idle_since: Version
+    """First studied release in which it is taken and changes nothing; equal to the next where there was none."""
+    gone_since: Version
+    """First studied release that refuses it."""
+    why: str
+
+
+GONE = (
+    Gone(
+        flag="swap_space",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 18, 0),
+        why="V1 never swaps, a preempted request is computed again",
+    ),
+    Gone(flag="preemption_mode", idle_since=(0, 11, 0), gone_since=(0, 11, 0), why="V1 always computes again"),
+    Gone(
+        flag="use_v2_block_manager",
+        idle_since=(0, 6, 3),
+        gone_since=(0, 10, 0),
+        why="it is the only block manager there is",
+    ),
+    Gone(
+        flag="num_lookahead_slots",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 12, 0),
+        why="the blocks of speculated tokens follow from --speculative-config",
+    ),
+    Gone(
+        flag="num_scheduler_steps",
+        idle_since=(0, 10, 0),
+        gone_since=(0, 10, 0),
+        why="multi-step scheduling was V0's",
+    ),
+    Gone(
+        flag="max_seq_len_to_capture",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 11, 0),
+        why="graphs are captured by batch size: --cudagraph-capture-sizes",
+    ),
+    Gone(
+        flag="cuda_graph_sizes",
+        idle_since=(0, 13, 0),
+        gone_since=(0, 13, 0),
+        why="it is --cudagraph-capture-sizes now",
+    ),
 )
-"""Flag, first studied release without it, what became of it (``engine/arg_utils.py``)."""
 
 
 def advise_flags(
@@ -245,14 +290,15 @@ def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, w
 
 
 def _gone(given: EngineFlags, version: Version) -> Iterator[FlagAdvice]:
-    for name, since, why in GONE:
-        value = getattr(given, name)
-        if value is not None and version >= since:
+    for each in GONE:
+        value = getattr(given, each.flag)
+        if value is not None and version >= each.idle_since:
+            fate = "this release has no such flag" if version >= each.gone_since else "it does nothing in this release"
             yield FlagAdvice(
-                flag=name.replace("_", "-"),
+                flag=each.flag.replace("_", "-"),
                 current=str(value),
                 recommended="remove",
                 binding="gone",
-                why=f"this release has no such flag: {why}",
+                why=f"{fate}: {each.why}",
                 kv_gain_tokens=0.0,
             )

@@ -111,17 +111,33 @@ def test_idle_gpus_take_more_ranks_where_kv_is_short():
     assert not flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"].is_change
 
 
-@pytest.mark.parametrize(("name", "since"), [(name, since) for name, since, _ in GONE])
-def test_a_flag_that_the_release_no_longer_has_is_named(name, since):
-    option = f"--{name.replace('_', '-')}"
-    before = (since[0], since[1] - 3, 0)
-    command = f"vllm serve m {option} 4"
-    assert flags_of(command, version=since)[option[2:]].recommended == "remove"
-    assert option[2:] not in flags_of(command, version=before)
+def before(version):
+    return version[0], version[1] - 1, 99
+
+
+@pytest.mark.parametrize("gone", GONE, ids=lambda each: each.flag)
+def test_a_flag_that_the_release_no_longer_has_is_named(gone):
+    name = gone.flag.replace("_", "-")
+    command = f"vllm serve m --{name}" + (" 4" if gone.flag != "use_v2_block_manager" else "")
+    advice = flags_of(command, version=gone.gone_since)[name]
+    assert (advice.recommended, advice.binding) == ("remove", "gone")
+    assert advice.why.startswith("this release has no such flag")
+    assert name not in flags_of(command, version=before(gone.idle_since))
+    assert name not in flags_of(version=gone.gone_since)
+
+
+@pytest.mark.parametrize(
+    "gone", [each for each in GONE if each.idle_since < each.gone_since], ids=lambda each: each.flag
+)
+def test_a_flag_that_is_taken_and_does_nothing_is_named_as_such(gone):
+    name = gone.flag.replace("_", "-")
+    command = f"vllm serve m --{name}" + (" 4" if gone.flag != "use_v2_block_manager" else "")
+    for version in (gone.idle_since, before(gone.gone_since)):
+        assert flags_of(command, version=version)[name].why.startswith("it does nothing in this release")
 
 
 def test_every_flag_that_is_gone_is_one_that_the_command_line_is_read_for():
-    assert {name for name, _, _ in GONE} <= set(EngineFlags.__dataclass_fields__)
+    assert {each.flag for each in GONE} <= set(EngineFlags.__dataclass_fields__)
 
 
 def test_on_the_cpu_nothing_is_said_of_gpus():
