@@ -11,8 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 from bench.fidelity.server import serving
@@ -83,36 +82,14 @@ def _wait_while(file: Path | None) -> None:
 
 
 def _servers(vllm: Path, model: Path, visits: Sequence[Visit]) -> Generator[tuple[Visit, Server]]:
-    """Yield each visit with a server freshly started for it; the next one starts while this one serves."""
-
-    def start(visit: Visit) -> tuple[ExitStack, Server]:
+    """Yield each visit with a server freshly started for it, one at a time: the machine may be busy with other work."""
+    for visit in visits:
         log = model.parent / f"{visit.max_num_seqs}.{visit.repetition}.log"
         limit = ("--max-num-seqs", str(visit.max_num_seqs))
-        with ExitStack() as stack:
-            url = stack.enter_context(serving(vllm, model, *FLAGS, *limit, log=log, environment=ENVIRONMENT))
+        with serving(vllm, model, *FLAGS, *limit, log=log, environment=ENVIRONMENT) as url:
             server = Server(url=url, model=model, log=log, max_num_seqs=visit.max_num_seqs)
             server.warm_up()
-            return stack.pop_all(), server
-        raise AssertionError  # an exit stack swallows nothing
-
-    with ThreadPoolExecutor(1) as pool, ExitStack() as started:
-
-        def soon(visit: Visit) -> Future[tuple[ExitStack, Server]]:
-            future = pool.submit(start, visit)
-            started.callback(_end, future)
-            return future
-
-        upcoming = [soon(visit) for visit in visits[:1]]
-        for position, visit in enumerate(visits):
-            stack, server = upcoming[position].result()
-            upcoming += [soon(next_visit) for next_visit in visits[position + 1 : position + 2]]
-            with stack:
-                yield visit, server
-
-
-def _end(future: Future[tuple[ExitStack, Server]]) -> None:
-    if not future.cancel():
-        future.result()[0].close()
+            yield visit, server
 
 
 def replaced(page: str, section: str) -> str:
