@@ -1,7 +1,7 @@
 """How far what is advised lies from the best of the sweep, in counts. Pure: runs in, figures out."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from advisor.load import from_json
@@ -141,13 +141,24 @@ def gain_shown(found: Cells, *, current: int, recommended: int) -> bool | None:
     return all(after.steps < before.steps for before, after in pairs)
 
 
-def wall_ratios(found: Cells, *, current: int, recommended: int) -> Sequence[float]:
-    """Return the wall time at one setting over that at another, repetition by repetition, ascending."""
+def paired_ratios(
+    found: Cells, figure: Callable[[Run], float | None], *, current: int, recommended: int
+) -> Sequence[float]:
+    """Return a figure at the recommended setting over that at the current one, repetition by repetition, ascending."""
     if current not in found or recommended not in found:
         return ()
-    return sorted(
-        after.wall_seconds / before.wall_seconds for before, after in _paired(found[current], found[recommended])
-    )
+    pairs = [(figure(before), figure(after)) for before, after in _paired(found[current], found[recommended])]
+    return sorted(after / before for before, after in pairs if before and after is not None)
+
+
+def spreads(found: Iterable[Cell], figure: Callable[[Run], float | None]) -> Sequence[float]:
+    """Return the largest figure over the smallest, less 1, of each cell of two runs or more, ascending: the noise."""
+    spread = []
+    for cell in found:
+        figures = [each for run in cell.runs if (each := figure(run)) is not None]
+        if len(figures) >= 2 and min(figures) > 0:
+            spread.append(max(figures) / min(figures) - 1)
+    return sorted(spread)
 
 
 def _paired(one: Cell, other: Cell) -> list[tuple[Run, Run]]:

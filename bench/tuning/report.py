@@ -18,8 +18,9 @@ from bench.tuning.judge import (
     by_mean_length,
     cells,
     gain_shown,
+    paired_ratios,
     regret,
-    wall_ratios,
+    spreads,
 )
 from bench.tuning.runs import Run
 from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, CAPACITY_TOKENS, MAX_MODEL_LEN, Workload, workloads
@@ -102,7 +103,9 @@ def report(runs: Sequence[Run]) -> str:
         _head(runs, loads, found),
         "### The aims\n\n" + _aims(judged),
         "### What was advised\n\n" + _advised(judged, found),
+        "### What the change did\n\n" + _changed(judged, found),
         "### Beside the usual formulas\n\n" + _formulas(judged, found, loads),
+        "### Noise\n\n" + _noise(found),
         "### Every setting\n\n" + "\n\n".join(_every(name, loads[name], each) for name, each in found.items()),
     ]
     return "\n\n".join(parts)
@@ -127,11 +130,17 @@ def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str
         runs=len(used),
         failed=len(runs) - len(used),
         when=" to ".join(dict.fromkeys((days[0], days[-1]))),
-        each=f"{min(counts)} to {max(counts)} of each workload and setting"
-        if min(counts) < max(counts)
-        else f"{min(counts)} of each workload and setting",
+        each=_runs_each(counts),
         preempted=MOST_PREEMPTED_RATIO,
     ).rstrip()
+
+
+def _runs_each(counts: Sequence[int]) -> str:
+    """Say how many pairs of workload and setting have how many runs."""
+    if min(counts) == max(counts):
+        return f"{counts[0]} of each workload and setting"
+    parts = [f"{counts.count(number)} have {number}" for number in sorted(set(counts), reverse=True)]
+    return f"of {len(counts)} pairs of workload and setting {', '.join(parts)}"
 
 
 def _aims(judged: Sequence[Verdict]) -> str:
@@ -180,8 +189,6 @@ def _advised(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
             told = f"leave it ({said.binding})"
         else:
             told = f"{said.recommended} ({said.lower} to {said.upper}, {said.binding})"
-        number = each.start if said is None else said.recommended
-        walls = wall_ratios(found[each.workload], current=each.start, recommended=number) if each.changes else ()
         rows.append(
             [
                 each.workload,
@@ -191,15 +198,80 @@ def _advised(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
                 *_figures(each.regret),
                 *_figures(each.left_alone)[:2],
                 {True: "yes", False: "**no**", None: "-"}[each.gain_shown],
-                f"{walls[len(walls) // 2]:.2f} ({walls[0]:.2f} to {walls[-1]:.2f})" if walls else "-",
             ]
         )
     header = ["workload", "seen at", "advised", "best", "steps", "preempted", "stall", "left alone: steps", "preempted"]
     return (
         "Steps and stall are those beside the best. Gain shown: lowering preempted fewer, or raising took fewer\n"
-        "steps, in every repetition. Wall time is that at the value advised over that at the setting it was seen at,\n"
-        "repetition by repetition: median and range, for the record only.\n\n"
-        + _table([*header, "gain shown", "wall time"], rows)
+        "steps, in every repetition.\n\n" + _table([*header, "gain shown"], rows)
+    )
+
+
+_FIGURES: tuple[tuple[str, Callable[[Run], float | None]], ...] = (
+    ("steps", lambda run: run.steps),
+    ("engine CPU", lambda run: run.engine_cpu_seconds),
+    ("output tokens/s", lambda run: run.output_tokens_per_second),
+    ("p95 latency, steps", lambda run: run.latency_p95_steps),
+    ("p95 latency, s", lambda run: run.latency_p95_seconds),
+    ("p95 first token, s", lambda run: run.first_token_p95_seconds),
+    ("p99 gap, s", lambda run: run.gap_p99_seconds),
+)
+
+
+def _changed(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
+    rows = []
+    for each in judged:
+        if each.said is None or each.gain_shown is None:
+            continue
+        cells_of, current, recommended = found[each.workload], each.start, each.said.recommended
+        before, after = cells_of[current], cells_of[recommended]
+        ratios = [paired_ratios(cells_of, figure, current=current, recommended=recommended) for _, figure in _FIGURES]
+        rows.append(
+            [
+                each.workload,
+                f"{current} to {recommended}",
+                f"{_preemptions(before)} to {_preemptions(after)}",
+                *(_middle(ratio) for ratio in ratios),
+            ]
+        )
+    if not rows:
+        return "No change was advised that was served."
+    return (
+        "Preemptions of each run before and after; then what was counted with the value advised over what was counted\n"
+        "with the one it was seen at, run by run of the same repetition: median and, in brackets, range. Steps and\n"
+        "steps of latency are counts; seconds are those of a shared machine, and are there for the record.\n\n"
+        + _table(["workload", "max-num-seqs", "preemptions", *(name for name, _ in _FIGURES)], rows)
+    )
+
+
+def _preemptions(cell: Cell) -> str:
+    return "/".join(f"{run.preemptions:.0f}" for run in cell.runs)
+
+
+def _middle(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return "-"
+    middle = f"{statistics.median(ratios):.2f}"
+    return middle if len(ratios) == 1 else f"{middle} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def _noise(found: Mapping[str, Cells]) -> str:
+    every = [cell for each in found.values() for cell in each.values()]
+    repeated = [cell for cell in every if len(cell.runs) >= 2]
+    if not repeated:
+        return "No setting was run twice, so nothing can be said of the noise."
+    rows = []
+    for name, figure in _FIGURES:
+        spread = spreads(repeated, figure)
+        if spread:
+            rows.append([name, str(len(spread)), f"{statistics.median(spread):.1%}", f"{spread[-1]:.1%}"])
+    shares = [[run.preempted_ratio for run in cell.runs] for cell in repeated]
+    apart = sorted(100 * (max(each) - min(each)) for each in shares)
+    return (
+        "Largest over smallest figure of the same setting and requests, less 1, over the settings that were run more\n"
+        "than once: what is less than this is not told apart. Preempted shares of requests lay "
+        f"{statistics.median(apart):.1f}\npoints apart (median of {len(apart)}), {apart[-1]:.1f} at most.\n\n"
+        + _table(["figure", "settings", "median", "largest"], rows)
     )
 
 

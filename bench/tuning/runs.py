@@ -42,6 +42,14 @@ class Run:
     """UTC."""
     vllm_version: str | None
     max_num_batched_tokens: int | None
+    gap_p99_seconds: float | None = None
+    """Between two tokens of one answer. Runs written down before these were counted have none of the five."""
+    first_token_p95_seconds: float | None = None
+    latency_p50_seconds: float | None = None
+    """From sending a request to the end of its answer, as are the next two."""
+    latency_p95_seconds: float | None = None
+    latency_p95_steps: float | None = None
+    """In engine steps, which a busy machine does not stretch."""
     load: Mapping[str, Any] | None = None
     """Of an observed run: what the daemon would have saved of it, as in `advisor.load.to_json`."""
 
@@ -49,6 +57,11 @@ class Run:
     def complete(self) -> bool:
         """Whether the same work was finished as in every other run."""
         return self.completed == self.requests
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        """Throughput by the clock on the wall."""
+        return self.output_tokens / self.wall_seconds
 
     @property
     def preempted_ratio(self) -> float:

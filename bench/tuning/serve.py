@@ -6,7 +6,7 @@ import re
 import statistics
 import time
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate, pairwise
@@ -20,6 +20,7 @@ from advisor.advise import advise
 from advisor.history import History, remember
 from advisor.load import to_json
 from advisor.loadtest import End, Look, Sample, seen_in
+from advisor.percentiles import percentiles
 from advisor.readings import EngineProcess, EngineReading
 from advisor.snapshot import EngineTarget, Snapshot
 from bench.fidelity.server import write_model
@@ -131,6 +132,11 @@ def serve(server: Server, workload: Workload, *, repetition: int) -> Run:
     needed = _iteration_tokens(source.pages[-1]) - _iteration_tokens(source.pages[0]) - done
     seen = seen_in(watch.looks)
     gaps = [gap for sample in samples for gap in sample.gaps_seconds]
+    answered = [sample for sample in samples if sample.end is End.OK]
+    whole = percentiles(sample.end_to_end_seconds for sample in answered)
+    whole_steps = percentiles(latency_steps(answered, watch.looks))
+    first_token = percentiles(each for sample in answered if (each := sample.time_to_first_token_seconds) is not None)
+    gap = percentiles(gaps)
     flags = process.flags
     return Run(
         workload=workload.name,
@@ -147,6 +153,11 @@ def serve(server: Server, workload: Workload, *, repetition: int) -> Run:
         longest_stall_steps=longest_stall_steps(samples, watch.looks),
         longest_stall_seconds=max(gaps, default=0.0),
         median_gap_seconds=statistics.median(gaps) if gaps else None,
+        gap_p99_seconds=gap.p99 if gap else None,
+        first_token_p95_seconds=first_token.p95 if first_token else None,
+        latency_p50_seconds=whole.p50 if whole else None,
+        latency_p95_seconds=whole.p95 if whole else None,
+        latency_p95_steps=whole_steps.p95 if whole_steps else None,
         engine_cpu_seconds=_engine_cpu_seconds(process) - cpu_before,
         wall_seconds=wall,
         began=f"{began:%Y-%m-%dT%H:%M:%SZ}",
@@ -209,14 +220,8 @@ def _scheduled_tokens(log: Path, begin: int) -> int | None:
     return sum(int(context) + int(generation) for context, generation in found) if found else None
 
 
-def longest_stall_steps(samples: Sequence[Sample], looks: Sequence[Look]) -> float:
-    """Return the most engine steps in which an answer that had begun got no token; 0 without a stall.
-
-    Steps are taken as even between two looks. An answer falls behind the engine by a step for each one it is left out
-    of, and never catches up; what it does catch up with was a client that was slow to read. So the least that it is
-    behind from some moment on is how far it was behind then. Its last piece, after which nothing can be caught up,
-    is left out.
-    """
+def _steps_until(looks: Sequence[Look]) -> Callable[[float], float]:
+    """Return how many steps the engine had done at a moment, even between two looks."""
     known = [(look.seconds, look.steps) for look in looks if look.steps is not None]
 
     def steps_until(moment: float) -> float:
@@ -226,6 +231,24 @@ def longest_stall_steps(samples: Sequence[Sample], looks: Sequence[Look]) -> flo
         (before, low), (after, high) = known[place - 1], known[place]
         return low + (high - low) * (moment - before) / (after - before)
 
+    return steps_until
+
+
+def latency_steps(samples: Sequence[Sample], looks: Sequence[Look]) -> list[float]:
+    """Return the engine steps from the sending of each request to its end: its latency on a machine of even steps."""
+    steps_until = _steps_until(looks)
+    return [steps_until(sample.ended_seconds) - steps_until(sample.sent_seconds) for sample in samples]
+
+
+def longest_stall_steps(samples: Sequence[Sample], looks: Sequence[Look]) -> float:
+    """Return the most engine steps in which an answer that had begun got no token; 0 without a stall.
+
+    Steps are taken as even between two looks. An answer falls behind the engine by a step for each one it is left out
+    of, and never catches up; what it does catch up with was a client that was slow to read. So the least that it is
+    behind from some moment on is how far it was behind then. Its last piece, after which nothing can be caught up,
+    is left out.
+    """
+    steps_until = _steps_until(looks)
     longest = 0.0
     for sample in samples:
         tokens = accumulate(count for _, count in sample.arrivals)

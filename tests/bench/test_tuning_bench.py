@@ -16,12 +16,13 @@ from bench.tuning.judge import (
     by_mean_length,
     cells,
     gain_shown,
+    paired_ratios,
     regret,
-    wall_ratios,
+    spreads,
 )
 from bench.tuning.report import BEGIN, END, report
 from bench.tuning.runs import RUNS, Run, append_run, read_runs
-from bench.tuning.serve import longest_stall_steps
+from bench.tuning.serve import latency_steps, longest_stall_steps
 from bench.tuning.workloads import MAX_MODEL_LEN, workloads
 from tests.advisor.loads import told
 
@@ -142,14 +143,18 @@ class TestJudge:
         once = cells([run(64, preemptions=3), run(64, repetition=2), run(16), run(16, repetition=2)], NAME)
         assert not gain_shown(once, current=64, recommended=16)
 
-    def test_wall_time_is_compared_within_a_repetition(self):
+    def test_figures_are_compared_within_a_repetition(self):
         runs = [run(64, wall_seconds=10), run(16, wall_seconds=12), run(64, repetition=2, wall_seconds=40)]
-        assert wall_ratios(
-            cells([*runs, run(16, repetition=2, wall_seconds=20)], NAME), current=64, recommended=16
-        ) == [
-            0.5,
-            1.2,
-        ]
+        both = cells([*runs, run(16, repetition=2, wall_seconds=20)], NAME)
+        assert paired_ratios(both, lambda each: each.wall_seconds, current=64, recommended=16) == [0.5, 1.2]
+        assert paired_ratios(both, lambda each: each.latency_p95_steps, current=64, recommended=16) == []
+        assert paired_ratios(both, lambda each: each.wall_seconds, current=64, recommended=15) == ()
+
+    def test_noise_is_how_far_runs_of_the_same_setting_lie_apart(self):
+        steady, shaky = [run(16), run(16, repetition=2)], [run(64), run(64, repetition=2, steps=1_100)]
+        found_cells = cells([*steady, *shaky, run(8)], NAME).values()
+        assert spreads(found_cells, lambda each: each.steps) == [0, pytest.approx(0.1)]
+        assert spreads(found_cells, lambda each: each.gap_p99_seconds) == []
 
     def test_advice_is_the_last_word_on_the_observed_run(self):
         assert advice([observed(64)], NAME, 64).recommended == 15
@@ -183,6 +188,10 @@ class TestStalls:
     def test_several_tokens_in_one_piece_are_no_stall(self):
         assert self.stall(*((second / 100, 10) for second in range(100, 200, 10))) == pytest.approx(0, abs=1e-6)
 
+    def test_latency_in_steps_is_how_many_the_engine_did_meanwhile(self):
+        sample = Sample(sent_seconds=2.0, ended_seconds=4.5, end=End.OK)
+        assert latency_steps([sample], self.looks) == [pytest.approx(250)]
+
     def test_no_answer_no_stall(self):
         assert longest_stall_steps([], self.looks) == 0
         assert self.stall() == 0
@@ -211,6 +220,16 @@ class TestReport:
         text = report(runs)
         assert "advised values that preempt more than 1% | none | 1 of 1, at most 5.0% | **missed**" in text
         assert "| changes advised whose gain every repetition shows | all | 0 of 1 | **missed** |" in text
+
+    def test_what_a_change_did_and_the_noise_are_told_with_the_runs_they_rest_on(self):
+        runs = [observed(64), *sweep(s15=(1_100, 0), s64=(1_000, 20))]
+        runs[-1] = replace(runs[-1], steps=880)
+        text = report(runs)
+        assert f"| {NAME} | 64 to 15 | 20/20/20 to 0/0/0 | 1.10 (1.10 to 1.25) |" in text
+        assert "| steps | 2 | 6.8% | 13.6% |" in text
+        assert "3 of each workload and setting" in text
+        assert "of 2 pairs of workload and setting 1 have 3, 1 have 2" in report(runs[:-1])
+        assert "nothing can be said of the noise" in report([runs[0], runs[1], runs[4]])
 
     def test_without_a_run_it_says_so(self):
         assert report([]) == "No run has been made yet."
