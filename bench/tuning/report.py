@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.tuning import SeqsAdvice
+from bench.tuning.campaign import SWEEP
 from bench.tuning.judge import (
     BY_MAX_MODEL_LEN,
     MOST_PREEMPTED_RATIO,
@@ -93,20 +94,22 @@ def verdicts(runs: Sequence[Run], found: Mapping[str, Cells]) -> list[Verdict]:
 def report(runs: Sequence[Run]) -> str:
     """Return the section in Markdown."""
     loads = workloads("judged")
-    found = {name: each for name in loads if (each := cells(runs, name))}
-    if not found:
+    measured = {name: each for name in loads if (each := cells(runs, name))}
+    # The best of half a sweep is not the best.
+    found = {name: each for name, each in measured.items() if each.keys() >= set(SWEEP)}
+    if not measured:
         return "No run has been made yet."
     judged = verdicts(runs, found)
     if not any(each.regret is not None for each in judged):
         return "Nothing can be judged yet: what was advised has not been served."
     parts = [
-        _head(runs, loads, found),
+        _head(runs, loads, measured) + _left_out(loads, found),
         "### The aims\n\n" + _aims(judged),
         "### What was advised\n\n" + _advised(judged, found),
         "### What the change did\n\n" + _changed(judged, found),
         "### Beside the usual formulas\n\n" + _formulas(judged, found, loads),
-        "### Noise\n\n" + _noise(found),
-        "### Every setting\n\n" + "\n\n".join(_every(name, loads[name], each) for name, each in found.items()),
+        "### Noise\n\n" + _noise(measured),
+        "### Every setting\n\n" + "\n\n".join(_every(name, loads[name], each) for name, each in measured.items()),
     ]
     return "\n\n".join(parts)
 
@@ -133,6 +136,13 @@ def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str
         each=_runs_each(counts),
         preempted=MOST_PREEMPTED_RATIO,
     ).rstrip()
+
+
+def _left_out(loads: Iterable[str], found: Mapping[str, Cells]) -> str:
+    names = [name for name in loads if name not in found]
+    if not names:
+        return ""
+    return f"\n\nNot judged, because not every setting of the sweep has been run: {', '.join(names)}."
 
 
 def _runs_each(counts: Sequence[int]) -> str:

@@ -67,6 +67,11 @@ def sweep(**steps_and_preemptions):
     ]
 
 
+def full_sweep(**steps_and_preemptions):
+    """The settings named, and all others of the sweep as so bad that none of them is the best."""
+    return sweep(**({f"s{each}": (9_999, 0) for each in SWEEP} | steps_and_preemptions))
+
+
 class TestWorkloads:
     @pytest.mark.parametrize("name", list(workloads("judged")))
     def test_what_is_judged_by_is_not_what_was_observed_and_half_of_it(self, name):
@@ -203,11 +208,11 @@ class TestReport:
         runs = [
             observed(64),
             observed(4, running=4.0, preempted=0.0, limited=0.9),
-            *sweep(s4=(4_000, 0), s6=(2_600, 0), s15=(1_000, 0), s30=(900, 9), s64=(800, 20)),
+            *full_sweep(s4=(4_000, 0), s6=(2_600, 0), s15=(1_000, 0), s30=(900, 9), s64=(800, 20)),
             run(completed=3),
         ]
         text = report(runs)
-        assert "17 runs (1 more in which" in text
+        assert "32 runs (1 more in which" in text
         assert "3 of each workload and setting" in text
         assert "| steps beyond the best, worst | <= 8% | +0.0% | met |" in text
         assert "| changes advised whose gain every repetition shows | all | 2 of 2 | met |" in text
@@ -216,26 +221,31 @@ class TestReport:
         assert text == report(runs)
 
     def test_aims_that_are_missed_are_said_to_be(self):
-        runs = [observed(64), *sweep(s15=(1_000, 5), s12=(900, 0), s64=(800, 0))]
+        runs = [observed(64), *full_sweep(s15=(1_000, 5), s12=(900, 0), s64=(800, 0))]
         text = report(runs)
         assert "advised values that preempt more than 1% | none | 1 of 1, at most 5.0% | **missed**" in text
         assert "| changes advised whose gain every repetition shows | all | 0 of 1 | **missed** |" in text
 
     def test_what_a_change_did_and_the_noise_are_told_with_the_runs_they_rest_on(self):
-        runs = [observed(64), *sweep(s15=(1_100, 0), s64=(1_000, 20))]
-        runs[-1] = replace(runs[-1], steps=880)
+        runs = [observed(64), *full_sweep(s64=(1_000, 20), s15=(1_100, 0))]
+        runs = [replace(each, steps=880) if each.max_num_seqs == 64 and each.repetition == 3 else each for each in runs]
         text = report(runs)
         assert f"| {NAME} | 64 to 15 | 20/20/20 to 0/0/0 | 1.10 (1.10 to 1.25) |" in text
-        assert "| steps | 2 | 6.8% | 13.6% |" in text
+        assert "| steps | 9 | 0.0% | 13.6% |" in text
         assert "3 of each workload and setting" in text
-        assert "of 2 pairs of workload and setting 1 have 3, 1 have 2" in report(runs[:-1])
-        assert "nothing can be said of the noise" in report([runs[0], runs[1], runs[4]])
+        assert "of 9 pairs of workload and setting 8 have 3, 1 have 2" in report(runs[:-1])
+        assert "nothing can be said of the noise" in report([each for each in runs if each.repetition < 2])
+
+    def test_a_workload_whose_sweep_is_not_complete_is_not_judged(self):
+        runs = [observed(64), *full_sweep(s15=(1_000, 0))]
+        assert NAME not in report(runs).partition("Not judged, because")[2].partition(".")[0]
+        assert report([each for each in runs if each.max_num_seqs != 12]).startswith("Nothing can be judged yet")
 
     def test_without_a_run_it_says_so(self):
         assert report([]) == "No run has been made yet."
 
     def test_what_was_advised_and_never_served_is_not_judged(self):
-        runs = [observed(64), observed(4, preempted=0.0), *sweep(s4=(900, 0), s64=(800, 0))]
+        runs = [observed(64), observed(4, preempted=0.0), *full_sweep(s4=(900, 0), s64=(800, 0))]
         assert "1 of 2 are not judged" in report(runs)
         assert report([runs[0], *runs[2:]]).startswith("Nothing can be judged yet")
 
