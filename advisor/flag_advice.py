@@ -21,8 +21,12 @@ _HIGHEST_UTILIZATION = 0.95
 _RESERVE_RATIO = 0.02
 """Of a GPU: slack that a higher utilization leaves alone."""
 _LEAST_STEP = 0.01
+_OVERRIDDEN = "--num-gpu-blocks-override fixes the number of blocks: no KV comes of it"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
+_WAYS_TO_MORE_KV = frozenset(
+    {"gpu-memory-utilization", "num-gpu-blocks-override", "kv-cache-dtype", "tensor-parallel-size"}
+)
 _BUDGET_BOUND_RATIO = 0.2
 """Share of the busy time in which a step's token budget held requests up, from which more is worth its memory."""
 
@@ -46,6 +50,14 @@ class FlagAdvice:
     def is_change(self) -> bool:
         """Whether anything should be done."""
         return self.recommended != self.current
+
+    @property
+    def is_way_to_more_kv(self) -> bool:
+        """Whether it is one of several ways to more KV.
+
+        Each is worked out with all else as it is, max_num_seqs too: after taking one the others must be looked at anew.
+        """
+        return self.is_change and self.flag in _WAYS_TO_MORE_KV and (self.kv_gain_tokens or 0) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +152,7 @@ def advise_flags(
     wants_kv = seqs.wanted > seqs.kv_wall
     return (
         *_utilization(plan, planned, room, wants_kv=wants_kv),
+        *_blocks_override(plan, planned, wants_kv=wants_kv),
         _model_len(plan, planned, load, capacity_tokens),
         _batched_tokens(plan, planned, load, seqs),
         *_kv_cache_dtype(plan, planned, room, wants_kv=wants_kv),
@@ -163,6 +176,9 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
         return
     if plan.flags.kv_cache_memory_bytes is not None:
         yield _stay(flag, current, "--kv-cache-memory-bytes sets the pool: this flag only checks free memory at start")
+        return
+    if plan.flags.num_gpu_blocks_override is not None:
+        yield _stay(flag, f"{current:g}", _OVERRIDDEN)
         return
     if room.slack_bytes < 0:
         lower = _floor(current + room.slack_bytes / room.total_bytes - _RESERVE_RATIO)
@@ -194,6 +210,26 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
         why=f"{gib(room.slack_bytes)} of the GPU are free and nobody's, and requests wait for KV",
         kv_gain_tokens=_gain(changed, plan),
     )
+
+
+def _blocks_override(plan: EnginePlan, planned: Planner, *, wants_kv: bool) -> Iterator[FlagAdvice]:
+    flag, current = "num-gpu-blocks-override", plan.flags.num_gpu_blocks_override
+    if current is None:
+        return
+    gain = _gain(planned(num_gpu_blocks_override=None), plan)
+    if not wants_kv:
+        yield _stay(flag, current, "KV takes all that was ever asked for at once", "demand")
+    elif gain is None or gain <= 0:
+        yield _stay(flag, current, "memory takes no more blocks than that", "slack")
+    else:
+        yield FlagAdvice(
+            flag=flag,
+            current=str(current),
+            recommended="remove",
+            binding="kv",
+            why="it fixes the number of blocks where memory would take more, and requests wait for KV",
+            kv_gain_tokens=gain,
+        )
 
 
 def _floor(ratio: float) -> float:
@@ -250,6 +286,9 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wa
         return
     capability = plan.layout.settings.compute_capability
     changed = planned(kv_cache_dtype="fp8") if capability >= _FP8_CAPABILITY else None
+    if plan.flags.num_gpu_blocks_override is not None:
+        yield _stay(flag, current, _OVERRIDDEN)
+        return
     if not wants_kv or changed is None:
         why = (
             "this GPU or release has no fp8 cache"
@@ -271,6 +310,9 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wa
 def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "tensor-parallel-size", plan.flags.tensor_parallel_size
     if room is None:
+        return
+    if plan.flags.num_gpu_blocks_override is not None:
+        yield _stay(flag, current, _OVERRIDDEN)
         return
     doubled = 2 * current
     enough = room.idle_gpus >= plan.gpus_needed

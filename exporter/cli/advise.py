@@ -87,13 +87,24 @@ def _watched(service: Service, seconds: float) -> Published:
 
 
 def _changes(each: EngineAdvice) -> dict[str, str | None]:
-    """Return the flags to change, with their values, None for those to take out."""
-    changed: dict[str, str | None] = {
-        flag.flag: None if flag.recommended == "remove" else flag.recommended for flag in each.flags if flag.is_change
-    }
+    """Return the flags to change together, with their values, None for those to take out.
+
+    What is advised of max-num-seqs rests on the KV that there is, so no way to more KV goes with it; of several ways
+    the first is taken only where nothing else is to be changed.
+    """
+    changed = [flag for flag in each.flags if flag.is_change]
+    together = [flag for flag in changed if not flag.is_way_to_more_kv]
+    found: dict[str, str | None] = {}
     if each.seqs is not None and each.seqs.recommended != each.seqs.current:
-        changed = {"max-num-seqs": str(each.seqs.recommended), **changed}
-    return changed
+        found["max-num-seqs"] = str(each.seqs.recommended)
+    for flag in together or (changed[:1] if not found else []):
+        found[flag.flag] = None if flag.recommended == "remove" else flag.recommended
+    return found
+
+
+def _instead(each: EngineAdvice) -> list[FlagAdvice]:
+    """Return the ways to more KV that the command line to paste leaves out."""
+    return [flag for flag in each.flags if flag.is_way_to_more_kv and flag.flag not in _changes(each)]
 
 
 def _show(console: Console, published: Published, down: list[Engine], world: World) -> None:
@@ -112,6 +123,7 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
             _show_flags(console, each.flags)
         _show_outlook(console, engine)
         if _changes(each):
+            _show_instead(console, _instead(each))
             _show_command(console, published, each, world)
         console.print()
     for engine in down:
@@ -176,6 +188,16 @@ def _show_outlook(console: Console, engine: Engine) -> None:
     if engine.preemption_risk_ratio is not None and ahead is not None:
         full = "not within an hour" if math.isinf(ahead) else f"in {spelled_seconds(ahead)}"
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
+
+
+def _show_instead(console: Console, ways: list[FlagAdvice]) -> None:
+    if ways:
+        names = ", ".join(f"{flag.flag} ({flag.kv_gain_tokens:+,.0f} tokens)" for flag in ways)
+        _say(
+            console,
+            f"More KV instead: {names}. Each is worked out with all else as it is: take one, then look again, for "
+            "max-num-seqs would be another.",
+        )
 
 
 def _show_command(console: Console, published: Published, each: EngineAdvice, world: World) -> None:

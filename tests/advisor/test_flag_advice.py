@@ -82,6 +82,37 @@ def test_a_pool_given_in_bytes_is_not_the_utilizations_to_change():
     assert not advice.is_change
 
 
+def test_blocks_that_are_fixed_by_a_flag_are_the_wall_and_nothing_else_brings_kv():
+    free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.8 --num-gpu-blocks-override 768", room=free)
+    override = advice.pop("num-gpu-blocks-override")
+    assert (override.current, override.recommended, override.binding) == ("768", "remove", "kv")
+    assert override.kv_gain_tokens > 100_000
+    assert [flag for flag, each in advice.items() if each.is_change] == []
+    more_than_fits = flags_of("vllm serve m --num-gpu-blocks-override 900000", room=free)["num-gpu-blocks-override"]
+    assert (more_than_fits.is_change, more_than_fits.binding) == (False, "slack")
+    calm = told(demand=5, running=3.0, preempted=0.0)
+    enough = flags_of("vllm serve m --num-gpu-blocks-override 768", load=calm)["num-gpu-blocks-override"]
+    assert (enough.is_change, enough.binding) == (False, "demand")
+
+
+def test_ways_to_more_kv_are_told_from_what_stands_by_itself():
+    free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
+    command = "vllm serve m --gpu-memory-utilization 0.8 --swap-space 4"
+    advice = flags_of(command, room=free, tokens=4_000, version=(0, 17, 0))
+    assert {flag for flag, each in advice.items() if each.is_way_to_more_kv} == {
+        "gpu-memory-utilization",
+        "kv-cache-dtype",
+        "tensor-parallel-size",
+    }
+    assert {flag for flag, each in advice.items() if each.is_change and not each.is_way_to_more_kv} == {
+        "max-model-len",
+        "swap-space",
+    }
+    over = flags_of(room=replace(ROOM, slack_bytes=-8 * GIB))["gpu-memory-utilization"]
+    assert not over.is_way_to_more_kv
+
+
 def test_a_context_that_can_never_fit_is_cut_to_what_does():
     advice = flags_of(tokens=4_000)["max-model-len"]
     assert (advice.current, advice.recommended, advice.binding) == ("8192", "4000", "kv")
