@@ -38,29 +38,29 @@ def observing(runs: Iterable[Run], names: Iterable[str]) -> list[Visit]:
 def sweeping(runs: Sequence[Run], judged: Mapping[str, Workload], *, repetitions: int, seed: int = 1) -> list[Visit]:
     """Return the visits that are still needed for the sweep, repetition by repetition.
 
-    Beside the settings of the sweep each workload is served with what was advised for it. What a formula says, where
-    that is none of these, comes last of all.
+    Beside the settings of the sweep each workload is served with what was advised for it, so that a campaign cut off
+    after any repetition can be judged. What a formula says, where that is none of these, comes last of all.
     """
     made = {(run.workload, run.max_num_seqs, run.repetition) for run in runs if run.complete}
-    first = {
-        name: {
-            *SWEEP,
-            *(said.recommended for start in WRONG_SETTINGS if (said := advice(runs, name, start)) is not None),
-        }
+    swept = {name: set(SWEEP) for name in judged}
+    advised = {
+        name: {said.recommended for start in WRONG_SETTINGS if (said := advice(runs, name, start)) is not None}
+        - swept[name]
         for name in judged
     }
-    last = {name: {by_mean_length(workload)} - first[name] for name, workload in judged.items()}
+    formula = {name: {by_mean_length(load)} - swept[name] - advised[name] for name, load in judged.items()}
     visits = []
-    for settings in (first, last):
+    for groups in ((swept, advised), (formula,)):
         for repetition in range(1, repetitions + 1):
             chance = random.Random(f"{seed} {repetition}")  # noqa: S311 - an order
-            order = sorted(set().union(*settings.values()))
-            chance.shuffle(order)
-            for setting in order:
-                names = [
-                    name for name in judged if setting in settings[name] and (name, setting, repetition) not in made
-                ]
-                chance.shuffle(names)
-                if names:
-                    visits.append(Visit(repetition=repetition, max_num_seqs=setting, workloads=tuple(names)))
+            for settings in groups:
+                order = sorted(set().union(*settings.values()))
+                chance.shuffle(order)
+                for setting in order:
+                    names = [
+                        name for name in judged if setting in settings[name] and (name, setting, repetition) not in made
+                    ]
+                    chance.shuffle(names)
+                    if names:
+                        visits.append(Visit(repetition=repetition, max_num_seqs=setting, workloads=tuple(names)))
     return visits
