@@ -1,5 +1,6 @@
 """How far what is advised lies from the best of the sweep, in counts. Pure: runs in, figures out."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,11 @@ class Cell:
     def steps(self) -> float:
         """Mean engine steps of a run."""
         return statistics.mean(run.steps for run in self.runs)
+
+    @property
+    def mean_running(self) -> list[float | None]:
+        """Requests that ran on average, of each run."""
+        return [run.mean_running for run in self.runs]
 
     @property
     def preempted_ratio(self) -> float:
@@ -131,13 +137,16 @@ def regret(found: Cells, max_num_seqs: int) -> Regret | None:
 def gain_shown(found: Cells, *, current: int, recommended: int) -> bool | None:
     """Tell whether what a change was advised for came true in every repetition; None where it was not measured.
 
-    Lowering is advised for fewer preemptions, raising for fewer engine steps.
+    Lowering is advised for fewer preemptions, raising for fewer engine steps. Preemptions are rare, so they must also
+    have become fewer by more than two standard deviations of such counts (Poisson's): 8 and then 7 show nothing.
     """
     if current not in found or recommended not in found:
         return None
     pairs = _paired(found[current], found[recommended])
     if recommended < current:
-        return all(after.preemptions < before.preemptions for before, after in pairs)
+        was, became = (sum(pair[place].preemptions for pair in pairs) for place in (0, 1))
+        fewer = all(after.preemptions < before.preemptions for before, after in pairs)
+        return fewer and was - became > 2 * math.sqrt(was + became)
     return all(after.steps < before.steps for before, after in pairs)
 
 

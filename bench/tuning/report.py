@@ -1,6 +1,7 @@
 """The runs as a section of docs/tuning.md: the aims, the advice beside the best, and every setting."""
 
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,14 +28,14 @@ from bench.tuning.runs import Run
 from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, CAPACITY_TOKENS, MAX_MODEL_LEN, Workload, workloads
 
 BEGIN, END = "<!-- written by make tuning-bench: begin -->", "<!-- written by make tuning-bench: end -->"
-_MOST_MISSING = 2
+_MOST_MISSING = 3
 """Settings of the sweep that a workload may lack and still be judged."""
 _MEDIAN_STEPS_AIM, _WORST_STEPS_AIM, _STALL_AIM = 0.03, 0.08, 2.0
 _HEAD = """\
 A real vLLM {versions} on the CPU, a tiny model of random weights, {blocks} blocks of {block_tokens} tokens
 ({capacity:,} tokens of KV), context {context:,}. {count} workloads of {least} to {most} requests, each observed once at
 {wrong} by the daemon's own code (`advise` and `remember`, a page every tenth of a second) and then served at the
-settings below, with a fresh start of the server for each setting and repetition and the workloads in shuffled order.
+settings below, with a fresh start of the server for each setting.
 Advice is learnt from other requests of the same source than those it is judged by. The only threshold that differs from
 those shipped is the time under load that advice waits for, {busy:.0f} s instead of ten minutes, because this model
 answers a hundred times as fast. Nearly all requests have come before the first are answered, but where a workload says
@@ -44,11 +45,13 @@ The figures rest on {runs} runs ({failed} more in which not every request was an
 {each}. `bench/tuning/runs.jsonl` has the raw counts of each, and `python -m bench.tuning report` writes this section
 from it. The machine was shared and busy: counts are judged, time is not.
 
-**Steps** are engine steps for the same finished work. The **best** setting is the one with the fewest steps of those
-that preempt at most {preempted:.0%} of their requests. A **stall** is the most engine steps in which an answer that had
-begun got no token (the longest of all runs; where nobody was preempted there is none, and what clients saw is their own
-slowness). **Computed again** are tokens scheduled beyond what prompts and outputs need,
-over all tokens.
+**Steps** are engine steps for the same finished work. They hold for one setting against another only where the clients
+kept the server busy: **running** is the mean number of requests that ran, weighed by steps, of each run, and where it
+is far below its neighbours' the machine starved the clients and the engine stepped for few. The **best** setting is the
+one with the fewest steps of those that preempt at most {preempted:.0%} of their requests. A **stall** is the most
+engine steps in which an answer that had begun got no token (the longest of all runs; where nobody was preempted there
+is none, and what clients saw is their own slowness). **Computed again** are tokens scheduled beyond what prompts and
+outputs need, over all tokens.
 """
 
 
@@ -58,9 +61,15 @@ class Verdict:
 
     workload: str
     start: int
+    seen: Run
+    """The run that was observed."""
     said: SeqsAdvice | None
+    served: Cell | None
+    """What came of the value advised; None where it was not run."""
+    left: Cell | None
+    """What came of the value it was seen at."""
     regret: Regret | None
-    """None where what was advised was not measured."""
+    """None where what was advised was not run, or too little of the sweep was."""
     left_alone: Regret | None
     gain_shown: bool | None
     """None where nothing was to be changed, or it was not measured."""
@@ -76,7 +85,8 @@ def verdicts(runs: Sequence[Run], found: Mapping[str, Cells]) -> list[Verdict]:
     judged = []
     for name, each in found.items():
         for start in WRONG_SETTINGS:
-            if not any((run.workload, run.max_num_seqs, run.repetition) == (name, start, 0) for run in runs):
+            seen = [run for run in runs if (run.workload, run.max_num_seqs, run.repetition) == (name, start, 0)]
+            if not seen:
                 continue
             said = advice(runs, name, start)
             number = said.recommended if said is not None else start
@@ -85,9 +95,12 @@ def verdicts(runs: Sequence[Run], found: Mapping[str, Cells]) -> list[Verdict]:
                 Verdict(
                     workload=name,
                     start=start,
+                    seen=seen[-1],
                     said=said,
-                    regret=regret(each, number),
-                    left_alone=regret(each, start),
+                    served=each.get(number),
+                    left=each.get(start),
+                    regret=regret(each, number) if _is_swept(each) else None,
+                    left_alone=regret(each, start) if _is_swept(each) else None,
                     gain_shown=gain_shown(each, current=start, recommended=number) if changed else None,
                 )
             )
@@ -98,18 +111,19 @@ def report(runs: Sequence[Run]) -> str:
     """Return the section in Markdown."""
     loads = workloads("judged")
     measured = {name: each for name in loads if (each := cells(runs, name))}
-    found = {name: each for name, each in measured.items() if _is_judged(each)}
     if not measured:
         return "No run has been made yet."
-    judged = verdicts(runs, found)
-    if not any(each.regret is not None for each in judged):
+    found = {name: each for name, each in measured.items() if _is_swept(each)}
+    judged = verdicts(runs, measured)
+    if not any(each.served is not None for each in judged):
         return "Nothing can be judged yet: what was advised has not been served."
+    beside = "### Beside the usual formulas\n\n" + _formulas(judged, found, loads)
     parts = [
-        _head(runs, loads, measured) + _left_out(loads, measured),
+        _wrapped(_head(runs, loads, measured) + _left_out(loads, measured)),
         "### The aims\n\n" + _aims(judged),
-        "### What was advised\n\n" + _advised(judged, found),
-        "### What the change did\n\n" + _changed(judged, found),
-        "### Beside the usual formulas\n\n" + _formulas(judged, found, loads),
+        "### What was advised\n\n" + _advised(judged, measured),
+        "### What the change did\n\n" + _changed(judged, measured),
+        *([beside] if found else []),
         "### Noise\n\n" + _noise(measured),
         "### Every setting\n\n" + "\n\n".join(_every(name, loads[name], each) for name, each in measured.items()),
     ]
@@ -140,17 +154,17 @@ def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str
     ).rstrip()
 
 
-def _is_judged(found: Cells) -> bool:
+def _is_swept(found: Cells) -> bool:
     """Tell whether enough of the sweep was run: the best of a few settings is not the best."""
-    return len(set(SWEEP) - found.keys()) <= _MOST_MISSING and found.keys() >= set(WRONG_SETTINGS)
+    return len(set(SWEEP) - found.keys()) <= _MOST_MISSING
 
 
 def _left_out(loads: Iterable[str], measured: Mapping[str, Cells]) -> str:
-    """Say which workloads are not judged, and from which others settings of the sweep are missing."""
-    names = [name for name in loads if name not in measured or not _is_judged(measured[name])]
+    """Say which workloads have no best, and from which others settings of the sweep are missing."""
+    names = [name for name in loads if name not in measured or not _is_swept(measured[name])]
     text = ""
     if names:
-        text += f"\n\nNot judged, because too few settings of the sweep were run: {', '.join(names)}."
+        text += f"\n\nNo best is known, because too few settings of the sweep were run, of: {', '.join(names)}."
     missing = {
         name: sorted(set(SWEEP) - each.keys())
         for name, each in measured.items()
@@ -160,6 +174,11 @@ def _left_out(loads: Iterable[str], measured: Mapping[str, Cells]) -> str:
         lines = "; ".join(f"{name}: {', '.join(map(str, settings))}" for name, settings in missing.items())
         text += f"\n\nSettings of the sweep that were not run, so that the best is the best of the others: {lines}."
     return text
+
+
+def _wrapped(text: str) -> str:
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(textwrap.fill(each, 120, break_long_words=False, break_on_hyphens=False) for each in paragraphs)
 
 
 def _runs_each(counts: Sequence[int]) -> str:
@@ -173,42 +192,65 @@ def _runs_each(counts: Sequence[int]) -> str:
 def _aims(judged: Sequence[Verdict]) -> str:
     measured = [each.regret for each in judged if each.regret is not None]
     steps = [each.steps_ratio for each in measured]
-    over = [each for each in measured if each.preempted_ratio > MOST_PREEMPTED_RATIO]
-    changed = [each for each in judged if each.changes and each.gain_shown is not None]
+    served = [each.served for each in judged if each.served is not None]
+    over = [each.preempted_ratio for each in served if each.preempted_ratio > MOST_PREEMPTED_RATIO]
+    changed = [each for each in judged if each.gain_shown is not None]
     shown = sum(bool(each.gain_shown) for each in changed)
     within = sum(each.stall_steps <= _STALL_AIM * each.best_stall_steps for each in measured)
-    rows = [
-        ["steps beyond the best, median", f"<= {_MEDIAN_STEPS_AIM:.0%}", f"{statistics.median(steps):+.1%}"],
-        ["steps beyond the best, worst", f"<= {_WORST_STEPS_AIM:.0%}", f"{max(steps):+.1%}"],
+    rows = []
+    if measured:
+        middle, worst = statistics.median(steps), max(steps)
+        rows = [
+            [
+                "steps beyond the best, median",
+                f"<= {_MEDIAN_STEPS_AIM:.0%}",
+                f"{middle:+.1%}",
+                middle <= _MEDIAN_STEPS_AIM,
+            ],
+            ["steps beyond the best, worst", f"<= {_WORST_STEPS_AIM:.0%}", f"{worst:+.1%}", worst <= _WORST_STEPS_AIM],
+            [
+                "longest stall within twice that of the best",
+                "all",
+                f"{within} of {len(measured)}",
+                within == len(measured),
+            ],
+        ]
+    rows += [
         [
             f"advised values that preempt more than {MOST_PREEMPTED_RATIO:.0%}",
             "none",
-            f"{len(over)} of {len(measured)}"
-            + (f", at most {max(each.preempted_ratio for each in over):.1%}" if over else ""),
+            f"{len(over)} of {len(served)}" + (f", at most {max(over):.1%}" if over else ""),
+            not over,
         ],
-        ["longest stall within twice that of the best", "all", f"{within} of {len(measured)}"],
-        ["changes advised whose gain every repetition shows", "all", f"{shown} of {len(changed)}"],
     ]
-    good = [
-        statistics.median(steps) <= _MEDIAN_STEPS_AIM,
-        max(steps) <= _WORST_STEPS_AIM,
-        not over,
-        within == len(measured),
-        shown == len(changed),
-    ]
-    for row, met in zip(rows, good, strict=True):
-        row.append("met" if met else "**missed**")
-    unmeasured = len(judged) - len(measured)
-    text = _table(["aim", "wanted", "measured", ""], rows)
-    return text + (
-        f"\n\n{unmeasured} of {len(judged)} are not judged: no run with what was advised." if unmeasured else ""
+    if changed:
+        rows.append(
+            [
+                "changes advised whose gain every repetition shows",
+                "all",
+                f"{shown} of {len(changed)}",
+                shown == len(changed),
+            ]
+        )
+    text = _table(
+        ["aim", "wanted", "measured", ""], [[*map(str, row[:3]), "met" if row[3] else "**missed**"] for row in rows]
     )
+    if not measured:
+        text += (
+            "\n\nSteps beyond the best (aims: "
+            f"{_MEDIAN_STEPS_AIM:.0%} median, {_WORST_STEPS_AIM:.0%} at worst) and stalls beside the best\n"
+            "cannot be said: no sweep is complete."
+        )
+    elif len(measured) < len(judged):
+        text += f"\n\n{len(measured)} of {len(judged)} are judged by the best: the others lack runs."
+    return text + f"\n\n{len(served)} of {len(judged)} values advised were served."
 
 
 def _advised(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
     rows = []
     for each in judged:
-        least = best(found[each.workload])
+        swept = _is_swept(found[each.workload])
+        least = best(found[each.workload]) if swept else None
         said = each.said
         if said is None:
             told = "nothing: too little was seen"
@@ -220,17 +262,21 @@ def _advised(judged: Sequence[Verdict], found: Mapping[str, Cells]) -> str:
             [
                 each.workload,
                 str(each.start),
+                f"{each.seen.preempted_ratio:.1%}",
                 told,
-                str(least.max_num_seqs) if least else "none",
-                *_figures(each.regret),
-                *_figures(each.left_alone)[:2],
+                str(least.max_num_seqs) if least else "none" if swept else "not swept",
+                *_figures(each.regret, each.served),
+                *_figures(each.left_alone, each.left)[:2],
                 {True: "yes", False: "**no**", None: "-"}[each.gain_shown],
             ]
         )
-    header = ["workload", "seen at", "advised", "best", "steps", "preempted", "stall", "left alone: steps", "preempted"]
+    header = ["workload", "seen at", "preempted there", "advised", "best", "steps", "preempted", "stall"]
+    header += ["left alone: steps", "preempted"]
     return (
-        "Steps and stall are those beside the best. Gain shown: lowering preempted fewer, or raising took fewer\n"
-        "steps, in every repetition.\n\n" + _table([*header, "gain shown"], rows)
+        "Preempted there: of the requests that were observed. All else is of the requests to judge by: steps and\n"
+        "stall are those beside the best. Gain shown: lowering preempted fewer in every repetition, and fewer by more\n"
+        "than two standard deviations of such counts; raising took fewer steps in every repetition.\n\n"
+        + _table([*header, "gain shown"], rows)
     )
 
 
@@ -302,13 +348,14 @@ def _noise(found: Mapping[str, Cells]) -> str:
     )
 
 
-def _figures(each: Regret | None) -> list[str]:
-    if each is None:
+def _figures(each: Regret | None, cell: Cell | None) -> list[str]:
+    if cell is None:
         return ["not run", "-", "-"]
+    stall = f"{cell.stall_steps:,.0f}"
     return [
-        f"{each.steps_ratio:+.1%}",
-        f"{each.preempted_ratio:.1%}",
-        f"{each.stall_steps:,.0f} / {each.best_stall_steps:,.0f}",
+        f"{each.steps_ratio:+.1%}" if each is not None else "-",
+        f"{cell.preempted_ratio:.1%}",
+        f"{stall} / {each.best_stall_steps:,.0f}" if each is not None else stall,
     ]
 
 
@@ -351,12 +398,13 @@ def _formulas(judged: Sequence[Verdict], found: Mapping[str, Cells], loads: Mapp
 
 
 def _every(name: str, load: Workload, found: Cells) -> str:
-    least = best(found)
+    least = best(found) if _is_swept(found) else None
     columns: list[tuple[str, Callable[[Cell], str]]] = [
         ("max-num-seqs", lambda cell: f"{cell.max_num_seqs}" + (" (best)" if cell is least else "")),
         ("runs", lambda cell: str(len(cell.runs))),
         ("steps", lambda cell: f"{cell.steps:,.0f}"),
         ("least to most", _range),
+        ("running", lambda cell: "/".join("-" if each is None else f"{each:.1f}" for each in cell.mean_running)),
         ("preempted", lambda cell: f"{cell.preempted_ratio:.1%}"),
         ("computed again", lambda cell: "-" if cell.recomputed_ratio is None else f"{cell.recomputed_ratio:.1%}"),
         ("stall, steps", lambda cell: f"{cell.stall_steps:,.0f}" if cell.stall_steps else "none"),
