@@ -80,5 +80,11 @@ fidelity: $(BIN)/vllm-headroom
 alerts: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.alerts
 
+# Sweeps max-num-seqs on a real vLLM on the CPU, judges what is advised by it and writes its section of docs/tuning.md.
+# Runs that are already in bench/tuning/runs.jsonl are not made again.
+.PHONY: tuning-bench
+tuning-bench: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.tuning run $(TUNING_FLAGS)
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

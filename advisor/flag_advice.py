@@ -21,8 +21,12 @@ _HIGHEST_UTILIZATION = 0.95
 _RESERVE_RATIO = 0.02
 """Of a GPU: slack that a higher utilization leaves alone."""
 _LEAST_STEP = 0.01
+_OVERRIDDEN = "--num-gpu-blocks-override fixes the number of blocks: no KV comes of it"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
+_WAYS_TO_MORE_KV = frozenset(
+    {"gpu-memory-utilization", "num-gpu-blocks-override", "kv-cache-dtype", "tensor-parallel-size"}
+)
 _BUDGET_BOUND_RATIO = 0.2
 """Share of the busy time in which a step's token budget held requests up, from which more is worth its memory."""
 
@@ -35,7 +39,7 @@ class FlagAdvice:
     """As on the command line, without dashes in front."""
     current: str
     recommended: str
-    """Equal to ``current`` where it should stay; ``remove`` for a flag that the release no longer knows."""
+    """Equal to ``current`` where it should stay; ``remove`` for a flag that does nothing or is no longer known."""
     binding: str
     """What decides: kv, demand, slack, over_commitment, token_budget, max_model_len, gone, none."""
     why: str
@@ -46,6 +50,14 @@ class FlagAdvice:
     def is_change(self) -> bool:
         """Whether anything should be done."""
         return self.recommended != self.current
+
+    @property
+    def is_way_to_more_kv(self) -> bool:
+        """Whether it is one of several ways to more KV.
+
+        Each is worked out with all else as it is, max_num_seqs too: after taking one the others must be looked at anew.
+        """
+        return self.is_change and self.flag in _WAYS_TO_MORE_KV and (self.kv_gain_tokens or 0) > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +72,58 @@ class Room:
     """GPUs of the host on which nothing runs."""
 
 
-GONE: tuple[tuple[str, Version, str], ...] = (
-    ("swap_space", (0, 18, 0), "V1 never swaps: a preempted request is computed again"),
-    ("num_scheduler_steps", (0, 10, 0), "multi-step scheduling was V0's"),
-    ("max_seq_len_to_capture", (0, 11, 0), "graphs are captured by batch size: --cudagraph-capture-sizes"),
-    ("cuda_graph_sizes", (0, 13, 0), "it is --cudagraph-capture-sizes now"),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gone:
+    """A flag that does nothing any more, or that a release no longer takes (``engine/arg_utils.py``)."""
+
+    flag: str
+    """Field of `advisor.flags.EngineFlags`."""
+    idle_since: Version
+    """First studied release in which it is taken and changes nothing; equal to the next where there was none."""
+    gone_since: Version
+    """First studied release that refuses it."""
+    why: str
+
+
+GONE = (
+    Gone(
+        flag="swap_space",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 18, 0),
+        why="V1 never swaps, a preempted request is computed again",
+    ),
+    Gone(flag="preemption_mode", idle_since=(0, 11, 0), gone_since=(0, 11, 0), why="V1 always computes again"),
+    Gone(
+        flag="use_v2_block_manager",
+        idle_since=(0, 6, 3),
+        gone_since=(0, 10, 0),
+        why="it is the only block manager there is",
+    ),
+    Gone(
+        flag="num_lookahead_slots",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 12, 0),
+        why="the blocks of speculated tokens follow from --speculative-config",
+    ),
+    Gone(
+        flag="num_scheduler_steps",
+        idle_since=(0, 10, 0),
+        gone_since=(0, 10, 0),
+        why="multi-step scheduling was V0's",
+    ),
+    Gone(
+        flag="max_seq_len_to_capture",
+        idle_since=(0, 11, 0),
+        gone_since=(0, 11, 0),
+        why="graphs are captured by batch size: --cudagraph-capture-sizes",
+    ),
+    Gone(
+        flag="cuda_graph_sizes",
+        idle_since=(0, 13, 0),
+        gone_since=(0, 13, 0),
+        why="it is --cudagraph-capture-sizes now",
+    ),
 )
-"""Flag, first studied release without it, what became of it (``engine/arg_utils.py``)."""
 
 
 def advise_flags(
@@ -95,6 +152,7 @@ def advise_flags(
     wants_kv = seqs.wanted > seqs.kv_wall
     return (
         *_utilization(plan, planned, room, wants_kv=wants_kv),
+        *_blocks_override(plan, planned, wants_kv=wants_kv),
         _model_len(plan, planned, load, capacity_tokens),
         _batched_tokens(plan, planned, load, seqs),
         *_kv_cache_dtype(plan, planned, room, wants_kv=wants_kv),
@@ -155,6 +213,26 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
         why=f"{gib(room.slack_bytes)} of the GPU are free and nobody's, and requests wait for KV",
         kv_gain_tokens=_gain(changed, plan),
     )
+
+
+def _blocks_override(plan: EnginePlan, planned: Planner, *, wants_kv: bool) -> Iterator[FlagAdvice]:
+    flag, current = "num-gpu-blocks-override", plan.flags.num_gpu_blocks_override
+    if current is None:
+        return
+    gain = _gain(planned(num_gpu_blocks_override=None), plan)
+    if not wants_kv:
+        yield _stay(flag, current, "KV takes all that was ever asked for at once", "demand")
+    elif gain is None or gain <= 0:
+        yield _stay(flag, current, "memory takes no more blocks than that", "slack")
+    else:
+        yield FlagAdvice(
+            flag=flag,
+            current=str(current),
+            recommended="remove",
+            binding="kv",
+            why="it fixes the number of blocks where memory would take more, and requests wait for KV",
+            kv_gain_tokens=gain,
+        )
 
 
 def _floor(ratio: float) -> float:
@@ -240,6 +318,9 @@ def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, w
     flag, current = "tensor-parallel-size", plan.flags.tensor_parallel_size
     if room is None:
         return
+    if plan.flags.num_gpu_blocks_override is not None:
+        yield _stay(flag, current, _OVERRIDDEN)
+        return
     doubled = 2 * current
     enough = room.idle_gpus >= plan.gpus_needed
     changed = planned(tensor_parallel_size=doubled) if wants_kv and enough else None
@@ -258,14 +339,15 @@ def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, w
 
 
 def _gone(given: EngineFlags, version: Version) -> Iterator[FlagAdvice]:
-    for name, since, why in GONE:
-        value = getattr(given, name)
-        if value is not None and version >= since:
+    for each in GONE:
+        value = getattr(given, each.flag)
+        if value is not None and version >= each.idle_since:
+            fate = "this release has no such flag" if version >= each.gone_since else "it does nothing in this release"
             yield FlagAdvice(
-                flag=name.replace("_", "-"),
+                flag=each.flag.replace("_", "-"),
                 current=str(value),
                 recommended="remove",
                 binding="gone",
-                why=f"this release has no such flag: {why}",
+                why=f"{fate}: {each.why}",
                 kv_gain_tokens=0.0,
             )

@@ -167,8 +167,9 @@ def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:
     return (
         f"not enough seen yet: {load.watched_finished:,.0f} finished requests in "
         f"{spelled_seconds(load.watched_busy_seconds)} of load; {policy.advice_least_requests:,.0f} in "
-        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {LEAST_SAMPLES} looks at them, and everybody "
-        f"who runs replaced {LEAST_TURNOVERS:.0f} times"
+        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {LEAST_SAMPLES} looks at them "
+        f"(so far {math.floor(sums.samples)}), and everybody who runs replaced {LEAST_TURNOVERS:.0f} times "
+        f"(so far {math.floor(_turnovers(sums))})"
     )
 
 

@@ -8,6 +8,8 @@ from advisor.flags import is_server_command
 
 _SECRETS = ("--api-key", "--hf-token")
 _MASK = "***"
+_BARE = frozenset({"use-v2-block-manager"})
+"""Flags without a value: what follows one is a word of its own."""
 _ALIASES = {
     "tensor-parallel-size": ("-tp",),
     "gpu-memory-utilization": ("--device-memory-utilization",),
@@ -43,7 +45,7 @@ def _with_flag(words: list[str], flag: str, value: str | None) -> list[str]:
         if name not in names:
             changed.append(word)
             continue
-        if not equals and position < len(words) and not words[position].startswith("-"):
+        if flag not in _BARE and not equals and position < len(words) and not words[position].startswith("-"):
             position += 1
         if value is not None and not is_set:
             changed += [f"{head}={value}"] if equals else [head, value]

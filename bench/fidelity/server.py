@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
@@ -21,8 +21,17 @@ def write_model(vllm: Path, directory: Path) -> Path:
 
 
 @contextmanager
-def serving(vllm: Path, model: Path, *flags: str, log: Path) -> Iterator[str]:
+def serving(
+    vllm: Path, model: Path, *flags: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Serve the model on a free port of loopback while the context lasts; yield the URL.
+
+    Args:
+        vllm: The executable.
+        model: Directory of the model.
+        flags: More of them.
+        log: Where its output goes.
+        environment: Variables beside those of this process.
 
     Raises:
         RuntimeError: The server ended or was not up in time.
@@ -30,7 +39,7 @@ def serving(vllm: Path, model: Path, *flags: str, log: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     argv = [
         *(str(vllm), "serve", str(model), "--load-format", "dummy", "--dtype", "bfloat16"),
         *("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny", *flags),
@@ -38,7 +47,11 @@ def serving(vllm: Path, model: Path, *flags: str, log: Path) -> Iterator[str]:
     with log.open("ab") as output:
         # A session of its own, so that stopping it stops its workers and nothing else.
         process = subprocess.Popen(  # noqa: S603 - the program that the caller named
-            argv, stdout=output, stderr=output, env=environment, start_new_session=True
+            argv,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **settings, **(environment or {})},
+            start_new_session=True,
         )
     try:
         _wait(process, f"http://127.0.0.1:{port}/health", log)

@@ -15,8 +15,11 @@ INTERVAL_SECONDS = 0.25
 class Watch:
     """Looks at the server's metrics at even intervals until it is stopped."""
 
-    def __init__(self, source: VllmSource, clock: Callable[[], float]) -> None:
-        """Take what reads the server, and the test's clock."""
+    def __init__(
+        self, source: VllmSource, clock: Callable[[], float], *, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        """Take what reads the server, the test's clock and how often to look."""
+        self._interval_seconds = interval_seconds
         self._source = source
         self._clock = clock
         self._stop = threading.Event()
@@ -45,7 +48,7 @@ class Watch:
         self._look()
 
     def _run(self) -> None:
-        while not self._stop.wait(INTERVAL_SECONDS):
+        while not self._stop.wait(self._interval_seconds):
             self._look()
 
     def _look(self) -> None:

@@ -147,13 +147,24 @@ def _watched(service: Service, seconds: float) -> Published:
 
 
 def _changes(each: EngineAdvice) -> dict[str, str | None]:
-    """Return the flags to change, with their values, None for those to take out."""
-    changed: dict[str, str | None] = {
-        flag.flag: None if flag.recommended == "remove" else flag.recommended for flag in each.flags if flag.is_change
-    }
+    """Return the flags to change together, with their values, None for those to take out.
+
+    What is advised of max-num-seqs rests on the KV that there is, so no way to more KV goes with it; of several ways
+    the first is taken only where nothing else is to be changed.
+    """
+    changed = [flag for flag in each.flags if flag.is_change]
+    together = [flag for flag in changed if not flag.is_way_to_more_kv]
+    found: dict[str, str | None] = {}
     if each.seqs is not None and each.seqs.recommended != each.seqs.current:
-        changed = {"max-num-seqs": str(each.seqs.recommended), **changed}
-    return changed
+        found["max-num-seqs"] = str(each.seqs.recommended)
+    for flag in together or (changed[:1] if not found else []):
+        found[flag.flag] = None if flag.recommended == "remove" else flag.recommended
+    return found
+
+
+def _instead(each: EngineAdvice) -> list[FlagAdvice]:
+    """Return the ways to more KV that the command line to paste leaves out."""
+    return [flag for flag in each.flags if flag.is_way_to_more_kv and flag.flag not in _changes(each)]
 
 
 def _show(console: Console, published: Published, down: list[Engine], world: World, policy: Policy) -> None:
@@ -177,6 +188,7 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         _show_outlook(console, engine)
         _show_findings(console, report, engine.engine)
         if _changes(each):
+            _show_instead(console, _instead(each))
             _show_command(console, published, each, world)
         console.print()
     for engine in down:
@@ -334,6 +346,16 @@ def _started_by(
     reading = next(one for one in published.snapshot.engines if one.engine == each.engine)
     server = published.snapshot.server_at(reading.url)
     return server, server_argv(world.processes, server.pids) if server is not None else None
+
+
+def _show_instead(console: Console, ways: list[FlagAdvice]) -> None:
+    if ways:
+        names = ", ".join(f"{flag.flag} ({flag.kv_gain_tokens:+,.0f} tokens)" for flag in ways)
+        _say(
+            console,
+            f"More KV instead: {names}. Each is worked out with all else as it is: take one, then look again, for "
+            "max-num-seqs would be another.",
+        )
 
 
 def _show_command(console: Console, published: Published, each: EngineAdvice, world: World) -> None:

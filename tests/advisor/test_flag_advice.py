@@ -91,6 +91,37 @@ def test_a_pool_given_in_bytes_is_not_the_utilizations_to_change():
     assert not advice.is_change
 
 
+def test_blocks_that_are_fixed_by_a_flag_are_the_wall_and_nothing_else_brings_kv():
+    free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.8 --num-gpu-blocks-override 768", room=free)
+    override = advice.pop("num-gpu-blocks-override")
+    assert (override.current, override.recommended, override.binding) == ("768", "remove", "kv")
+    assert override.kv_gain_tokens > 100_000
+    assert [flag for flag, each in advice.items() if each.is_change] == []
+    more_than_fits = flags_of("vllm serve m --num-gpu-blocks-override 900000", room=free)["num-gpu-blocks-override"]
+    assert (more_than_fits.is_change, more_than_fits.binding) == (False, "slack")
+    calm = told(demand=5, running=3.0, preempted=0.0)
+    enough = flags_of("vllm serve m --num-gpu-blocks-override 768", load=calm)["num-gpu-blocks-override"]
+    assert (enough.is_change, enough.binding) == (False, "demand")
+
+
+def test_ways_to_more_kv_are_told_from_what_stands_by_itself():
+    free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
+    command = "vllm serve m --gpu-memory-utilization 0.8 --swap-space 4"
+    advice = flags_of(command, room=free, tokens=4_000, version=(0, 17, 0))
+    assert {flag for flag, each in advice.items() if each.is_way_to_more_kv} == {
+        "gpu-memory-utilization",
+        "kv-cache-dtype",
+        "tensor-parallel-size",
+    }
+    assert {flag for flag, each in advice.items() if each.is_change and not each.is_way_to_more_kv} == {
+        "max-model-len",
+        "swap-space",
+    }
+    over = flags_of(room=replace(ROOM, slack_bytes=-8 * GIB))["gpu-memory-utilization"]
+    assert not over.is_way_to_more_kv
+
+
 def test_a_context_that_can_never_fit_is_cut_to_what_does():
     advice = flags_of(tokens=4_000)["max-model-len"]
     assert (advice.current, advice.recommended, advice.binding) == ("8192", "4000", "kv")
@@ -128,17 +159,33 @@ def test_idle_gpus_take_more_ranks_where_kv_is_short():
     assert not flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"].is_change
 
 
-@pytest.mark.parametrize(("name", "since"), [(name, since) for name, since, _ in GONE])
-def test_a_flag_that_the_release_no_longer_has_is_named(name, since):
-    option = f"--{name.replace('_', '-')}"
-    before = (since[0], since[1] - 3, 0)
-    command = f"vllm serve m {option} 4"
-    assert flags_of(command, version=since)[option[2:]].recommended == "remove"
-    assert option[2:] not in flags_of(command, version=before)
+def before(version):
+    return version[0], version[1] - 1, 99
+
+
+@pytest.mark.parametrize("gone", GONE, ids=lambda each: each.flag)
+def test_a_flag_that_the_release_no_longer_has_is_named(gone):
+    name = gone.flag.replace("_", "-")
+    command = f"vllm serve m --{name}" + (" 4" if gone.flag != "use_v2_block_manager" else "")
+    advice = flags_of(command, version=gone.gone_since)[name]
+    assert (advice.recommended, advice.binding) == ("remove", "gone")
+    assert advice.why.startswith("this release has no such flag")
+    assert name not in flags_of(command, version=before(gone.idle_since))
+    assert name not in flags_of(version=gone.gone_since)
+
+
+@pytest.mark.parametrize(
+    "gone", [each for each in GONE if each.idle_since < each.gone_since], ids=lambda each: each.flag
+)
+def test_a_flag_that_is_taken_and_does_nothing_is_named_as_such(gone):
+    name = gone.flag.replace("_", "-")
+    command = f"vllm serve m --{name}" + (" 4" if gone.flag != "use_v2_block_manager" else "")
+    for version in (gone.idle_since, before(gone.gone_since)):
+        assert flags_of(command, version=version)[name].why.startswith("it does nothing in this release")
 
 
 def test_every_flag_that_is_gone_is_one_that_the_command_line_is_read_for():
-    assert {name for name, _, _ in GONE} <= set(EngineFlags.__dataclass_fields__)
+    assert {each.flag for each in GONE} <= set(EngineFlags.__dataclass_fields__)
 
 
 def test_on_the_cpu_nothing_is_said_of_gpus():

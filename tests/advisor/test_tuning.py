@@ -149,6 +149,16 @@ def test_nothing_is_advised_before_enough_was_seen():
         assert advised(too_little) is None
 
 
+def test_what_is_still_missing_is_told_in_figures():
+    load = told()
+    few = replace(load, slow=replace(load.slow, samples=28.4))
+    said = not_yet(few, POLICY)
+    assert "4,000 finished requests in 60 min of load; 100 in 10 min are needed" in said
+    assert "30 looks at them (so far 28)" in said
+    assert "replaced 5 times (so far 28)" in said
+    assert advised(few) is None
+
+
 @given(st.floats(0, 99), st.floats(0, 1e5))
 @settings(max_examples=50, deadline=None)
 def test_no_advice_without_a_hundred_requests_however_long_it_took(finished, seconds):

@@ -17,6 +17,7 @@ from exporter.command_line import server_argv, systemd_word, with_flags
         ("vllm serve m -tp 2", {"tensor-parallel-size": "4"}, "vllm serve m -tp 4"),
         ("vllm serve m --max-num-seqs 8 --max-num-seqs 64", {"max-num-seqs": "16"}, "vllm serve m --max-num-seqs 16"),
         ("vllm serve m --swap-space 4 --port 1", {"swap-space": None}, "vllm serve m --port 1"),
+        ("vllm serve --use-v2-block-manager m", {"use-v2-block-manager": None}, "vllm serve m"),
         (
             "vllm serve m --max-num-seqs-other 4",
             {"max-num-seqs": "1"},

@@ -82,7 +82,24 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "s3cret" not in text
     pasted = result.stdout.partition("To paste")[2]
     assert all(len(line) <= 80 for line in result.stdout.partition("To paste")[0].splitlines())
+    assert "More KV instead: kv-cache-dtype (+" in text
+    assert "--kv-cache-dtype" not in pasted  # 19 rests on the KV that there is now
     assert "--api-key '***'" in " ".join(pasted.replace("\\\n", " ").split())
+
+
+@pytest.mark.needs_cc
+def test_where_max_num_seqs_is_right_the_line_to_paste_takes_one_way_to_more_kv(tmp_path, card, server):
+    gpu, variables = card
+    port = server.url.rpartition(":")[2]
+    state = kept(tmp_path, server.engine)
+    with vllm_process(tmp_path, port, flags=("--max-num-seqs", "19")) as pid:
+        gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
+        result = typed("--engine", server.url, "--state-dir", state, variables=variables)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "max-num-seqs: leave it at 19" in result.stdout
+    assert "More KV instead" not in result.stdout
+    pasted = " ".join(result.stdout.partition("To paste")[2].replace("\\\n", " ").split())
+    assert pasted.endswith("--max-num-seqs 19 --kv-cache-dtype fp8")
 
 
 @pytest.mark.needs_cc
