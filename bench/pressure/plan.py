@@ -1,6 +1,5 @@
 """What is recorded: which servers, and what each of them is offered."""
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -54,30 +53,6 @@ class Offered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """So many clients that send one request after another, all of nearly one size: an offline job."""
-
-    users: int
-    prompt_tokens: int
-    output_tokens: int
-
-    @property
-    def words(self) -> str:
-        """Return what is offered, for people."""
-        return f"{self.users} clients, {self.prompt_tokens} + {self.output_tokens} tokens each"
-
-    def requests(self) -> Iterator[TracedRequest]:
-        """Yield requests without end; their lengths vary by a few per cent, so that they do not march in step."""
-        chance = random.Random(1)  # noqa: S311 - lengths of made-up requests
-        while True:
-            yield TracedRequest(
-                seconds=0.0,
-                prompt_tokens=self.prompt_tokens - chance.randrange(BLOCK_SIZE),
-                output_tokens=self.output_tokens - chance.randrange(BLOCK_SIZE),
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Users:
     """So many clients that send the trace's requests one after another, whatever its pace was."""
 
@@ -101,7 +76,7 @@ class Stretch:
 
     name: str
     half: Half
-    offered: Offered | Batch | Users
+    offered: Offered | Users
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +132,6 @@ SERVERS: tuple[Server, ...] = (
         max_num_seqs=64,
         num_gpu_blocks=385,
         stretches=(
-            Stretch(name="17-batch", half="held out", offered=Batch(users=17, prompt_tokens=640, output_tokens=64)),
             Stretch(name="24-users", half="held out", offered=Users(users=24, begin=7200)),
             Stretch(name="14-users", half="held out", offered=Users(users=14, begin=7900)),
         ),
