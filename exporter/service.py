@@ -344,7 +344,10 @@ class Service:
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
         self._schedule.cancel(key)
-        self._servers.pop(key, None)
+        source = self._servers.pop(key, None)
+        if source is not None:
+            source.close()
+        self._started.pop(key, None)
         self._board.drop(key)
         self._failures.forget(key)
         log.info("no longer watching engine %s", watched.engine)
@@ -441,7 +444,7 @@ class Service:
         return reading.failure.reason if reading.failure else None
 
     def _close_all(self) -> None:
-        for source in self._sources:
+        for source in reversed(self._sources):  # a driver that hangs is first to open and last to close: state is saved
             source.close()
 
 

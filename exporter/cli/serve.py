@@ -17,6 +17,7 @@ from exporter import logs
 from exporter.cli.options import web_options
 from exporter.config import Config, load
 from exporter.errors import SourceError, UsageError
+from exporter.last_run import marked
 from exporter.notify import Notifier
 from exporter.service import Service, World
 from exporter.sources.nvml import NvmlSource
@@ -126,6 +127,14 @@ def run(config: Config, world: World, serving: Serving) -> None:
     Raises:
         UsageError: The address cannot be bound, a key cannot be read, the web configuration is not usable.
     """
+    with marked(config.state_dir):
+        restarting = _run(config, world, serving)
+    if restarting:
+        sys.exit(RESTART_STATUS)
+
+
+def _run(config: Config, world: World, serving: Serving) -> bool:
+    """Serve until the end; return whether it is the daemon's own wish for a fresh process."""
     notifier = Notifier()
     web = _web_config(serving.web_config_file)
     sockets = passed_sockets() if serving.systemd_socket else (listen(config.listen_address),)
@@ -150,8 +159,7 @@ def run(config: Config, world: World, serving: Serving) -> None:
     notifier.stopping()
     server.stop()
     service.stop()
-    if restarting:
-        sys.exit(RESTART_STATUS)
+    return restarting
 
 
 def _wait(reload: Callable[[], None], service: Service) -> bool:

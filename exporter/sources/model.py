@@ -1,6 +1,7 @@
 """The model's own files: config.json and the sizes in the weights' headers. Nothing is downloaded."""
 
 import json
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,8 +17,8 @@ MOST_CONFIG_BYTES = 32 * 1024**2
 MISTRAL_CONFIG = "params.json"
 MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
-MOST_HEADER_BYTES = 100 * 1024**2
-"""The safetensors format's own bound on a header."""
+MOST_HEADER_BYTES = 32 * 1024**2
+"""A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
 
 
 class ModelSource:
@@ -46,7 +47,7 @@ class ModelSource:
     def _files(self, path: str) -> ModelFiles:
         try:
             changed = _config_file(Path(path)).stat().st_mtime
-        except OSError:
+        except (OSError, ValueError):
             changed = 0.0
         before = self._read.get(path)
         if before is not None and before[0] == changed:
@@ -74,11 +75,14 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """
     file = _config_file(path)
     try:
-        if file.stat().st_size > MOST_CONFIG_BYTES:
+        entry = file.stat()
+        if entry.st_size > MOST_CONFIG_BYTES:
             raise SourceMalformed("config_too_large", f"{file}: over {MOST_CONFIG_BYTES} bytes")
+        if not stat.S_ISREG(entry.st_mode):  # a pipe or a device would keep its reader for ever
+            raise SourceMalformed("config_unreadable", f"{file}: not a regular file")
         content = file.read_bytes()
-    except OSError as error:
-        raise SourceUnavailable("config_unreadable", f"{file}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise SourceUnavailable("config_unreadable", f"{file}: {getattr(error, 'strerror', None) or error}") from error
     return parse_config(content, str(file))
 
 
