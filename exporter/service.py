@@ -376,7 +376,7 @@ class Service:
         servers = self._fresh_facts("process", now)
         if servers is not None:
             with self._watching:
-                self._engines.discover(servers, self._clock.wall())
+                self._engines.discover(servers, now)
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )

@@ -19,8 +19,8 @@ _ADDRESS = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)/")
 class Daemon:
     """``vllm-headroom serve`` (or another command) listening on a free port of loopback."""
 
-    def __init__(self, *arguments, environment=None, command="serve", bare=False, prefix=()):
-        program = "tests.exporter.bare" if bare else "exporter"
+    def __init__(self, *arguments, environment=None, command="serve", bare=False, program="exporter", prefix=()):
+        program = "tests.exporter.bare" if bare else program
         argv = [*prefix, sys.executable, "-m", program, command, "--web.listen-address", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(
             argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
