@@ -365,6 +365,8 @@ class Service:
 
     def _overrun(self, key: str) -> None:
         """A read is due while the last one is still under way: its source shows as hung, its data go."""
+        if server := self._servers.get(key):
+            server.interrupt()
         started = self._started.get(key)
         if started is not None:
             reading = never_returned(key, *started, self._clock)

@@ -194,8 +194,8 @@ def text(verdict):
         return f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]} to {pair[1]}"
 
     least, most = (size / mib for size in verdict.resident_bytes)
-    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s; every {_CHURN_EVERY_SECONDS:g} s or so
-a server was killed and started again on another port, and after every fourth the driver was unloaded, a GPU lost, a
+    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s; every {_CHURN_EVERY_SECONDS:g} s
+or so a server was killed and started again on another port, and after every fourth the driver was unloaded, a GPU lost, a
 driver call left hanging for a second or the configuration read again.
 
 | after a warm-up of a tenth | measured | wanted |
