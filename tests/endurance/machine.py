@@ -48,6 +48,7 @@ class VllmProcess:
         (self._model / "config.json").write_text(json.dumps(_MODEL))
         self.process = None
         self.port = None
+        self._ports = [free_port(), free_port()]
 
     @property
     def engine(self):
@@ -57,9 +58,10 @@ class VllmProcess:
     def pid(self):
         return self.process.pid
 
-    def start(self, port=None):
-        """Begin serving, on another port than before unless one is given."""
-        self.port = port or free_port()
+    def start(self):
+        """Begin serving, on the other one of its two ports."""
+        self._ports.reverse()
+        self.port = self._ports[0]
         argv = [sys.executable, str(self._program), "serve", str(self._model), "--port", str(self.port)]
         self.process = subprocess.Popen(argv, env={**os.environ, "RECORDED_PAGE": str(PAGE)})
         end = time.monotonic() + 20

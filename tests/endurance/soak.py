@@ -194,9 +194,10 @@ def text(verdict):
         return f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]} to {pair[1]}"
 
     least, most = (size / mib for size in verdict.resident_bytes)
-    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s; every {_CHURN_EVERY_SECONDS:g} s
-or so a server was killed and started again on another port, and after every fourth the driver was unloaded, a GPU lost, a
-driver call left hanging for a second or the configuration read again.
+    churn = f"{_CHURN_EVERY_SECONDS:g}"
+    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s. Every {churn} s or so a server was killed
+and started again on the other one of its two ports; after every fourth the driver was unloaded, a GPU lost, a driver
+call left hanging for a second or the configuration read again.
 
 | after a warm-up of a tenth | measured | wanted |
 |---|---|---|
@@ -216,6 +217,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--polls", type=int, default=100_000)
     polls = arguments.parse_args().polls
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of what ends the servers
     with tempfile.TemporaryDirectory() as directory:
         machine = Machine(Path(directory), gpus=ENGINES)
         try:

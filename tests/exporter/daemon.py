@@ -112,7 +112,10 @@ def daemon(*arguments, **more):
 
 
 class FakeServer:
-    """Answers on loopback whatever it is told to: {path: (status, headers, body)}; a callable body writes itself."""
+    """Answers on loopback whatever it is told to: {path: (status, headers, body)}; a callable body writes itself.
+
+    With no status the body is the whole answer, HTTP or not.
+    """
 
     def __init__(self):
         self.answers = {}
@@ -124,10 +127,11 @@ class FakeServer:
                 fake.requests.append((self.path, dict(self.headers)))
                 status, headers, body = fake.answers.get(self.path, (404, {}, b""))
                 try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
+                    if status is not None:
+                        self.send_response(status)
+                        for name, value in headers.items():
+                            self.send_header(name, value)
+                        self.end_headers()
                     if callable(body):
                         body(self.wfile)
                     else:
