@@ -37,6 +37,7 @@ from exporter.state import RESIDUALS_FILE, State
 
 log = logging.getLogger(__name__)
 
+_LEAST_PATIENCE_SECONDS = 1.0
 FRESH_INTERVALS = 2.5
 """A reading older than this many intervals is not shown: one may be missed, two mean that it is no longer so."""
 _CLOSE_SECONDS = 0.5
@@ -179,7 +180,8 @@ class Service:
             self._engines.reconfigure(config.engines)
             if is_another_pace:
                 self._schedule_reads()
-                for key in self._servers:
+                for key, server in self._servers.items():
+                    server.patience_seconds = self._patience_seconds
                     # Not at once: a read under way would be taken for one that hangs.
                     self._read_server_every(config.poll_interval, key, after_seconds=min(1.0, config.poll_interval))
 
@@ -227,7 +229,7 @@ class Service:
             interval,
             "advice",
             lambda: self._read("advice", _Advice(self._judge)),
-            after_seconds=min(0.5, interval / 2),  # lets the reads of the same tick arrive
+            after_seconds=_judged_after_seconds(interval),
         )
 
     def once(self) -> Published:
@@ -303,7 +305,10 @@ class Service:
 
     def facts(self) -> Iterable[Fact]:
         """Return everything that /metrics shows now."""
-        published = self.published()
+        return self.facts_beside(self.published())
+
+    def facts_beside(self, published: Published | None) -> Iterable[Fact]:
+        """Return the same of a judgement at hand: asked for twice, it may have become too old in between."""
         yield self._build
         yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
@@ -318,11 +323,21 @@ class Service:
     def _max_age_seconds(self) -> float:
         return FRESH_INTERVALS * self._config.poll_interval
 
+    @property
+    def _patience_seconds(self) -> float:
+        """What a request to a server may take: over by the judgement that follows the next read that is due.
+
+        Then it is cut, and the second read after a server that hung goes on finds it.
+        """
+        interval = self._config.poll_interval
+        return max(_LEAST_PATIENCE_SECONDS, interval + 0.9 * _judged_after_seconds(interval))
+
     def _read_every(self, seconds: float, source: Source, key: str) -> None:
         self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
+        source.patience_seconds = self._patience_seconds
         key = f"vllm {watched.engine}"
         before = self._servers.get(key)
         self._servers[key] = source
@@ -374,6 +389,8 @@ class Service:
             self._failures.note(reading)
 
     def _judge(self) -> Published:
+        for server in tuple(self._servers.values()):
+            server.interrupt()  # also between two overruns: this falls halfway between two reads
         now = self._clock.steady()
         servers = self._fresh_facts("process", now)
         if servers is not None:
@@ -448,6 +465,11 @@ class Service:
     def _close_all(self) -> None:
         for source in reversed(self._sources):  # a driver that hangs is first to open and last to close: state is saved
             source.close()
+
+
+def _judged_after_seconds(interval_seconds: float) -> float:
+    """How long after the reads a judgement is made: lets those of the same tick arrive."""
+    return min(0.5, interval_seconds / 2)
 
 
 def _recent_figures(report: Report) -> dict[Subject, dict[str, float | None]]:

@@ -1,5 +1,6 @@
 """``vllm-headroom serve``: the daemon."""
 
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,8 @@ _OWN_WISH = signal.SIGUSR1
 """How the daemon wakes its own main thread; from anybody else it means nothing."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
 _BEAT_SECONDS = 2.0
+_SWEEP_SECONDS = 60.0
+"""Errors and NVML calls leave cycles behind, which Python itself looks for only when a quarter more is held."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +149,8 @@ def _run(config: Config, world: World, serving: Serving) -> bool:
     log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", address)
     beat = _Heartbeat(service, server, notifier, wants_restart=lambda: os.kill(os.getpid(), _OWN_WISH))
     service.every(beat.seconds, "heartbeat", beat)
+    gc.freeze()  # what was imported is no garbage: looking for some takes a few milliseconds from here on
+    service.every(_SWEEP_SECONDS, "sweep", _sweep)
 
     def reload() -> None:
         notifier.reloading()
@@ -160,6 +165,10 @@ def _run(config: Config, world: World, serving: Serving) -> bool:
     server.stop()
     service.stop()
     return restarting
+
+
+def _sweep() -> None:
+    gc.collect()
 
 
 def _wait(reload: Callable[[], None], service: Service) -> bool:

@@ -21,6 +21,10 @@ MOST_HEADER_BYTES = 32 * 1024**2
 """A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
 
 
+_WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What JSON of another shape than expected leads to."""
+
+
 class ModelSource:
     """Reads the models that running engines serve, each once until its config.json changes."""
 
@@ -134,12 +138,12 @@ def read_tensor_index(path: Path) -> TensorIndex | None:
             )
         index = path / SAFETENSORS_INDEX
         if index.is_file():
-            total = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
-            return TensorIndex(total_bytes=int(total), source="safetensors index")
+            total = _size(json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
+            return TensorIndex(total_bytes=total, source="safetensors index")
         binaries = sorted(path.glob("pytorch_model*.bin"))
         if binaries:
             return TensorIndex(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
-    except (OSError, ValueError, KeyError, TypeError, SourceMalformed):
+    except (OSError, SourceMalformed, *_WRONG_SHAPE):
         return None
     return None
 
@@ -173,7 +177,7 @@ def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
             raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
         try:
             return parse_header(json.loads(file.read(length)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _WRONG_SHAPE as error:
             raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
 
 
@@ -181,16 +185,28 @@ def parse_header(header: Mapping[str, Any]) -> tuple[int, Mapping[str, TensorInf
     """Return (bytes of all tensors, the tensors by name) that a safetensors header lists.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It is not such a header.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not such a header.
     """
     total, tensors = 0, {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
-        total += int(end) - int(begin)
-        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+        total += _size(end - begin)
+        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(_size(size) for size in entry["shape"]))
     return total, tensors
+
+
+def _size(value: Any) -> int:
+    """Return a number of bytes or elements.
+
+    Raises:
+        ValueError, TypeError, OverflowError: It is none.
+    """
+    size = int(value)
+    if not 0 <= size < 2**63:
+        raise ValueError(f"{size} is no size")
+    return size
 
 
 def _config_file(path: Path) -> Path:

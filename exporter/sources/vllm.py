@@ -28,6 +28,8 @@ _MOST_NAME = 1024
 """Characters of a model's name: a path at the longest. It is a label of every series of the engine."""
 _MOST_VERSION = 64
 _MOST_VALUE = 2.0**63
+_MOST_LABELS = 64 * 1024
+"""Characters of one label set; the longest, of ``cache_config_info``, has some two thousand."""
 _MOST_LABELS_REMEMBERED = 2048
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
@@ -96,6 +98,8 @@ class VllmSource:
             session.mount(scheme, self._adapter)
         self._deadline = math.inf
         self._timeout = (connect_seconds, read_seconds)
+        self.patience_seconds = math.inf
+        """Most time of a request beside that: what is read at short intervals is soon too old to be shown."""
         self._server = Server()
         self._asked_at: float | None = None
         self._last_start: float | None = None
@@ -149,9 +153,12 @@ class VllmSource:
 
     def _get(self, path: str) -> str:
         url = self.url + path
-        deadline = self._deadline = time.monotonic() + sum(self._timeout)
+        connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
+        deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
         try:
-            with self._session.get(url, timeout=self._timeout, allow_redirects=False, stream=True) as response:
+            with self._session.get(
+                url, timeout=(connect_seconds, read_seconds), allow_redirects=False, stream=True
+            ) as response:
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
@@ -178,11 +185,15 @@ class VllmSource:
                 raise _too_large(response.url)
             if time.monotonic() > deadline:
                 raise SourceUnavailable("timeout", f"{response.url}: the body came too slowly")
-        return _decoded(bytes(parts), response.headers.get("Content-Encoding", ""), response.url)
+        return decoded(bytes(parts), response.headers.get("Content-Encoding", ""), response.url)
 
 
-def _decoded(body: bytes, encoding: str, url: str) -> bytes:
-    """Undo a compression that was not asked for, as some proxies add it; bounded, unlike the HTTP library's own."""
+def decoded(body: bytes, encoding: str, url: str) -> bytes:
+    """Undo a compression that was not asked for, as some proxies add it; bounded, unlike the HTTP library's own.
+
+    Raises:
+        SourceMalformed: It is compressed in another way, broken off, or of too many bytes.
+    """
     if encoding.strip().lower() in ("", "identity"):
         return body
     if encoding.strip().lower() not in ("gzip", "x-gzip"):
@@ -256,6 +267,8 @@ def _parse_rest(rest: str) -> tuple[Mapping[str, str], float]:
 
 
 def _parse_labels(text: str) -> Mapping[str, str]:
+    if len(text) > _MOST_LABELS:
+        raise SourceMalformed("absurd_labels", f"a label set of {len(text)} characters")
     return _parse_label_set(text) if len(text) <= _MOST_LABELS_REMEMBERED else _parse_label_set.__wrapped__(text)
 
 

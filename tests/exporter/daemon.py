@@ -79,7 +79,7 @@ class Daemon:
         """Wait until a condition on this daemon holds, and return what it returned."""
         end = time.monotonic() + seconds
         while not (result := condition()):
-            assert time.monotonic() < end, f"not within {seconds} s; log: {self.log}"
+            assert time.monotonic() < end, f"not within {seconds} s; log: {self.log[-20:]}"
             time.sleep(0.05)
         return result
 
