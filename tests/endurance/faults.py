@@ -37,7 +37,10 @@ class Fault:
     """One of these is told as the reason."""
     loses: tuple[str, ...] = ()
     """What is not shown meanwhile, of ``victim``, ``healthy`` (GPUs), ``server`` and ``neighbour``."""
-    only_in_full: bool = False
+    may_lose: bool = False
+    """Whether more than ``loses`` may be missing meanwhile, such as all of a source whose call fails."""
+    only_sometimes: bool = False
+    """Whether it comes and goes by itself, so that nothing can be said of a single moment."""
     lasts_seconds: float = 0.0
     """At least this long, beside the time it takes to show."""
 
@@ -57,20 +60,6 @@ def _find(scene):
     scene.victim.heal()
 
 
-def _absurd(settings):
-    def begin(scene):
-        for name, value in settings.items():
-            scene.victim.set(name, value)
-
-    def end(scene):
-        for name in settings:
-            scene.victim.set(name, _USUAL[name])
-
-    return begin, end
-
-
-_USUAL = {"utilization.gpu": 0, "temperature": 31, "power": 71_000}
-
 DRIVER = (
     driver(
         "unloaded, then loaded again",
@@ -88,23 +77,28 @@ DRIVER = (
     driver("a GPU needs a reset", lambda s: s.victim.fail("*", "RESET_REQUIRED"), ("gpu_reset_required",),
            loses=("victim",), end=_find),
     driver("every call fails", lambda s: s.state.fail("*", "UNKNOWN"), ("nvml_error",)),
-    driver("no permission any more", lambda s: s.state.fail("nvmlInit*", "NO_PERMISSION"), (), loses=()),
-    driver("the library no longer fits the kernel module", lambda s: s.state.fail("nvmlDeviceGetM*", "UNKNOWN"),
-           ("nvml_error",)),
+    driver("no permission for memory figures", lambda s: s.state.fail("nvmlDeviceGetMemoryInfo*", "NO_PERMISSION"), ()),
     driver("a call hangs", lambda s: s.state.delay("nvmlDeviceGetTemperature*", None), ("hung",)),
     driver("a call hangs for a minute", lambda s: s.state.delay("nvmlDeviceGetTemperature*", None), ("hung",),
-           lasts_seconds=60, only_in_full=True),
-    driver("a call hangs and holds the driver's lock", lambda s: s.state.delay("nvmlDeviceGetPower*", None, locked=True),
-           ("hung",)),
+           lasts_seconds=60),
+    driver("a call hangs and holds the driver's lock",
+           lambda s: s.state.delay("nvmlDeviceGetPower*", None, locked=True), ("hung",)),
     driver("nvmlInit hangs after a loss", lambda s: (_lose(s), s.state.delay("nvmlInit*", None)), ("hung", "gpu_lost"),
            end=lambda s: (_find(s), s.state.heal())),
-    driver("every call takes a tenth of a second", lambda s: s.state.delay("*", 100), ("hung",)),
+    driver("every call takes a tenth of a second", lambda s: s.state.delay("*", 100), ("hung",), only_sometimes=True),
 )  # fmt: skip
 
 
 def call_fails(function):
-    """One NVML call fails with an error that no program expects; whether that loses anything depends on the call."""
-    return driver(f"`{function}` fails", lambda s: s.state.fail(function, "UNKNOWN"), (), loses=())
+    """One NVML call fails with an error that no program expects, from the next nvmlInit on."""
+
+    def begin(scene):
+        with scene.state.together():
+            scene.state.fail(function, "UNKNOWN")
+            scene.state.load_driver()
+
+    # Whether anything is lost depends on the call: without a name a GPU is not read, without Xid events it is.
+    return driver(f"`{function}` fails", begin, (), loses=(), may_lose=True)
 
 
 CALLS = tuple(
@@ -194,11 +188,20 @@ def _many_ranks():
     )
 
 
-def _distinct_labels():
-    return b"".join(
-        f'vllm:num_requests_running{{engine="0",model_name="m",x="{number}{"y" * 900}"}} 1\n'.encode()
-        for number in range(8_000)
-    )
+_DISTINCT_LABELS = b"".join(
+    f'vllm:prompt_tokens_total{{engine="0",model_name="m",x="{number}{"y" * 900}"}} 1\n'.encode()
+    for number in range(8_000)
+)
+
+
+def edited(change):
+    """Give the page that would have been given, changed."""
+
+    def give(server):
+        status, headers, body = server.answers["/metrics"]
+        server.answers["/metrics"] = (status, headers, change(body))
+
+    return give
 
 
 _DEEP = b"[" * 200_000 + b"]" * 200_000
@@ -210,7 +213,7 @@ ENGINE = (
     engine("sends its headers a byte at a time",
            answer(None, {}, _slowly(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"y" * 1000, seconds=0.1)), *_HUNG),
     engine("continues for ever", answer(None, {}, _repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 300_000)),
-           *_HUNG, "not_http", "connection_refused", only_in_full=True),
+           *_HUNG, "not_http", "connection_refused"),
     engine("closes without a word", answer(None, {}, b""), "connection_refused"),
     engine("speaks no HTTP", answer(None, {}, b"\x16\x03\x01\x02\x00\x01\x00" * 100), "connection_refused", "not_http"),
     engine("status 500", answer(500, {}, b"Internal Server Error"), "http_500"),
@@ -238,9 +241,9 @@ ENGINE = (
     engine("labels without an end", answer(200, {}, _page().replace(b'"m"}', b'"m')), "half_page", "broken_labels"),
     engine("a model's name of a mebibyte", answer(200, {}, _relabelled("m" * MIB)), "absurd_labels"),
     engine("10,000 data-parallel engines", answer(200, {}, _many_ranks()), "too_many_engines"),
-    engine("8,000 label sets of 900 characters", answer(200, {}, _distinct_labels()), loses=("server",)),
-    engine("invalid UTF-8 in a label", answer(200, {}, _relabelled("m").replace(b'"m"', b'"\xff\xfe"')),
-           loses=("server",)),
+    engine("8,000 label sets of 900 characters", edited(lambda page: page + _DISTINCT_LABELS), *_HUNG,
+           "absurd_labels"),
+    engine("invalid UTF-8 in a label", edited(lambda page: page.replace(b'"m"', b'"\xff\xfe"')), loses=()),
     engine("negative, infinite and enormous figures",
            answer(200, {}, _page(running="-5", waiting="+Inf", usage="1e300", tokens=10**40, generated="-1")),
            loses=("server",)),
@@ -251,7 +254,7 @@ ENGINE = (
                   path="/v1/models"), loses=()),
     engine("/v1/models a number", answer(200, {}, b'{"data": 5}', path="/v1/models"), loses=()),
     engine("/version nested 200,000 deep", answer(200, {}, _DEEP, path="/version"), loses=()),
-    engine("/version says nothing", answer(None, {}, _silence, path="/version"), loses=(), only_in_full=True),
+    engine("/version says nothing", answer(None, {}, _silence, path="/version"), loses=()),
 )  # fmt: skip
 
 
@@ -295,20 +298,17 @@ def _scrape_at_once(scene):
     assert len(statuses) == 200, f"{200 - len(statuses)} got no answer"
 
 
-_silent = []
-
-
-def _hold_connections(scene):
+def hold_connections(scene):
     for _ in range(300):
         connection = HTTPConnection("127.0.0.1", scene.running._port, timeout=5)
         connection.connect()
         connection.sock.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
-        _silent.append(connection)
+        scene.held_connections.append(connection)
 
 
-def _let_connections_go(scene):
-    while _silent:
-        _silent.pop().close()
+def let_connections_go(scene):
+    while scene.held_connections:
+        scene.held_connections.pop().close()
 
 
 SCRAPES = (
@@ -316,8 +316,8 @@ SCRAPES = (
     Fault(
         area="scrapes",
         name="300 that never finish their request",
-        begin=_hold_connections,
-        end=_let_connections_go,
+        begin=hold_connections,
+        end=let_connections_go,
     ),
 )
 

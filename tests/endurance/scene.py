@@ -13,6 +13,8 @@ from tests.nvml_standin.standin import GIB, Process, State, build, environment
 
 _CLOCK = Path(__file__).with_name("clock_standin.c")
 _MAY_BE_NEGATIVE = re.compile("slack|headroom|gap|shortfall")
+_MAY_BE_INFINITE = re.compile("time_to")
+"""Nothing grows: then it is never reached."""
 USED = "headroom_gpu_memory_used_bytes"
 RUNNING = "headroom_engine_requests_running"
 
@@ -47,6 +49,7 @@ class Scene:
         }
         self.broken = None
         """How the first server answers while it is at fault; None for a page."""
+        self.held_connections = []
         self.told = 0
         self.running = None
         self.tell()
@@ -67,6 +70,14 @@ class Scene:
         """Let the first server answer like this from now on, None for as it should."""
         self.broken = how
         self.tell()
+
+    def heal(self):
+        """End whatever is wrong."""
+        self.ahead.write_text("0")
+        self.victim.heal()
+        self.state.heal()
+        self.state.load_driver()
+        self.break_server(None)
 
     def used_bytes(self, number, told=None):
         return (40 + number * 20) * GIB + (self.told if told is None else told) * 4096
@@ -123,7 +134,11 @@ class Scene:
         for (name, labels), value in metrics.items():
             if not name.startswith("headroom_"):
                 continue
-            if not math.isfinite(value) or (value < 0 and not _MAY_BE_NEGATIVE.search(name)):
+            if (
+                math.isnan(value)
+                or (math.isinf(value) and not _MAY_BE_INFINITE.search(name))
+                or (value < 0 and not _MAY_BE_NEGATIVE.search(name))
+            ):
                 found.append(f"{name} {dict(labels)} = {value}")
             if name.endswith("_ratio") and value > 1 and not _MAY_BE_NEGATIVE.search(name):
                 found.append(f"{name} {dict(labels)} = {value}, a share of more than all")

@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -21,9 +22,10 @@ from tests.endurance.report import write_section
 from tests.exporter.daemon import daemon
 
 INTERVAL_SECONDS = 0.2
-ENGINES = 10
+ENGINES = 16
 _MEASURE_EVERY_SECONDS = 30.0
 _CHURN_EVERY_SECONDS = 4.0
+_PATIENCE_SECONDS = 20.0
 _WARM_UP = 0.1
 """Of all polls: label sets seen once, histories filled, the allocator's pools grown."""
 MOST_GROWTH_BYTES = 2 * 1024**2
@@ -31,7 +33,7 @@ MOST_GROWTH_BYTES = 2 * 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What the daemon held at a moment when everything was up."""
+    """What the daemon held at a moment."""
 
     seconds: float
     polls: int
@@ -40,6 +42,7 @@ class Measurement:
     descriptors: int
     threads: int
     series: int
+    """0 where not everything was up: on a machine so loaded that reads of every 0.2 s are late."""
     cpu_seconds: float
 
 
@@ -55,6 +58,9 @@ class Verdict:
     """Least and most."""
     growth_bytes: float
     """Median of the last fifth of the measurements less that of the first."""
+    looks: int
+    whole_looks: int
+    """Of these, those with everything up: the three that follow are of them alone."""
     descriptors: tuple[int, int]
     threads: tuple[int, int]
     series: tuple[int, int]
@@ -70,10 +76,11 @@ def judge(measurements):
     last = measurements[-1]
     warm = [each for each in measurements if each.polls >= _WARM_UP * last.polls]
     fifth = max(1, len(warm) // 5)
+    whole = [each for each in warm if each.series]
     resident = [each.resident_bytes for each in warm]
 
-    def span(name):
-        values = [getattr(each, name) for each in warm]
+    def span(name, of=whole):
+        values = [getattr(each, name) for each in of]
         return min(values), max(values)
 
     return Verdict(
@@ -81,8 +88,10 @@ def judge(measurements):
         restarts=last.restarts,
         seconds=last.seconds,
         cpu_share=last.cpu_seconds / last.seconds,
-        resident_bytes=span("resident_bytes"),
+        resident_bytes=span("resident_bytes", of=warm),
         growth_bytes=median(resident[-fifth:]) - median(resident[:fifth]),
+        looks=len(warm),
+        whole_looks=len(whole),
         descriptors=span("descriptors"),
         threads=span("threads"),
         series=span("series"),
@@ -144,13 +153,20 @@ class Soak:
         )
         return shown.total() if is_whole else 0
 
+    def wait_until_whole(self):
+        """Return `series_when_whole` as soon as it is not 0, or 0 where that takes too long."""
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while not (series := self.series_when_whole()) and time.monotonic() < end:
+            time.sleep(INTERVAL_SECONDS)
+        return series
+
     def measure(self):
-        self.running.wait_for(self.series_when_whole, seconds=60)
+        self.wait_until_whole()
         for path in ("/", "/api/v1/status", "/api/v1/advice"):
             self.running.get(path)
         time.sleep(5 * INTERVAL_SECONDS)
         pid = self.running.process.pid
-        series = self.running.wait_for(self.series_when_whole, seconds=60)
+        series = self.wait_until_whole()
         held = held_at_rest(pid)
         self.measurements.append(
             Measurement(
@@ -165,11 +181,13 @@ class Soak:
             )
         )
 
-    def run(self, polls):
-        """Go on until the servers' pages have been read so often."""
+    def run(self, polls, seconds):
+        """Go on until the servers' pages have been read so often, or for so long."""
         next_measure = 0.0
         while not self.measurements or self.measurements[-1].polls < polls:
             now = time.monotonic() - self.began
+            if now > seconds:
+                return
             if now >= next_measure:
                 self.measure()
                 print(json.dumps(asdict(self.measurements[-1])), flush=True)
@@ -195,9 +213,9 @@ def text(verdict):
 
     least, most = (size / mib for size in verdict.resident_bytes)
     churn = f"{_CHURN_EVERY_SECONDS:g}"
-    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s. Every {churn} s or so a server was killed
-and started again on the other one of its two ports; after every fourth the driver was unloaded, a GPU lost, a driver
-call left hanging for a second or the configuration read again.
+    return f"""{ENGINES} GPUs with a server each, read every {INTERVAL_SECONDS} s. Every {churn} s or so a server was
+killed and started again on the other one of its two ports; after every fourth the driver was unloaded, a GPU lost, a
+driver call left hanging for a second or the configuration read again.
 
 | after a warm-up of a tenth | measured | wanted |
 |---|---|---|
@@ -205,6 +223,7 @@ call left hanging for a second or the configuration read again.
 | restarts of a server | {verdict.restarts:,} | |
 | resident memory | {least:.1f} to {most:.1f} MiB | within {MOST_GROWTH_BYTES / mib:g} MiB |
 | its growth, median of the last fifth less the first | {verdict.growth_bytes / mib:+.2f} MiB | |
+| looks, and those with everything up | {verdict.looks}, {verdict.whole_looks} | |
 | file descriptors at rest | {span(verdict.descriptors)} | constant |
 | threads at rest | {span(verdict.threads)} | constant |
 | `headroom_` series with everything up | {span(verdict.series)} | constant |
@@ -216,7 +235,8 @@ Verdict: {"steady" if verdict.is_steady else "not steady"}."""
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--polls", type=int, default=100_000)
-    polls = arguments.parse_args().polls
+    arguments.add_argument("--minutes", type=float, default=math.inf, help="give up after so long")
+    given = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by way of what ends the servers
     with tempfile.TemporaryDirectory() as directory:
         machine = Machine(Path(directory), gpus=ENGINES)
@@ -228,7 +248,7 @@ def main():
             flags = ("--poll-interval", str(INTERVAL_SECONDS), "--state-dir", str(state))
             with daemon(*flags, environment=variables, program="tests.endurance.only") as running:
                 soak = Soak(machine, running)
-                soak.run(polls)
+                soak.run(given.polls, 60 * given.minutes)
         finally:
             machine.close()
     verdict = judge(soak.measurements)
