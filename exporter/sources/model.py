@@ -21,6 +21,8 @@ MOST_HEADER_BYTES = 32 * 1024**2
 """A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
 
 
+_MOST_UNWANTED = 16
+"""Models kept in case their server is only being restarted: what was worked out of them is kept with them."""
 _WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What JSON of another shape than expected leads to."""
 
@@ -42,7 +44,9 @@ class ModelSource:
     def read(self) -> tuple[ModelFiles, ...]:
         """Return what each wanted model's files say; a model that cannot be read says why in ``declined``."""
         wanted = self._wanted
-        self._read = {path: entry for path, entry in self._read.items() if path in wanted}
+        unwanted = [path for path in self._read if path not in wanted]
+        for path in unwanted[: max(0, len(unwanted) - _MOST_UNWANTED)]:
+            del self._read[path]
         return tuple(self._files(path) for path in sorted(wanted))
 
     def close(self) -> None:
@@ -53,11 +57,9 @@ class ModelSource:
             changed = _config_file(Path(path)).stat().st_mtime
         except (OSError, ValueError):
             changed = 0.0
-        before = self._read.get(path)
-        if before is not None and before[0] == changed:
-            return before[1]
-        files = read_model_files(Path(path))
-        self._read[path] = (changed, files)
+        before = self._read.pop(path, None)
+        files = before[1] if before is not None and before[0] == changed else read_model_files(Path(path))
+        self._read[path] = (changed, files)  # and so at the end: those first in line go first
         return files
 
 

@@ -22,7 +22,7 @@ from tests.endurance.report import write_section
 from tests.exporter.daemon import daemon
 
 INTERVAL_SECONDS = 0.2
-ENGINES = 16
+ENGINES = 8
 _MEASURE_EVERY_SECONDS = 30.0
 _CHURN_EVERY_SECONDS = 4.0
 _PATIENCE_SECONDS = 20.0

@@ -9,14 +9,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.endurance.report import write_section
 
-# Imported for all parsers at once: what is not imported under this is not guided by coverage.
 import atheris  # isort: skip
 
-with atheris.instrument_imports(include=["advisor", "exporter"]):
+# What is imported under this is guided by coverage; only the processes that fuzz need it.
+with atheris.instrument_imports(include=["advisor", "exporter"]) if "--parser" in sys.argv else nullcontext():
     from tests.fuzz.parsers import CORPUS, PARSERS
 
 _MOST_BYTES = 16_384
