@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -186,11 +187,15 @@ def text(outcomes, ends, given):
     late = [each for each in outcomes if not each.is_recovered]
     told = "\n".join(rows(outcomes))
     ended = "\n".join(f"| {end.name} | {said} |" for end, said in ends)
-    return f"""{len(outcomes)} faults were done to {given.daemons} daemons in turn, at an interval of {given.interval:g}
-s. During each, every answer of /metrics was compared with what was true: {false} figures were false, stale or
-impossible. {len(outcomes) - len(late)} of {len(outcomes)} were over for the pages within
-{MOST_RECOVERY_INTERVALS:g} intervals of their end. Most resident memory: {most / MIB:.0f} MiB.
-The machine's load average was {os.getloadavg()[2]:.0f} over the last quarter of an hour on {os.cpu_count()} processors.
+    summary = textwrap.fill(
+        f"{len(outcomes)} faults were done to {given.daemons} daemons in turn, at an interval of {given.interval:g} s. "
+        f"During each, every answer of /metrics was compared with what was true: {false} figures were false, stale or "
+        f"impossible. {len(outcomes) - len(late)} of {len(outcomes)} were over for the pages within "
+        f"{MOST_RECOVERY_INTERVALS:g} intervals of their end. Most resident memory: {most / MIB:.0f} MiB. The machine's "
+        f"load average was {os.getloadavg()[2]:.0f} over the last quarter of an hour on {os.cpu_count()} processors.",
+        width=120,
+    )
+    return f"""{summary}
 
 {told}
 
