@@ -86,5 +86,19 @@ alerts: $(BIN)/vllm-headroom
 tuning-bench: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.tuning run $(TUNING_FLAGS)
 
+# Does every fault to the real daemon (about ten minutes) and writes its section of docs/endurance.md, as do the two below.
+.PHONY: chaos soak fuzz
+chaos: $(BIN)/vllm-headroom
+	$(BIN)/python -m tests.endurance.campaign
+
+# 100,000 polls while servers, processes and the driver come and go: half an hour of a quiet processor.
+soak: $(BIN)/vllm-headroom
+	$(BIN)/python -m tests.endurance.soak
+
+# A minute of coverage-guided fuzzing for each parser. atheris has builds for some releases of Python only.
+fuzz: $(BIN)/vllm-headroom
+	$(BIN)/pip install --quiet atheris
+	$(BIN)/python -m tests.fuzz.guided --seconds 60
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

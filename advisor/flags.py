@@ -330,7 +330,7 @@ def _from_config(config: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         elif isinstance(value, list):
             yield option, [str(each) for each in value]
         elif isinstance(value, dict):
-            yield option, [json.dumps(value)]
+            yield option, [json.dumps(value, skipkeys=True, default=str)]  # YAML knows dates, JSON does not
         elif value is not None:
             yield option, [str(value)]
 
@@ -416,7 +416,7 @@ def _take(option: str, texts: list[str], values: dict[str, Any], problems: list[
         return
     try:
         read = [reader.read(text) for text in texts]
-    except (ValueError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         problems.append(f"{shown}: {' '.join(texts)!r} is not {reader.expected}")
         return
     values[field_name] = tuple(read) if metadata["many"] else read[-1]
@@ -428,7 +428,7 @@ def _take_nested(field_name: str, path: str, texts: list[str], values: dict[str,
     if texts:
         try:
             value = json.loads(texts[0])
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = texts[0]
     node: Any = values.setdefault(field_name, {})
     *parents, last = path.split(".")

@@ -11,6 +11,9 @@ from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
 from advisor.starts import NONE_YET, Starts, remember_starts
 
+MOST_GPUS = 256
+"""MIG instances get a new UUID whenever a GPU is split anew."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineHistory:
@@ -43,15 +46,20 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
     limits = {(engine.engine, engine.dp_rank): engine.max_num_seqs for engine in report.engines}
     for reading in snapshot.engines:
         key = (reading.engine, reading.dp_rank)
-        before_engine = engines.get(key, EngineHistory())
+        before_engine = engines.pop(key, EngineHistory())  # and back at the end: those first in line go first
         engines[key] = remember_engine(before_engine, reading, limits.get(key), snapshot.now_seconds)
     return History(
-        gpus={**history.gpus, **report.gpu_states},
-        engines=engines,
+        gpus=_latest(history.gpus, report.gpu_states),
+        engines=dict(list(engines.items())[-MOST_ENGINES:]),
         starts=remember_starts(history.starts, snapshot, report),
         residuals=report.residuals,
         load=_remember_load(history.load, snapshot, report),
     )
+
+
+def _latest(before: Mapping[str, GpuState], now: Mapping[str, GpuState]) -> dict[str, GpuState]:
+    gone = {uuid: state for uuid, state in before.items() if uuid not in now}
+    return dict(list({**gone, **now}.items())[-MOST_GPUS:])
 
 
 def _remember_load(

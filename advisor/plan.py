@@ -437,8 +437,12 @@ def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags
     return tuple(notes)
 
 
-_MOST_KEPT = 1024
-_kept: dict[tuple[int, str, Version | None, Device, int | None], tuple[ModelSpec, TensorIndex | None, EnginePlan]] = {}
+_MOST_MODELS = 64
+_MOST_PLANS = 64
+"""Of one model: some ten changes of flags are asked about for each engine that serves it."""
+_Asked = tuple[str, Version | None, Device, int | None]
+_kept: dict[int, tuple[ModelSpec, TensorIndex | None, dict[_Asked, EnginePlan]]] = {}
+"""By the spec's identity, the least lately used first: a spec takes a third of a mebibyte as long as it is here."""
 
 
 def plan_again(
@@ -451,12 +455,17 @@ def plan_again(
     kv_cache_bytes: int | None = None,
 ) -> EnginePlan:
     """`plan_engine` for a daemon that asks the same at every interval: an answer is worked out once and kept."""
-    key = (id(spec), repr(flags), version, device, kv_cache_bytes)
-    known = _kept.get(key)
-    if known is not None and known[0] is spec and known[1] is tensors:
-        return known[2]
-    plan = plan_engine(spec, flags, version=version, device=device, tensors=tensors, kv_cache_bytes=kv_cache_bytes)
-    if len(_kept) >= _MOST_KEPT:
-        _kept.pop(next(iter(_kept)))
-    _kept[key] = (spec, tensors, plan)
+    known = _kept.pop(id(spec), None)
+    if known is None or known[0] is not spec or known[1] is not tensors:
+        known = (spec, tensors, {})
+    _kept[id(spec)] = known
+    for unused in list(_kept)[:-_MOST_MODELS]:
+        _kept.pop(unused, None)
+    plans, key = known[2], (repr(flags), version, device, kv_cache_bytes)
+    plan = plans.get(key)
+    if plan is None:
+        plan = plan_engine(spec, flags, version=version, device=device, tensors=tensors, kv_cache_bytes=kv_cache_bytes)
+        plans[key] = plan
+        for oldest in list(plans)[:-_MOST_PLANS]:
+            plans.pop(oldest, None)
     return plan

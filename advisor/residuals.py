@@ -5,6 +5,7 @@ Kept over restarts of the daemon, bounded in size. State in, state out.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -102,8 +103,11 @@ def from_json(content: Any) -> Residuals:
         ValueError: It is something else.
     """
     try:
-        return Residuals(
-            {str(place): {str(flags): float(size) for flags, size in known.items()} for place, known in content.items()}
-        )
-    except (AttributeError, TypeError, ValueError) as error:
+        found = {
+            str(place): {str(flags): float(size) for flags, size in known.items()} for place, known in content.items()
+        }
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not the residuals of capacity estimates: {error}") from error
+    if not all(math.isfinite(size) for known in found.values() for size in known.values()):
+        raise ValueError("not the residuals of capacity estimates: one is no number")
+    return Residuals(found)

@@ -5,6 +5,7 @@ Kept over restarts of the daemon, bounded in size. State in, state out.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,13 @@ def to_json(starts: Starts) -> dict[str, Any]:
     }
 
 
+def _amount(value: Any) -> float:
+    amount = float(value)
+    if not 0.0 <= amount < math.inf:
+        raise ValueError(f"{amount} is no amount")
+    return amount
+
+
 def from_json(content: Any) -> Starts:
     """Read what `to_json` wrote.
 
@@ -113,13 +121,13 @@ def from_json(content: Any) -> Starts:
                 str(key): tuple(
                     Start(
                         vllm_version=None if version is None else str(version),
-                        capacity_tokens=float(tokens),
-                        began_wall_seconds=float(began),
+                        capacity_tokens=_amount(tokens),
+                        began_wall_seconds=_amount(began),
                     )
                     for version, tokens, began in known
                 )
                 for key, known in content.items()
             }
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"not the starts of engines: {error}") from error

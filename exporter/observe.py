@@ -10,6 +10,9 @@ from exporter.errors import SourceError
 
 log = logging.getLogger(__name__)
 
+INTERNAL_ERROR = "internal_error"
+"""A fault of this program: logged with its traceback."""
+
 
 class Source(Protocol):
     """What the collection loop needs of a source."""
@@ -50,9 +53,9 @@ def observe(key: str, source: Source, clock: Clock) -> Reading:
         failure = getattr(facts, "failure", None)
     except SourceError as error:
         failure = error
-    except Exception as error:
-        log.exception("reading %s failed in an unforeseen way", key)
-        failure = SourceError("internal_error", f"{type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, FailureLog tells it with its traceback, once
+        failure = SourceError(INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
     return Reading(
         key=key,
         collector=source.name,
@@ -96,7 +99,9 @@ class FailureLog:
             self._write("%s: recovered from %s", reading.key, before)
         else:
             self._reasons[reading.key] = reason
-            self._write("%s: %s", reading.key, reading.failure)
+            unforeseen = reading.failure.__cause__ if reading.failure and reason == INTERNAL_ERROR else None
+            where = {"exc_info": unforeseen} if unforeseen else {}
+            self._write("%s: %s", reading.key, reading.failure, **where)
 
     def forget(self, key: str) -> None:
         """Drop a source that is no longer read."""

@@ -9,6 +9,7 @@ from typing import Any
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.base import BaseExecutor, run_job
 from apscheduler.jobstores.base import JobLookupError
+from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 
 
@@ -31,6 +32,21 @@ class _DaemonThreads(BaseExecutor):  # type: ignore[misc]
             self._run_job_success(job.id, events)
 
 
+class _Jobs(MemoryJobStore):  # type: ignore[misc]
+    """Calls that are due at the latest within their own interval, whatever happens to the clock.
+
+    APScheduler knows due times by the wall clock, which people and NTP set: back by an hour would mean an hour without
+    a reading, and forward by years (a board that starts in 1970) a list of every call that was missed meanwhile.
+    """
+
+    def get_due_jobs(self, now: datetime) -> list[Any]:
+        for job in self.get_all_jobs():
+            if abs(job.next_run_time - now) > job.trigger.interval:
+                job.modify(next_run_time=now)
+        due: list[Any] = super().get_due_jobs(now)
+        return due
+
+
 class Schedule:
     """Calls functions at even intervals, each at most once at a time."""
 
@@ -42,6 +58,7 @@ class Schedule:
         self._speed = speed
         self._scheduler = BackgroundScheduler(
             executors={"default": _DaemonThreads()},
+            jobstores={"default": _Jobs()},
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
             timezone=UTC,
         )
@@ -57,7 +74,7 @@ class Schedule:
         return bool(self._scheduler.running)
 
     def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
-        """Call from now (or ``after_seconds``) on; the same key replaces what was scheduled under it."""
+        """Call from now (or ``after_seconds``, less than ``seconds``) on; the same key replaces what was there."""
         first = datetime.now(UTC) + timedelta(seconds=after_seconds / self._speed)
         self._scheduler.add_job(
             call,

@@ -41,6 +41,7 @@ from exporter.state import LOAD_FILE, RESIDUALS_FILE, State
 
 log = logging.getLogger(__name__)
 
+_LEAST_PATIENCE_SECONDS = 1.0
 FRESH_INTERVALS = 2.5
 """A reading older than this many intervals is not shown: one may be missed, two mean that it is no longer so."""
 _CLOSE_SECONDS = 0.5
@@ -200,7 +201,8 @@ class Service:
             self._engines.reconfigure(config.engines)
             if is_another_pace:
                 self._schedule_reads()
-                for key in self._servers:
+                for key, server in self._servers.items():
+                    server.patience_seconds = self._patience_seconds
                     # Not at once: a read under way would be taken for one that hangs.
                     self._read_server_every(config.poll_interval, key, after_seconds=min(1.0, config.poll_interval))
 
@@ -248,7 +250,7 @@ class Service:
             interval,
             "advice",
             lambda: self._read("advice", _Advice(self._judge)),
-            after_seconds=min(0.5, interval / 2),  # lets the reads of the same tick arrive
+            after_seconds=_judged_after_seconds(interval),
         )
 
     def once(self) -> Published:
@@ -330,7 +332,10 @@ class Service:
 
     def facts(self) -> Iterable[Fact]:
         """Return everything that /metrics shows now."""
-        published = self.published()
+        return self.facts_beside(self.published())
+
+    def facts_beside(self, published: Published | None) -> Iterable[Fact]:
+        """Return the same of a judgement at hand: asked for twice, it may have become too old in between."""
         yield self._build
         yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
@@ -345,11 +350,21 @@ class Service:
     def _max_age_seconds(self) -> float:
         return FRESH_INTERVALS * self._config.poll_interval
 
+    @property
+    def _patience_seconds(self) -> float:
+        """What a request to a server may take: over by the judgement that follows the next read that is due.
+
+        Then it is cut, and the second read after a server that hung goes on finds it.
+        """
+        interval = self._config.poll_interval
+        return max(_LEAST_PATIENCE_SECONDS, interval + 0.9 * _judged_after_seconds(interval))
+
     def _read_every(self, seconds: float, source: Source, key: str) -> None:
         self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
+        source.patience_seconds = self._patience_seconds
         key = f"vllm {watched.engine}"
         before = self._servers.get(key)
         self._servers[key] = source
@@ -370,8 +385,10 @@ class Service:
 
     def _forget(self, watched: Watched) -> None:
         key = f"vllm {watched.engine}"
-        self._servers.pop(key, None)
+        source = self._servers.pop(key, None)
         self._end(key)
+        if source is not None:
+            source.close()
         if self._seeding is not None and (past := self._seeding.forget(watched.engine)) is not None:
             self._end(past)
         log.info("no longer watching engine %s", watched.engine)
@@ -379,6 +396,7 @@ class Service:
     def _end(self, key: str) -> None:
         """Read a source no more, and show nothing of it."""
         self._schedule.cancel(key)
+        self._started.pop(key, None)
         self._board.drop(key)
         self._failures.forget(key)
 
@@ -397,6 +415,8 @@ class Service:
 
     def _overrun(self, key: str) -> None:
         """A read is due while the last one is still under way: its source shows as hung, its data go."""
+        if server := self._servers.get(key):
+            server.interrupt()
         started = self._started.get(key)
         if started is not None:
             reading = never_returned(key, *started, self._clock)
@@ -404,11 +424,13 @@ class Service:
             self._failures.note(reading)
 
     def _judge(self) -> Published:
+        for server in tuple(self._servers.values()):
+            server.interrupt()  # also between two overruns: this falls halfway between two reads
         now = self._clock.steady()
         servers = self._fresh_facts("process", now)
         if servers is not None:
             with self._watching:
-                self._engines.discover(servers, self._clock.wall())
+                self._engines.discover(servers, now)
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )
@@ -503,8 +525,13 @@ class Service:
         return reading.failure.reason if reading.failure else None
 
     def _close_all(self) -> None:
-        for source in self._sources:
+        for source in reversed(self._sources):  # a driver that hangs is first to open and last to close: state is saved
             source.close()
+
+
+def _judged_after_seconds(interval_seconds: float) -> float:
+    """How long after the reads a judgement is made: lets those of the same tick arrive."""
+    return min(0.5, interval_seconds / 2)
 
 
 def _recent_figures(report: Report) -> dict[Subject, dict[str, float | None]]:

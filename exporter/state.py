@@ -59,7 +59,7 @@ class State:
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError(f"not a state file of format {FORMAT}")  # noqa: TRY301 - see above
             return read(content["content"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             self._set_aside(error)
             return otherwise
 

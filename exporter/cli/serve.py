@@ -1,5 +1,6 @@
 """``vllm-headroom serve``: the daemon."""
 
+import gc
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from exporter import logs
 from exporter.cli.options import prometheus_option, web_options
 from exporter.config import Config, load
 from exporter.errors import SourceError, UsageError
+from exporter.last_run import marked
 from exporter.notify import Notifier
 from exporter.service import Service, World
 from exporter.sources.nvml import NvmlSource
@@ -35,6 +37,8 @@ _OWN_WISH = signal.SIGUSR1
 """How the daemon wakes its own main thread; from anybody else it means nothing."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
 _BEAT_SECONDS = 2.0
+_SWEEP_SECONDS = 60.0
+"""Errors and NVML calls leave cycles behind, which Python itself looks for only when a quarter more is held."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +133,14 @@ def run(config: Config, world: World, serving: Serving) -> None:
     Raises:
         UsageError: The address cannot be bound, a key cannot be read, the web configuration is not usable.
     """
+    with marked(config.state_dir):
+        restarting = _run(config, world, serving)
+    if restarting:
+        sys.exit(RESTART_STATUS)
+
+
+def _run(config: Config, world: World, serving: Serving) -> bool:
+    """Serve until the end; return whether it is the daemon's own wish for a fresh process."""
     notifier = Notifier()
     web = _web_config(serving.web_config_file)
     sockets = passed_sockets() if serving.systemd_socket else (listen(config.listen_address),)
@@ -140,6 +152,8 @@ def run(config: Config, world: World, serving: Serving) -> None:
     log.info("serving %s on %s", "a demo" if service.mode == "demo" else "this host", address)
     beat = _Heartbeat(service, server, notifier, wants_restart=lambda: os.kill(os.getpid(), _OWN_WISH))
     service.every(beat.seconds, "heartbeat", beat)
+    gc.freeze()  # what was imported is no garbage: looking for some takes a few milliseconds from here on
+    service.every(_SWEEP_SECONDS, "sweep", _sweep)
 
     def reload() -> None:
         notifier.reloading()
@@ -153,8 +167,11 @@ def run(config: Config, world: World, serving: Serving) -> None:
     notifier.stopping()
     server.stop()
     service.stop()
-    if restarting:
-        sys.exit(RESTART_STATUS)
+    return restarting
+
+
+def _sweep() -> None:
+    gc.collect()
 
 
 def _wait(reload: Callable[[], None], service: Service) -> bool:

@@ -1,6 +1,7 @@
 """The model's own files: config.json and the sizes in the weights' headers. Nothing is downloaded."""
 
 import json
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,8 +17,14 @@ MOST_CONFIG_BYTES = 32 * 1024**2
 MISTRAL_CONFIG = "params.json"
 MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
-MOST_HEADER_BYTES = 100 * 1024**2
-"""The safetensors format's own bound on a header."""
+MOST_HEADER_BYTES = 32 * 1024**2
+"""A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
+
+
+_MOST_UNWANTED = 16
+"""Models kept in case their server is only being restarted: what was worked out of them is kept with them."""
+_WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What JSON of another shape than expected leads to."""
 
 
 class ModelSource:
@@ -37,7 +44,9 @@ class ModelSource:
     def read(self) -> tuple[ModelFiles, ...]:
         """Return what each wanted model's files say; a model that cannot be read says why in ``declined``."""
         wanted = self._wanted
-        self._read = {path: entry for path, entry in self._read.items() if path in wanted}
+        unwanted = [path for path in self._read if path not in wanted]
+        for path in unwanted[: max(0, len(unwanted) - _MOST_UNWANTED)]:
+            del self._read[path]
         return tuple(self._files(path) for path in sorted(wanted))
 
     def close(self) -> None:
@@ -46,13 +55,11 @@ class ModelSource:
     def _files(self, path: str) -> ModelFiles:
         try:
             changed = _config_file(Path(path)).stat().st_mtime
-        except OSError:
+        except (OSError, ValueError):
             changed = 0.0
-        before = self._read.get(path)
-        if before is not None and before[0] == changed:
-            return before[1]
-        files = read_model_files(Path(path))
-        self._read[path] = (changed, files)
+        before = self._read.pop(path, None)
+        files = before[1] if before is not None and before[0] == changed else read_model_files(Path(path))
+        self._read[path] = (changed, files)  # and so at the end: those first in line go first
         return files
 
 
@@ -74,11 +81,14 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """
     file = _config_file(path)
     try:
-        if file.stat().st_size > MOST_CONFIG_BYTES:
+        entry = file.stat()
+        if entry.st_size > MOST_CONFIG_BYTES:
             raise SourceMalformed("config_too_large", f"{file}: over {MOST_CONFIG_BYTES} bytes")
+        if not stat.S_ISREG(entry.st_mode):  # a pipe or a device would keep its reader for ever
+            raise SourceMalformed("config_unreadable", f"{file}: not a regular file")
         content = file.read_bytes()
-    except OSError as error:
-        raise SourceUnavailable("config_unreadable", f"{file}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise SourceUnavailable("config_unreadable", f"{file}: {getattr(error, 'strerror', None) or error}") from error
     return parse_config(content, str(file))
 
 
@@ -130,12 +140,12 @@ def read_tensor_index(path: Path) -> TensorIndex | None:
             )
         index = path / SAFETENSORS_INDEX
         if index.is_file():
-            total = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
-            return TensorIndex(total_bytes=int(total), source="safetensors index")
+            total = _size(json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
+            return TensorIndex(total_bytes=total, source="safetensors index")
         binaries = sorted(path.glob("pytorch_model*.bin"))
         if binaries:
             return TensorIndex(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
-    except (OSError, ValueError, KeyError, TypeError, SourceMalformed):
+    except (OSError, SourceMalformed, *_WRONG_SHAPE):
         return None
     return None
 
@@ -169,7 +179,7 @@ def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
             raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
         try:
             return parse_header(json.loads(file.read(length)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _WRONG_SHAPE as error:
             raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
 
 
@@ -177,16 +187,28 @@ def parse_header(header: Mapping[str, Any]) -> tuple[int, Mapping[str, TensorInf
     """Return (bytes of all tensors, the tensors by name) that a safetensors header lists.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It is not such a header.
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not such a header.
     """
     total, tensors = 0, {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
-        total += int(end) - int(begin)
-        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+        total += _size(end - begin)
+        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(_size(size) for size in entry["shape"]))
     return total, tensors
+
+
+def _size(value: Any) -> int:
+    """Return a number of bytes or elements.
+
+    Raises:
+        ValueError, TypeError, OverflowError: It is none.
+    """
+    size = int(value)
+    if not 0 <= size < 2**63:
+        raise ValueError(f"{size} is no size")
+    return size
 
 
 def _config_file(path: Path) -> Path:

@@ -61,6 +61,8 @@ class _Session:
     events: Any = None
     driver_version: str | None = None
     cuda_version: str | None = None
+    failure: SourceError | None = None
+    """Why a GPU could not be opened; None when all were."""
 
 
 class NvmlSource:
@@ -85,14 +87,14 @@ class NvmlSource:
         session = self._open()
         gpus: list[Gpu] = []
         processes: list[GpuProcess] = []
-        failure: SourceError | None = None
+        failure = session.failure
         self._drain_events(session)
         for device in session.devices:
             try:
                 gpus.append(self._read_gpu(session, device))
                 processes.extend(self._read_processes(device))
             except self._nvml.NVMLError as error:
-                failure = self._translate(error, device)
+                failure = self._translate(error, f"GPU {device.gpu}")
         missing = self._known_gpus.keys() - {device.uuid for device in session.devices}
         if missing and failure is None:
             names = ", ".join(sorted(self._known_gpus[uuid] for uuid in missing))
@@ -121,12 +123,16 @@ class NvmlSource:
             session.driver_version = self._text(nvml.nvmlSystemGetDriverVersion)
             cuda = self._optional(nvml.nvmlSystemGetCudaDriverVersion)
             session.cuda_version = None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}"
-            for index in range(nvml.nvmlDeviceGetCount()):
-                session.devices.extend(self._open_gpu(index))
+            count = nvml.nvmlDeviceGetCount()
         except nvml.NVMLError as error:
             self._close()
             raise self._translate(error) from error
-        if not session.devices and self._known_gpus:
+        for index in range(count):
+            try:
+                session.devices.extend(self._open_gpu(index))
+            except nvml.NVMLError as error:  # a lost GPU fails already here once the driver is opened anew
+                session.failure = self._translate(error, f"GPU {index}")
+        if not session.devices and self._known_gpus and not session.failure:
             self._close()
             raise SourceUnavailable("no_gpu", f"the driver lists no GPU; there were {len(self._known_gpus)}")
         self._known_gpus |= {each.uuid: f"GPU {each.gpu}" for each in session.devices if ":" not in each.gpu}
@@ -311,8 +317,8 @@ class NvmlSource:
         value = self._optional(call, *arguments)
         return None if value is None else _decoded(value)
 
-    def _translate(self, error: Exception, device: _Device | None = None) -> SourceError:
-        """Turn an NVML error into one of ours; its reason is NVML's own name for it."""
+    def _translate(self, error: Exception, gpu: str = "") -> SourceError:
+        """Turn an NVML error, of a GPU or of the driver, into one of ours; its reason is NVML's own name for it."""
         nvml = self._nvml
         reasons = {
             nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no_driver_library",
@@ -325,7 +331,7 @@ class NvmlSource:
             nvml.NVML_ERROR_TIMEOUT: "driver_timeout",
         }
         reason = reasons.get(getattr(error, "value", None), "nvml_error")
-        where = f"GPU {device.gpu}: " if device else ""
+        where = f"{gpu}: " if gpu else ""
         if reason == "driver_library_mismatch" and (self._known_gpus or self._library_was_replaced()):
             return RestartNeeded(reason, f"{where}{error}")
         return SourceUnavailable(reason, f"{where}{error}")

@@ -24,6 +24,7 @@ _DEFAULT_PORT = 8000
 _ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with, not bound to
 _LOOPBACK = frozenset({"127.0.0.1"})
 _MOST_CONFIG_BYTES = 1024**2
+_MOST_CONFIG_VALUES = 10_000
 _LOOK_AGAIN_EVERY = 6
 """Reads between two looks at every command line: a start script that turns into vLLM by exec keeps its process id."""
 
@@ -150,10 +151,10 @@ class ProcessSource:
         for base in (self._root, own_root):
             try:
                 with (base / os.path.join(directory, path).lstrip("/")).open(encoding="utf-8") as file:  # noqa: PTH118
-                    content = yaml.safe_load(file.read(_MOST_CONFIG_BYTES))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                    content = parse_server_config(file.read(_MOST_CONFIG_BYTES))
+            except (OSError, UnicodeDecodeError):
                 continue
-            if isinstance(content, dict):
+            if content is not None:
                 return content
         return None
 
@@ -195,6 +196,30 @@ class ProcessSource:
                     if _has_config(snapshot):
                         return str(snapshot)
         return None
+
+
+def parse_server_config(text: str) -> Mapping[str, Any] | None:
+    """Return the flags in the YAML file that ``vllm serve --config`` names, None where it holds none."""
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and _is_small(content) else None
+
+
+def _is_small(content: Any) -> bool:
+    """Tell whether the values are few once every alias is written out: nine lines of YAML can stand for billions."""
+    left, count = [content], 0
+    while left:
+        count += 1
+        if count > _MOST_CONFIG_VALUES:
+            return False
+        each = left.pop()
+        if isinstance(each, dict):
+            left += (*each.keys(), *each.values())
+        elif isinstance(each, list | tuple | set):
+            left += each
+    return True
 
 
 def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +17,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources.cuttable import CuttableAdapter
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
+_MOST_SAMPLES = 50_000
+"""A page has some 200 wanted lines for each data-parallel engine."""
+_MOST_RANKS = 512
+_MOST_NAME = 1024
+"""Characters of a model's name: a path at the longest. It is a label of every series of the engine."""
+_MOST_VERSION = 64
+_MOST_VALUE = 2.0**63
+_MOST_LABELS = 64 * 1024
+"""Characters of one label set; the longest, of ``cache_config_info``, has some two thousand."""
+_MOST_LABELS_REMEMBERED = 2048
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
@@ -81,7 +93,13 @@ class VllmSource:
         self.engine = engine
         self.url = url.rstrip("/")
         self._session = session
+        self._adapter = CuttableAdapter()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, self._adapter)
+        self._deadline = math.inf
         self._timeout = (connect_seconds, read_seconds)
+        self.patience_seconds = math.inf
+        """Most time of a request beside that: what is read at short intervals is soon too old to be shown."""
         self._server = Server()
         self._asked_at: float | None = None
         self._last_start: float | None = None
@@ -109,6 +127,11 @@ class VllmSource:
         """Close the connection."""
         self._session.close()
 
+    def interrupt(self) -> None:
+        """End a request that takes longer than any may; called from another thread than the one that reads."""
+        if time.monotonic() > self._deadline:
+            self._adapter.cut()
+
     def _ask_server(self) -> Server:
         """Ask what does not change; an old release or a proxy that hides an endpoint leaves its figures unknown."""
         try:
@@ -125,14 +148,17 @@ class VllmSource:
         text = self._get(path)
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceMalformed("not_json", f"{self.url}{path}") from error
 
     def _get(self, path: str) -> str:
         url = self.url + path
-        deadline = time.monotonic() + sum(self._timeout)
+        connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
+        deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
         try:
-            with self._session.get(url, timeout=self._timeout, allow_redirects=False, stream=True) as response:
+            with self._session.get(
+                url, timeout=(connect_seconds, read_seconds), allow_redirects=False, stream=True
+            ) as response:
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
@@ -148,18 +174,46 @@ class VllmSource:
             raise SourceUnavailable("tls", f"{url}: {error}") from error
         except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
             raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
+        finally:
+            self._deadline = math.inf
         return body.decode("utf-8", errors="replace")
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         """Read the body, bounded in size and, against a peer that dribbles, in time."""
         parts = bytearray()
-        while part := response.raw.read1(65_536, decode_content=True):
+        while part := response.raw.read1(65_536, decode_content=False):
             parts += part
             if len(parts) > MOST_BODY_BYTES:
-                raise SourceMalformed("body_too_large", f"{response.url}: over {MOST_BODY_BYTES} bytes")
+                raise _too_large(response.url)
             if time.monotonic() > deadline:
                 raise SourceUnavailable("timeout", f"{response.url}: the body came too slowly")
-        return bytes(parts)
+        return decoded(bytes(parts), response.headers.get("Content-Encoding", ""), response.url)
+
+
+def decoded(body: bytes, encoding: str, url: str) -> bytes:
+    """Undo a compression that was not asked for, as some proxies add it; bounded, unlike the HTTP library's own.
+
+    Raises:
+        SourceMalformed: It is compressed in another way, broken off, or of too many bytes.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        raise SourceMalformed("unknown_encoding", f"{url}: {encoding[:40]!r}")
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        text = inflater.decompress(body, MOST_BODY_BYTES)
+    except zlib.error as error:
+        raise SourceMalformed("broken_body", f"{url}: not gzip: {error}") from error
+    if inflater.unconsumed_tail:
+        raise _too_large(url)
+    if not inflater.eof:
+        raise SourceMalformed("broken_body", f"{url}: the compressed page breaks off")
+    return text
+
+
+def _too_large(url: str) -> SourceMalformed:
+    return SourceMalformed("body_too_large", f"{url}: over {MOST_BODY_BYTES} bytes")
 
 
 def parse_page(text: str) -> Page:
@@ -170,12 +224,17 @@ def parse_page(text: str) -> Page:
     Raises:
         SourceMalformed: This is no vLLM metrics page, or a wanted line is broken off.
     """
-    samples = []
-    for name, suffix, rest in _LINE.findall(text):
+    samples: list[Sample] = []
+    for line in _LINE.finditer(text):
+        name, suffix, rest = line.groups(default="")
         figure = BY_SPELLING[name]
         if suffix and figure.shape is not Shape.HISTOGRAM:
             continue
         labels, value = _parse_rest(rest)
+        if len(samples) == _MOST_SAMPLES:
+            raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
+        if not _is_sane(value):
+            continue
         samples.append(Sample(key=f"{figure.key}/{name}", suffix=suffix, labels=labels, value=value))
     announced = frozenset(
         BY_SPELLING[spelling].key
@@ -197,7 +256,7 @@ def parse_page(text: str) -> Page:
     return Page(
         samples=_newest_spellings(samples),
         announced=announced | {sample.key.partition("/")[0] for sample in samples},
-        started_at_seconds=_number(start[1]) if start else None,
+        started_at_seconds=_sane_number(start[1]) if start else None,
     )
 
 
@@ -209,8 +268,14 @@ def _parse_rest(rest: str) -> tuple[Mapping[str, str], float]:
     return _parse_labels(labels_text), number
 
 
-@lru_cache(maxsize=4096)
 def _parse_labels(text: str) -> Mapping[str, str]:
+    if len(text) > _MOST_LABELS:
+        raise SourceMalformed("absurd_labels", f"a label set of {len(text)} characters")
+    return _parse_label_set(text) if len(text) <= _MOST_LABELS_REMEMBERED else _parse_label_set.__wrapped__(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse_label_set(text: str) -> Mapping[str, str]:
     """Let the library read one label set; label sets repeat on every page, so each is read once."""
     if not text:
         return {}
@@ -227,6 +292,16 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _is_sane(value: float) -> bool:
+    """Tell whether a figure can be: nothing that is read here is negative, infinite or beyond what is countable."""
+    return 0.0 <= value <= _MOST_VALUE
+
+
+def _sane_number(text: str) -> float | None:
+    value = _number(text)
+    return value if value is not None and _is_sane(value) else None
 
 
 def _newest_spellings(samples: Iterable[Sample]) -> tuple[Sample, ...]:
@@ -248,28 +323,38 @@ def _newest_spellings(samples: Iterable[Sample]) -> tuple[Sample, ...]:
 def parse_server_version(answer: Any) -> str | None:
     """Return the version text of a /version answer."""
     version = answer.get("version") if isinstance(answer, Mapping) else None
-    return version if isinstance(version, str) else None
+    return version if isinstance(version, str) and len(version) <= _MOST_VERSION else None
 
 
 def parse_models(answer: Any, vllm_version: str | None) -> Server:
     """Return what a /v1/models answer says of the base model (LoRA adapters name it as their parent)."""
     entries = answer.get("data") if isinstance(answer, Mapping) else None
-    models = [entry for entry in entries or () if isinstance(entry, Mapping) and not entry.get("parent")]
+    listed = entries if isinstance(entries, list) else []
+    models = [entry for entry in listed if isinstance(entry, Mapping) and not entry.get("parent")]
     if not models:
         return Server(vllm_version=vllm_version)
     first = models[0]
     length, root = first.get("max_model_len"), first.get("root")
     return Server(
         vllm_version=vllm_version,
-        model_names=tuple(str(entry["id"]) for entry in models if "id" in entry),
-        model_path=root if isinstance(root, str) else None,
-        max_model_len=length if isinstance(length, int) and length > 0 else None,
+        model_names=tuple(name for entry in models if isinstance(name := entry.get("id"), str)),
+        model_path=root if isinstance(root, str) and "\0" not in root else None,
+        max_model_len=length if isinstance(length, int) and 0 < length <= _MOST_VALUE else None,
     )
 
 
 def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[EngineReading, ...]:
-    """Return one reading for each data-parallel engine that the page speaks of."""
+    """Return one reading for each data-parallel engine that the page speaks of.
+
+    Raises:
+        SourceMalformed: Its names cannot be: too many engines, or a name longer than any path.
+    """
     ranks = sorted({sample.labels.get("engine", "0") for sample in page.samples}, key=_rank_order) or ["0"]
+    if len(ranks) > _MOST_RANKS:
+        raise SourceMalformed("too_many_engines", f"{len(ranks)} data-parallel engines on one page")
+    names = {sample.labels.get("model_name", "") for sample in page.samples}
+    if max(map(len, (*names, *ranks, *server.model_names)), default=0) > _MOST_NAME:
+        raise SourceMalformed("absurd_labels", f"a model or an engine has a name of over {_MOST_NAME} characters")
     return tuple(_read_rank(page, server, rank, ranks, engine=engine, url=url) for rank in ranks)
 
 
@@ -285,11 +370,13 @@ def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, e
         by_key.setdefault(sample.key, []).append(sample)
 
     def level(key: str) -> float | None:
-        values = [sample.value for sample in by_key.get(key, ()) if not math.isnan(sample.value)]
+        values = [sample.value for sample in by_key.get(key, ())]
         return max(values) if values else None
 
     running, waiting = level("requests_running"), level("requests_waiting")
     usage = level("kv_usage_ratio")
+    if usage is not None and usage > 1.0:
+        usage = None  # of no engine that counts its blocks
     if running == 0 and waiting == 0:
         usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
     reasons = {sample.labels.get("reason"): sample.value for sample in by_key.get("requests_waiting_by_reason", ())}
@@ -353,7 +440,7 @@ def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfi
     """
 
     def whole(name: str) -> int | None:
-        value = _number(labels.get(name, ""))
+        value = _sane_number(labels.get(name, ""))
         return int(value) if value is not None and value.is_integer() and value > 0 else None
 
     def text(name: str) -> str | None:
@@ -366,8 +453,8 @@ def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfi
         num_gpu_blocks=None if blocks is None else blocks // engines,
         block_size=whole("block_size"),
         kv_cache_size_tokens=whole("kv_cache_size_tokens"),
-        kv_cache_max_concurrency=_number(labels.get("kv_cache_max_concurrency", "")),
-        gpu_memory_utilization=_number(labels.get("gpu_memory_utilization", "")),
+        kv_cache_max_concurrency=_sane_number(labels.get("kv_cache_max_concurrency", "")),
+        gpu_memory_utilization=_sane_number(labels.get("gpu_memory_utilization", "")),
         kv_cache_memory_bytes=whole("kv_cache_memory_bytes"),
         cache_dtype=text("cache_dtype"),
         enable_prefix_caching=None if caching is None else caching == "True",

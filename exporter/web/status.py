@@ -19,7 +19,7 @@ def status(service: Service) -> dict[str, Any]:
     config: dict[str, Any] = {}
     collectors: list[dict[str, Any]] = []
     build: dict[str, Any] = {}
-    for fact in service.facts():
+    for fact in service.facts_beside(published):
         if fact.subject == "gpu":
             gpus.setdefault(cast("Any", fact).uuid, {}).update(plain(fact))
         elif fact.subject == "engine":

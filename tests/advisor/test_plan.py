@@ -10,7 +10,7 @@ from advisor.defaults import Device
 from advisor.estimate import Estimate
 from advisor.flags import parse_flags
 from advisor.model import parse_model
-from advisor.plan import plan_again, plan_engine
+from advisor.plan import _kept, plan_again, plan_engine
 from advisor.runner import Runner
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED
@@ -145,6 +145,16 @@ def test_an_answer_is_worked_out_once_for_the_same_question():
     assert plan_again(spec, flags, version=(0, 20, 0), device=H100) is not first
     again = parse_model(LLAMA_3_1_8B)
     assert plan_again(again, flags, version=(0, 19, 0), device=H100) is not first
+
+
+def test_models_of_which_nothing_is_asked_any_more_are_let_go():
+    flags = parse_flags(["vllm", "serve", "m"])
+    used = parse_model(LLAMA_3_1_8B)
+    first = plan_again(used, flags, version=(0, 19, 0), device=H100)
+    for _ in range(100):
+        plan_again(parse_model(LLAMA_3_1_8B), flags, version=(0, 19, 0), device=H100)
+        assert plan_again(used, flags, version=(0, 19, 0), device=H100) is first
+    assert len(_kept) <= 65
 
 
 _VERSIONS = st.sampled_from([(0, 7, 3), (0, 8, 5), (0, 10, 2), (0, 12, 0), (0, 19, 0), (0, 24, 0), (0, 32, 0)])

@@ -42,10 +42,15 @@ def test_a_source_that_fails_yields_its_reason_and_no_facts():
     assert reading.failure.reason == "timeout"
 
 
-def test_an_unforeseen_exception_is_a_reading_too(caplog):
-    reading = look(ZeroDivisionError("x"))
-    assert reading.failure.reason == "internal_error"
-    assert "unforeseen" in caplog.text
+def test_an_unforeseen_exception_is_a_reading_too_and_its_traceback_is_logged_once(caplog):
+    failures = FailureLog()
+    for _ in range(3):
+        reading = look(ZeroDivisionError("x"))
+        assert reading.failure.reason == "internal_error"
+        failures.note(reading)
+    (record,) = caplog.records
+    assert record.getMessage() == "thing: internal_error: ZeroDivisionError: x"
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 def test_a_failure_is_logged_when_it_begins_changes_and_ends_and_not_in_between():

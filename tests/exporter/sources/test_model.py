@@ -138,9 +138,31 @@ def test_a_model_is_read_once_until_its_config_changes(tmp_path):
     assert changed.spec.vocab_size == 32000
 
 
-def test_a_model_that_is_no_longer_served_is_forgotten(tmp_path):
+def test_a_model_that_is_no_longer_served_is_shown_no_more(tmp_path):
     source = ModelSource()
     source.want([str(model(tmp_path))])
     source.read()
     source.want([])
     assert source.read() == ()
+
+
+def test_a_server_that_is_restarted_finds_its_model_as_it_was_read(tmp_path):
+    source = ModelSource()
+    path = str(model(tmp_path))
+    source.want([path])
+    (before,) = source.read()
+    source.want([])
+    source.read()
+    source.want([path])
+    (after,) = source.read()
+    assert after is before
+
+
+def test_models_that_are_no_longer_served_do_not_add_up(tmp_path):
+    source = ModelSource()
+    for number in range(40):
+        place = tmp_path / str(number)
+        place.mkdir()
+        source.want([str(model(place))])
+        source.read()
+    assert len(source._read) < 20

@@ -125,10 +125,26 @@ def test_a_lost_gpu_is_a_failure_beside_which_the_others_are_read(nvml, source):
     lost = nvml.add_gpu()
     source.read()
     lost.fail("*", "GPU_IS_LOST")
+    for _ in range(3):  # from the second on the driver is opened anew, with the GPU lost
+        reading = source.read()
+        assert [gpu.gpu for gpu in reading.gpus] == ["0"]
+        assert reading.failure.reason == "gpu_lost"
+        assert "GPU 1" in str(reading.failure)
+
+
+def test_a_gpu_that_is_lost_when_the_driver_is_first_opened_hides_no_other(nvml, source):
+    nvml.add_gpu().fail("*", "GPU_IS_LOST")
+    nvml.add_gpu()
     reading = source.read()
-    assert [gpu.gpu for gpu in reading.gpus] == ["0"]
-    assert reading.failure.reason == "gpu_lost"
-    assert "GPU 1" in str(reading.failure)
+    assert ([gpu.gpu for gpu in reading.gpus], reading.failure.reason) == (["1"], "gpu_lost")
+
+
+def test_the_only_gpu_lost_is_a_failure_for_as_long_as_it_is(nvml, source):
+    card = nvml.add_gpu()
+    card.fail("*", "GPU_IS_LOST")
+    assert [failed(source), failed(source)] == ["gpu_lost", "gpu_lost"]
+    card.heal()
+    assert len(source.read().gpus) == 1
 
 
 def test_a_gpu_that_comes_back_is_read_again(nvml, source):
