@@ -14,7 +14,7 @@ from advisor.policy import Policy
 from advisor.readings import CacheConfig
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.vllm import Server, VllmSource, parse_models, parse_page, read_engines
+from exporter.sources.vllm import PageReader, Server, VllmSource, parse_models, parse_page, read_engines
 from exporter.sources.vllm_names import expected_figures
 from tests.exporter.daemon import FakeServer, vllm_page
 
@@ -41,6 +41,28 @@ def judged(reading):
         now_seconds=0.0,
         policy=Policy(),
     )
+
+
+def test_what_was_understood_of_earlier_pages_changes_nothing_in_later_ones():
+    texts = [file.read_text() for file in sorted(CAPTURES.glob("*/*.metrics"))]
+    for reader in (PageReader(), PageReader()):
+        for text in (*texts, *reversed(texts)):
+            assert reader.read(text) == parse_page(text)
+
+
+@pytest.mark.parametrize("broken", ['vllm:num_requests_running{a="b"}', 'vllm:num_requests_running{a="b"} '])
+def test_a_line_that_breaks_off_is_noticed_whatever_was_understood_before(broken):
+    reader = PageReader()
+    reader.read('vllm:num_requests_running{a="b"} 1\n\n')
+    with pytest.raises(SourceMalformed, match="half_page"):
+        reader.read(f"\n{broken}\n")
+
+
+def test_a_server_whose_names_change_at_every_look_fills_no_memory():
+    reader = PageReader()
+    for look in range(50):
+        reader.read("".join(f'vllm:num_requests_running{{a="{look}.{line}"}} 1\n' for line in range(100)))
+    assert len(reader._understood) <= 300
 
 
 # What surprises about vLLM's figures, one by one
