@@ -30,7 +30,9 @@ class Watched:
     model: str | None = None
     ranks: tuple[tuple[str, str], ...] = ()
     last_running_seconds: float | None = None
-    """Unix time at which its process was last seen; None for a server that the config names."""
+    """Steady clock, when its process was last seen; None for a server that the config names."""
+    alongside: frozenset[str] = frozenset()
+    """The engines that ran when its process was last seen."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +66,7 @@ class Engines:
             self._watch(Watched(engine=engine, url=config.url, config=config, ranks=ranks, model=model))
 
     def discover(self, servers: Iterable[EngineProcess], now_seconds: float) -> None:
-        """Watch what runs on this host at this Unix time, unless the config names the servers."""
+        """Watch what runs on this host now, by the steady clock, unless the config names the servers."""
         if self.configured:
             return
         running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
@@ -76,14 +78,14 @@ class Engines:
                 known = Watched(engine=engine, url=url, config=EngineConfig(url=url), model=model)
                 self._watch(known)
             known.last_running_seconds = now_seconds
+            known.alongside = frozenset(running)
         for watched in list(self.watched.values()):
-            last = watched.last_running_seconds or now_seconds
-            # The same model started since on another port is this server moved; a replica that ran before is not.
+            last = watched.last_running_seconds
+            # The same model on another port is this server moved; a replica that ran beside it is not.
             moved = watched.engine not in running and any(
-                server.started_at_seconds > last and self.watched[engine].model == watched.model
-                for engine, server in running.items()
+                self.watched[engine].model == watched.model for engine in running.keys() - watched.alongside
             )
-            if moved or now_seconds - last > FORGET_AFTER_SECONDS:
+            if moved or (last is not None and now_seconds - last > FORGET_AFTER_SECONDS):
                 del self.watched[watched.engine]
                 self.on_gone(watched)
 

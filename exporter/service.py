@@ -365,6 +365,8 @@ class Service:
 
     def _overrun(self, key: str) -> None:
         """A read is due while the last one is still under way: its source shows as hung, its data go."""
+        if server := self._servers.get(key):
+            server.interrupt()
         started = self._started.get(key)
         if started is not None:
             reading = never_returned(key, *started, self._clock)
@@ -376,7 +378,7 @@ class Service:
         servers = self._fresh_facts("process", now)
         if servers is not None:
             with self._watching:
-                self._engines.discover(servers, self._clock.wall())
+                self._engines.discover(servers, now)
         readings: tuple[EngineReading, ...] = tuple(
             reading for each in self._board.fresh("vllm", now, self._max_age_seconds).values() for reading in each.facts
         )

@@ -1,6 +1,7 @@
 """One vLLM server, through its own HTTP endpoints: /metrics, /version, /v1/models."""
 
 import json
+import math
 import re
 import time
 import zlib
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources.cuttable import CuttableAdapter
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
@@ -98,6 +100,10 @@ class VllmSource:
         self.engine = engine
         self.url = url.rstrip("/")
         self._session = session
+        self._adapter = CuttableAdapter()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, self._adapter)
+        self._deadline = math.inf
         self._timeout = (connect_seconds, read_seconds)
         self._pages = PageReader()
         self._server = Server()
@@ -127,6 +133,11 @@ class VllmSource:
         """Close the connection."""
         self._session.close()
 
+    def interrupt(self) -> None:
+        """End a request that takes longer than any may; called from another thread than the one that reads."""
+        if time.monotonic() > self._deadline:
+            self._adapter.cut()
+
     def _ask_server(self) -> Server:
         """Ask what does not change; an old release or a proxy that hides an endpoint leaves its figures unknown."""
         try:
@@ -148,7 +159,7 @@ class VllmSource:
 
     def _get(self, path: str) -> str:
         url = self.url + path
-        deadline = time.monotonic() + sum(self._timeout)
+        deadline = self._deadline = time.monotonic() + sum(self._timeout)
         try:
             with self._session.get(url, timeout=self._timeout, allow_redirects=False, stream=True) as response:
                 if response.status_code != requests.codes.ok:
@@ -164,6 +175,8 @@ class VllmSource:
             raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
         except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
             raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
+        finally:
+            self._deadline = math.inf
         return body.decode("utf-8", errors="replace")
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:

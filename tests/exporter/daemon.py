@@ -19,8 +19,8 @@ _ADDRESS = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)/")
 class Daemon:
     """``vllm-headroom serve`` (or another command) listening on a free port of loopback."""
 
-    def __init__(self, *arguments, environment=None, command="serve", bare=False, prefix=()):
-        program = "tests.exporter.bare" if bare else "exporter"
+    def __init__(self, *arguments, environment=None, command="serve", bare=False, program="exporter", prefix=()):
+        program = "tests.exporter.bare" if bare else program
         argv = [*prefix, sys.executable, "-m", program, command, "--web.listen-address", "127.0.0.1:0", *arguments]
         self.process = subprocess.Popen(
             argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
@@ -112,7 +112,10 @@ def daemon(*arguments, **more):
 
 
 class FakeServer:
-    """Answers on loopback whatever it is told to: {path: (status, headers, body)}; a callable body writes itself."""
+    """Answers on loopback whatever it is told to: {path: (status, headers, body)}; a callable body writes itself.
+
+    With no status the body is the whole answer, HTTP or not.
+    """
 
     def __init__(self):
         self.answers = {}
@@ -124,10 +127,11 @@ class FakeServer:
                 fake.requests.append((self.path, dict(self.headers)))
                 status, headers, body = fake.answers.get(self.path, (404, {}, b""))
                 try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
+                    if status is not None:
+                        self.send_response(status)
+                        for name, value in headers.items():
+                            self.send_header(name, value)
+                        self.end_headers()
                     if callable(body):
                         body(self.wfile)
                     else:

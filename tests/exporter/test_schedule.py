@@ -1,5 +1,6 @@
 import threading
 import time
+from datetime import timedelta
 
 from exporter.schedule import Schedule
 
@@ -68,3 +69,20 @@ def test_stopping_does_not_wait_for_a_call_that_hangs():
     schedule.stop()
     assert time.monotonic() - began < 1.0
     release.set()
+
+
+def test_a_clock_that_was_set_holds_up_no_call_and_brings_no_flood():
+    for jump in (timedelta(hours=-1), timedelta(days=-20_000), timedelta(days=20_000), timedelta(seconds=90)):
+        calls = []
+        schedule = Schedule(lambda key: None)
+        schedule.every(0.05, "x", lambda calls=calls: calls.append(1))
+        schedule.start()
+        try:
+            assert wait_for(lambda calls=calls: calls)
+            (job,) = schedule._scheduler.get_jobs()
+            job.modify(next_run_time=job.next_run_time - jump)  # to the job it is as if the clock had jumped
+            before = len(calls)
+            assert wait_for(lambda calls=calls, before=before: len(calls) >= before + 3)
+            assert len(calls) < before + 20
+        finally:
+            schedule.stop()
