@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-import requests
+import urllib3
 
 from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
@@ -22,7 +22,7 @@ from advisor.snapshot import Snapshot
 from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
-from exporter.engines import Engines, Watched, open_session
+from exporter.engines import Engines, Watched, open_pool
 from exporter.errors import RestartNeeded, SourceError
 from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
@@ -57,7 +57,7 @@ class World:
 
     nvml: Any
     processes: Any
-    session: Callable[[EngineConfig], requests.Session] = open_session
+    pool: Callable[[EngineConfig], urllib3.HTTPConnectionPool] = open_pool
     clock: Clock = field(default_factory=Clock)
     mode: str = "serve"
 
@@ -171,7 +171,7 @@ class Service:
             UsageError: It names credentials that cannot be read; nothing has changed then.
         """
         for engine in config.engines:
-            self._world.session(engine).close()
+            self._world.pool(engine).close()
         with self._watching:
             is_another_pace = config.poll_interval != self._config.poll_interval
             self._config = config
@@ -322,7 +322,7 @@ class Service:
         self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
-        source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
+        source = VllmSource(engine=watched.engine, url=watched.url, pool=self._world.pool(watched.config))
         key = f"vllm {watched.engine}"
         before = self._servers.get(key)
         self._servers[key] = source

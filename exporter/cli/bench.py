@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
 from exporter.config import EngineConfig, checked_url
-from exporter.engines import local_flags, open_session
+from exporter.engines import api_key, local_flags, open_pool
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import FACTOR, made_up, numbers, prompts, traced
@@ -143,7 +144,7 @@ def command(
     target = Target(
         url=server.url,
         model=server.model,
-        api_key=_bearer(config),
+        api_key=api_key(config),
         context=_tls(config),
         timeout_seconds=timeout_seconds,
     )
@@ -234,8 +235,7 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
     Raises:
         UsageError: Nothing answers there, or no model is named.
     """
-    with open_session(config) as session:
-        source = VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=session)
+    with closing(VllmSource(engine=urlsplit(config.url).netloc, url=config.url, pool=open_pool(config))) as source:
         try:
             reading = source.read()[0]
         except SourceError as error:
@@ -255,12 +255,6 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
         max_num_seqs=flags.max_num_seqs if flags else None,
         kv_capacity_tokens=cache.kv_cache_size_tokens if cache else None,
     )
-
-
-def _bearer(config: EngineConfig) -> str | None:
-    with open_session(config) as session:
-        value = session.headers.get("Authorization")
-    return str(value).removeprefix("Bearer ") if value else None
 
 
 def _tls(config: EngineConfig) -> ssl.SSLContext | None:
@@ -312,7 +306,7 @@ class _Bench:
         self._console = console
         begin = time.monotonic()
         self._clock: Callable[[], float] = lambda: time.monotonic() - begin
-        source = VllmSource(engine="bench", url=config.url, session=open_session(config))
+        source = VllmSource(engine="bench", url=config.url, pool=open_pool(config))
         self.watch = Watch(source, self._clock)
 
     @property

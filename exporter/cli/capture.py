@@ -1,13 +1,14 @@
 """``vllm-headroom capture``: what an engine's pages say, byte for byte, to attach to a report or to test with."""
 
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
-import requests
+import urllib3
 
 from exporter.config import EngineConfig, checked_url
-from exporter.engines import open_session
+from exporter.engines import open_pool
 from exporter.errors import UsageError
 
 _PAGES = {"metrics": "/metrics", "version.json": "/version", "models.json": "/v1/models"}
@@ -30,19 +31,20 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -
             raise UsageError(f"--engine: {error}") from error
         folder = directory / urlsplit(config.url).netloc.replace(":", "_")
         folder.mkdir(parents=True, exist_ok=True)
-        with open_session(config) as session:
+        with open_pool(config) as pool:
             for name, path in _PAGES.items():
-                click.echo(f"{folder / name}: {_save(session, config.url + path, folder / name)}")
+                click.echo(f"{folder / name}: {_save(pool, urlsplit(config.url).path + path, folder / name)}")
 
 
-def _save(session: requests.Session, url: str, file: Path) -> str:
+def _save(pool: urllib3.HTTPConnectionPool, path: str, file: Path) -> str:
     """Save one answer; return what happened, in words."""
+    timeout = urllib3.Timeout(connect=2, read=10)
     try:
-        with session.get(url, timeout=(2, 10), allow_redirects=False, stream=True) as response:
-            if response.status_code != requests.codes.ok:
-                return f"not saved: HTTP {response.status_code}"
-            body = response.raw.read(_MOST_BYTES, decode_content=True)
-    except requests.exceptions.RequestException as error:
+        with pool.urlopen("GET", path, timeout=timeout, retries=False, redirect=False, preload_content=False) as answer:
+            if answer.status != HTTPStatus.OK:
+                return f"not saved: HTTP {answer.status}"
+            body = answer.read(_MOST_BYTES, decode_content=True)
+    except urllib3.exceptions.HTTPError as error:
         return f"not saved: {type(error).__name__}"
     file.write_bytes(body)
     return f"{len(body)} bytes"

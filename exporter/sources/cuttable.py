@@ -1,54 +1,37 @@
-"""An HTTP adapter whose connections can be cut from another thread.
+"""Connections that can be cut from another thread.
 
-A timeout of ``requests`` is one of silence: a peer that sends a byte of its headers now and then is never silent, and
-would keep its reader for days.
+A timeout of urllib3 is one of silence: a peer that sends a byte of its headers now and then is never silent, and would
+keep its reader for days.
 """
 
 import socket
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connectionpool import HTTPConnectionPool
 
 
-class CuttableAdapter(HTTPAdapter):
-    """Speaks HTTP as ``requests`` does."""
+def make_cuttable(pool: HTTPConnectionPool) -> Callable[[], None]:
+    """Return what ends all that is under way on the connections that this pool makes from now on.
 
-    def __init__(self) -> None:
-        """Start with no connection."""
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        super().__init__()
+    Their reader finds the peer gone.
+    """
+    connections: weakref.WeakSet[Any] = weakref.WeakSet()
+    made_by_pool: Any = pool.ConnectionCls
 
-    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
-        """Make the pools, of connections that are known here."""
-        super().init_poolmanager(*arguments, **more)
-        known = self._connections
+    class Known(made_by_pool):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            connections.add(self)
 
-        class Plain(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                known.add(self)
+    pool.ConnectionCls = Known
 
-        class Secure(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                known.add(self)
-
-        class PlainPool(HTTPConnectionPool):
-            ConnectionCls = Plain
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = Secure
-
-        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
-
-    def cut(self) -> None:
-        """End what is under way on every connection: its reader finds the peer gone."""
-        for connection in tuple(self._connections):
-            sock = connection.sock
-            if sock is not None:
+    def cut() -> None:
+        for connection in tuple(connections):
+            if connection.sock is not None:
                 with suppress(OSError):  # it has ended by itself
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                    socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+
+    return cut

@@ -7,16 +7,17 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-import requests
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.cuttable import CuttableAdapter
+from exporter.sources.cuttable import make_cuttable
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
@@ -92,19 +93,19 @@ class VllmSource:
         *,
         engine: str,
         url: str,
-        session: requests.Session,
+        pool: urllib3.HTTPConnectionPool,
         connect_seconds: float = 2.0,
         read_seconds: float = 4.0,
     ) -> None:
-        """Take where the server is and the session to talk through, with its credentials already set."""
+        """Take where the server is and the connection to talk through, with its credentials already set."""
         self.engine = engine
         self.url = url.rstrip("/")
-        self._session = session
-        self._adapter = CuttableAdapter()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, self._adapter)
+        self._path = urlsplit(self.url).path
+        self._pool = pool
+        self._cut = make_cuttable(pool)
         self._deadline = math.inf
-        self._timeout = (connect_seconds, read_seconds)
+        self._timeout = urllib3.Timeout(connect=connect_seconds, read=read_seconds)
+        self._most_seconds = connect_seconds + read_seconds
         self._pages = PageReader()
         self._server = Server()
         self._asked_at: float | None = None
@@ -131,12 +132,12 @@ class VllmSource:
 
     def close(self) -> None:
         """Close the connection."""
-        self._session.close()
+        self._pool.close()
 
     def interrupt(self) -> None:
         """End a request that takes longer than any may; called from another thread than the one that reads."""
         if time.monotonic() > self._deadline:
-            self._adapter.cut()
+            self._cut()
 
     def _ask_server(self) -> Server:
         """Ask what does not change; an old release or a proxy that hides an endpoint leaves its figures unknown."""
@@ -159,36 +160,47 @@ class VllmSource:
 
     def _get(self, path: str) -> str:
         url = self.url + path
-        deadline = self._deadline = time.monotonic() + sum(self._timeout)
+        deadline = self._deadline = time.monotonic() + self._most_seconds
         try:
-            with self._session.get(url, timeout=self._timeout, allow_redirects=False, stream=True) as response:
-                if response.status_code != requests.codes.ok:
-                    raise SourceUnavailable(f"http_{response.status_code}", url)
-                body = self._body(response, deadline)
-        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
+            with self._ask(path) as answer:
+                if answer.status != HTTPStatus.OK:
+                    raise SourceUnavailable(f"http_{answer.status}", url)
+                body = _decoded(_body(answer, url, deadline), answer.headers.get("Content-Encoding", ""), url)
+        except urllib3.exceptions.TimeoutError as error:
             raise SourceUnavailable("timeout", url) from error
-        except requests.exceptions.SSLError as error:
-            raise SourceUnavailable("tls", url) from error
-        except requests.exceptions.ConnectionError as error:
-            raise SourceUnavailable("connection_refused", url) from error
-        except requests.exceptions.RequestException as error:
-            raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
-        except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
+        except urllib3.exceptions.HTTPError as error:
             raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
         finally:
             self._deadline = math.inf
         return body.decode("utf-8", errors="replace")
 
-    def _body(self, response: requests.Response, deadline: float) -> bytes:
-        """Read the body, bounded in size and, against a peer that dribbles, in time."""
-        parts = bytearray()
-        while part := response.raw.read1(65_536, decode_content=False):
-            parts += part
-            if len(parts) > MOST_BODY_BYTES:
-                raise _too_large(response.url)
-            if time.monotonic() > deadline:
-                raise SourceUnavailable("timeout", f"{response.url}: the body came too slowly")
-        return _decoded(bytes(parts), response.headers.get("Content-Encoding", ""), response.url)
+    def _ask(self, path: str) -> urllib3.BaseHTTPResponse:
+        """Return an answer of which the head was read."""
+        url = self.url + path
+        try:
+            return self._pool.urlopen(
+                "GET", self._path + path, timeout=self._timeout, retries=False, redirect=False, preload_content=False
+            )
+        except urllib3.exceptions.SSLError as error:
+            raise SourceUnavailable("tls", url) from error
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProtocolError) as error:
+            raise SourceUnavailable("connection_refused", url) from error
+        except urllib3.exceptions.TimeoutError as error:
+            raise SourceUnavailable("timeout", url) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+
+
+def _body(answer: urllib3.BaseHTTPResponse, url: str, deadline: float) -> bytes:
+    """Read the body, bounded in size and, against a peer that dribbles, in time."""
+    parts = bytearray()
+    while part := answer.read1(65_536, decode_content=False):
+        parts += part
+        if len(parts) > MOST_BODY_BYTES:
+            raise _too_large(url)
+        if time.monotonic() > deadline:
+            raise SourceUnavailable("timeout", f"{url}: the body came too slowly")
+    return bytes(parts)
 
 
 def _decoded(body: bytes, encoding: str, url: str) -> bytes:
@@ -304,7 +316,7 @@ def _understand(line: str) -> Series | str | None:
         labels, _, value = rest.rpartition(" ")
         if rest.endswith("}") or _number(value) is None:
             raise _broken_off(line)
-        return Series(key=figure.key, spelling=spelling, suffix=suffix, labels=_parse_labels(labels))
+        return Series(key=figure.key, spelling=spelling, suffix=suffix, labels=_parse_labels(labels, spelling))
     if found := _TYPE.match(line):
         figures = (BY_SPELLING.get(spelling) for spelling in (found[1], f"{found[1]}_total"))
         return next((figure.key for figure in figures if figure), None)
@@ -315,7 +327,7 @@ def _broken_off(line: str) -> SourceMalformed:
     return SourceMalformed("half_page", f"a line ends in {line[-20:]!r}")
 
 
-def _parse_labels(text: str) -> Mapping[str, str]:
+def _parse_labels(text: str, spelling: str) -> Mapping[str, str]:
     """Let the library read one label set."""
     if not text:
         return {}
@@ -324,6 +336,8 @@ def _parse_labels(text: str) -> Mapping[str, str]:
         (sample,) = family.samples
     except ValueError as error:
         raise SourceMalformed("broken_labels", text[:80]) from error
+    if sample.timestamp is not None:
+        raise SourceMalformed("timestamps", f"a value and its time stand after {spelling!r}: vLLM writes no times")
     return sample.labels
 
 

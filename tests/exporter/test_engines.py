@@ -3,7 +3,7 @@ import pytest
 from advisor.flags import parse_flags
 from advisor.readings import EngineProcess, EngineReading
 from exporter.config import EngineConfig
-from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_session
+from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_pool
 from exporter.errors import UsageError
 
 
@@ -101,22 +101,21 @@ def test_a_server_that_returns_with_another_model_drops_the_old_name(engines):
 
 def test_a_key_is_read_from_its_file_and_sent_as_bearer(tmp_path):
     (tmp_path / "key").write_text("s3cret\n")
-    with open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as session:
-        assert session.headers["Authorization"] == "Bearer s3cret"
-        assert session.trust_env is False
+    with open_pool(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as pool:
+        assert pool.headers["Authorization"] == "Bearer s3cret"
 
 
 def test_a_key_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("ENGINE_KEY", "s3cret")
-    with open_session(EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY")) as session:
-        assert session.headers["Authorization"] == "Bearer s3cret"
+    with open_pool(EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY")) as pool:
+        assert pool.headers["Authorization"] == "Bearer s3cret"
 
 
 def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
     with pytest.raises(UsageError, match=r"api_key_file of http://h:1: .*nokey cannot be read"):
-        open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
+        open_pool(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
     with pytest.raises(UsageError, match="api_key_env of http://h:1: NO_SUCH_KEY is not set"):
-        open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
+        open_pool(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 
 
 class Table:

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-import requests
+import urllib3
 
 from exporter.bench import watch as watch_module
 from exporter.bench.watch import Watch, look_of
@@ -13,7 +13,7 @@ from tests.exporter.sources.test_vllm import CAPTURES
 
 
 def looks_of(url):
-    source = VllmSource(engine="x", url=url, session=requests.Session())
+    source = VllmSource(engine="x", url=url, pool=urllib3.connection_from_url(url))
     return Watch(source, time.monotonic)
 
 
