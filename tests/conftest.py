@@ -1,5 +1,6 @@
 import ctypes
 import os
+import signal
 
 import pynvml
 import pytest
@@ -28,6 +29,12 @@ def nvml(nvml_library, tmp_path, monkeypatch):
             pynvml.nvmlShutdown()
         except pynvml.NVMLError:
             break
+
+
+def pytest_configure(config):
+    """Undo what a shell does to the jobs in its background: they, and all they start, would be deaf to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -177,13 +177,16 @@ def test_ctrl_c_ends_it_with_the_report_so_far():
     hang = threading.Event()
     with server_standin(hang=hang) as (url, state):
         argv = [sys.executable, "-m", "exporter", "bench", "--url", url, "--users", "3", "--requests", "50", "--json"]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 60
-        while state.running < 3 and time.monotonic() < end:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            end = time.monotonic() + 60
+            while state.running < 3 and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            try:
+                out, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
     found = json.loads(out)
     assert process.returncode == 1
     assert "Traceback" not in err
