@@ -1,9 +1,9 @@
 """The least that reading costs in Python: NVML calls, page requests and wanted lines, with nothing made of them.
 
-``python -m bench.performance.floor URL ...`` in an environment that shows the GPUs prints CPU seconds a poll as JSON.
+``python -m bench.performance.floor SECONDS [URL ...]`` in an environment that shows the GPUs reads them and the pages
+at this interval until killed, as a daemon would: a loop without pauses would have its caches warm.
 """
 
-import json
 import re
 import socket
 import sys
@@ -15,38 +15,25 @@ import pynvml
 
 from exporter.sources.vllm_names import BY_SPELLING
 
-_POLLS = 200
 _WANTED = re.compile(
     r"^vllm:(?:" + "|".join(map(re.escape, BY_SPELLING)) + r")(?:_bucket|_sum|_count)?\{(.*)\} (\S+)$", re.MULTILINE
 )
 
 
 def main() -> None:
-    """Measure and print."""
-    poll_gpus = _gpu_poller()
-    pages = [_Page(url) for url in sys.argv[1:]]
-    texts = [page.get() for page in pages]
-    print(
-        json.dumps(
-            {
-                "nvml_seconds": _cpu_seconds(poll_gpus),
-                "http_seconds": _cpu_seconds(lambda: [page.get() for page in pages]),
-                "parse_seconds": _cpu_seconds(lambda: [_values(text) for text in texts]),
-            }
-        )
-    )
+    """Read until killed."""
+    interval = float(sys.argv[1])
+    poll_gpus = gpu_poller()
+    pages = [_Page(url) for url in sys.argv[2:]]
+    while True:
+        poll_gpus()
+        for page in pages:
+            values_of(page.get())
+        time.sleep(interval)
 
 
-def _cpu_seconds(call: Callable[[], object]) -> float:
-    """Return the CPU time of one call, the mean of many."""
-    call()
-    began = time.process_time()
-    for _ in range(_POLLS):
-        call()
-    return (time.process_time() - began) / _POLLS
-
-
-def _gpu_poller() -> Callable[[], object]:
+def gpu_poller() -> Callable[[], None]:
+    """Return what reads of every GPU what an exporter shows of it at the least."""
     pynvml.nvmlInit()
     handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
 
@@ -68,6 +55,11 @@ def _gpu_poller() -> Callable[[], object]:
     return poll
 
 
+def values_of(text: str) -> list[tuple[str, float]]:
+    """Return the labels, as they stand, and values of the wanted lines."""
+    return [(labels, float(value)) for labels, value in _WANTED.findall(text)]
+
+
 class _Page:
     """A page asked for over one open socket, without an HTTP library."""
 
@@ -85,10 +77,6 @@ class _Page:
         while len(answer) < end + 4 + length:
             answer += self._socket.recv(65_536)
         return answer[end + 4 :].decode()
-
-
-def _values(text: str) -> list[tuple[str, float]]:
-    return [(labels, float(value)) for labels, value in _WANTED.findall(text)]
 
 
 if __name__ == "__main__":

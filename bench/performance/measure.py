@@ -1,11 +1,12 @@
-"""What a running program uses: CPU time, memory, how long its page takes."""
+"""What running programs use: CPU time, memory, how long their pages take."""
 
 import ctypes
 import http.client
+import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """A program that serves /metrics on a port of loopback."""
+    """A program to measure."""
 
     name: str
     command: tuple[str, ...]
-    port: int
-    sample: bytes
+    port: int | None = None
+    """Of loopback, where it serves /metrics; None for one that serves nothing."""
+    sample: bytes = b""
     """What stands on its page once a GPU was read."""
 
 
@@ -67,12 +69,7 @@ def running(program: Program, environment: Mapping[str, str], log: Path) -> Iter
     with log.open("ab") as output:
         process = subprocess.Popen(program.command, env=environment, stdout=output, stderr=output)  # noqa: S603
     try:
-        while True:
-            try:
-                if program.sample in scrape(program.port, headers={}).body:
-                    break
-            except OSError:
-                pass
+        while not _shows_its_sample(program):
             if process.poll() is not None or time.monotonic() - began > _STARTS_WITHIN_SECONDS:
                 raise RuntimeError(f"{program.name} shows no GPU: {log.read_text(encoding='utf-8')[-2000:]}")
             time.sleep(0.005)
@@ -86,6 +83,13 @@ def running(program: Program, environment: Mapping[str, str], log: Path) -> Iter
             process.wait()
 
 
+def _shows_its_sample(program: Program) -> bool:
+    try:
+        return program.port is None or program.sample in scrape(program.port, headers={}).body
+    except OSError:
+        return False
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process and of all threads that it ever had, to the nanosecond.
 
@@ -97,6 +101,20 @@ def cpu_seconds(pid: int) -> float:
     if error:
         raise OSError(error, os.strerror(error))
     return time.clock_gettime(clock.value)
+
+
+def cpu_seconds_a_minute(pids: Sequence[int], seconds: float) -> list[float]:
+    """Let some processes run on, all in the same time, and return the CPU seconds a minute of each.
+
+    Raises:
+        OSError: One of them has ended.
+    """
+    began = time.monotonic()
+    before = [cpu_seconds(pid) for pid in pids]
+    time.sleep(seconds)
+    after = [cpu_seconds(pid) for pid in pids]
+    minutes = (time.monotonic() - began) / 60
+    return [(late - early) / minutes for early, late in zip(before, after, strict=True)]
 
 
 def memory(pid: int) -> Memory:
@@ -130,11 +148,17 @@ def scrape(port: int, headers: Mapping[str, str] = _AS_PROMETHEUS) -> Scrape:
     return Scrape(seconds=seconds, sent_bytes=len(body), body=body)
 
 
-def scrapes(port: int, *, count: int, per_second: float) -> list[float]:
-    """Return how many seconds each of some scrapes at an even pace took; one that is late delays no other."""
+def scrapes(ports: Sequence[int], *, count: int, per_second: float) -> list[list[float]]:
+    """Scrape each port so many times at an even pace, in turn and never two at once; return the seconds of each."""
     began = time.monotonic()
-    took = []
+    took: list[list[float]] = [[] for _ in ports]
     for number in range(count):
         time.sleep(max(0.0, began + number / per_second - time.monotonic()))
-        took.append(scrape(port).seconds)
+        for each, port in zip(took, ports, strict=True):
+            each.append(scrape(port).seconds)
     return took
+
+
+def quantile(values: Sequence[float], ratio: float) -> float:
+    """Return the smallest value that at least this share of the values does not exceed."""
+    return sorted(values)[max(0, math.ceil(ratio * len(values)) - 1)]

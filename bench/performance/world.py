@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from tests.nvml_standin.standin import GIB, Process, State, build, environment
 
 _ROOT = Path(__file__).parents[2]
-_PAGE = _ROOT / "tests" / "captures" / "vllm" / "0.32.0" / "single_kv_scarce_3.metrics"
+PAGE = _ROOT / "tests" / "captures" / "vllm" / "0.32.0" / "single_kv_scarce_3.metrics"
 _ENGINE = Path(__file__).with_name("engine.py")
 _STARTS_WITHIN_SECONDS = 60.0
 _GPU_BYTES = 80 * GIB
@@ -56,7 +56,7 @@ def world(folder: Path, *, gpus: int, engines: int = 0, others: int = 0, process
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
-        ports = _free_ports(engines)
+        ports = free_ports(engines)
         servers = [running.enter_context(_started(_engine_command(folder, port), **_PAGES)) for port in ports]
         holders: list[list[int]] = [[server.pid for server in servers[number::gpus]] for number in range(gpus)]
         for pids in holders:
@@ -80,7 +80,7 @@ def world(folder: Path, *, gpus: int, engines: int = 0, others: int = 0, process
         )
 
 
-_PAGES = {"PAGE": str(_PAGE), "VERSION": "0.32.0"}
+_PAGES = {"PAGE": str(PAGE), "VERSION": "0.32.0"}
 
 
 def _engine_command(folder: Path, port: int) -> list[str]:
@@ -142,7 +142,8 @@ def _started(command: list[str], **environ: str) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
