@@ -402,16 +402,30 @@ def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[
     names = {sample.series.labels.get("model_name", "") for sample in page.samples}
     if max(map(len, (*names, *ranks, *server.model_names)), default=0) > _MOST_NAME:
         raise SourceMalformed("absurd_labels", f"a model or an engine has a name of over {_MOST_NAME} characters")
-    return tuple(_read_rank(page, server, rank, ranks, engine=engine, url=url) for rank in ranks)
+    # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
+    by_rank: dict[str, list[Sample]] = {rank: [] for rank in ranks}
+    for sample in page.samples:
+        by_rank[sample.series.labels.get("engine", ranks[0])].append(sample)
+    return tuple(
+        _read_rank(page, server, rank, mine, engines=len(ranks), engine=engine, url=url)
+        for rank, mine in by_rank.items()
+    )
 
 
 def _rank_order(rank: str) -> tuple[int, str]:
     return (int(rank), "") if rank.isdecimal() else (2**31, rank)
 
 
-def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, engine: str, url: str) -> EngineReading:
-    # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
-    mine = [sample for sample in page.samples if sample.series.labels.get("engine", ranks[0]) == rank]
+def _read_rank(
+    page: Page,
+    server: Server,
+    rank: str,
+    mine: Sequence[Sample],
+    *,
+    engines: int,
+    engine: str,
+    url: str,
+) -> EngineReading:
     by_key: dict[str, list[Sample]] = {}
     for sample in mine:
         by_key.setdefault(sample.series.key, []).append(sample)
@@ -446,7 +460,7 @@ def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, e
         kv_usage_ratio=usage,
         sleeping=sleep["awake"] == 0 if "awake" in sleep else None,
         cache=parse_cache_config(
-            next((sample.series.labels for sample in by_key.get("cache_config", ())), {}), engines=len(ranks)
+            next((sample.series.labels for sample in by_key.get("cache_config", ())), {}), engines=engines
         ),
         totals={
             key: sum(sample.value for sample in samples) for key, samples in by_key.items() if key.endswith("_total")
