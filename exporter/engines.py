@@ -1,6 +1,7 @@
 """Which vLLM servers are watched: those named in the config, or those found on this host."""
 
 import os
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,7 @@ def open_pool(config: EngineConfig) -> urllib3.HTTPConnectionPool:
     to urllib3 is not used here, and would make a look a quarter dearer.
 
     Raises:
-        UsageError: The key file cannot be read, or the environment variable is not set.
+        UsageError: A key file or an authority cannot be read, or the environment variable is not set.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": "vllm-headroom"}
     key = api_key(config)
@@ -146,6 +147,11 @@ def open_pool(config: EngineConfig) -> urllib3.HTTPConnectionPool:
         return urllib3.connection_from_url(config.url, headers=headers)
     import certifi
 
+    if config.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:  # ssl.SSLError too: it holds no certificate
+            raise UsageError(f"ca_file of {config.url}: {config.ca_file} cannot be read, or is not PEM") from error
     return urllib3.connection_from_url(
         config.url, headers=headers, cert_reqs="CERT_REQUIRED", ca_certs=str(config.ca_file or certifi.where())
     )

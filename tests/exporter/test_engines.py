@@ -118,6 +118,14 @@ def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
         open_pool(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_an_authority_that_cannot_be_read_is_told(tmp_path, content):
+    if content:
+        (tmp_path / "ca").write_text(content)
+    with pytest.raises(UsageError, match=r"ca_file of https://h:1: .*ca cannot be read, or is not PEM"):
+        open_pool(EngineConfig(url="https://h:1", ca_file=tmp_path / "ca"))
+
+
 class Table:
     """A process table with one server, as psutil shows it."""
 

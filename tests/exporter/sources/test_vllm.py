@@ -462,6 +462,9 @@ def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_
         assert failure(source_of(secure.url, None)).reason == "tls"
         by_another_name = secure.url.replace("127.0.0.1", "localhost")
         assert failure(source_of(by_another_name, authority.file)).reason == "tls"
+        without_its_file = source_of(secure.url, authority.file)
+        authority.file.unlink()
+        assert failure(without_its_file).reason == "tls"
     finally:
         secure.close()
 
