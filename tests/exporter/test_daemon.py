@@ -250,6 +250,13 @@ def test_nothing_on_the_pages_names_a_process_a_command_line_or_a_path(server):
             assert not re.search(r"/models/|--engine|\bpid\b", running.get(path)), path
 
 
+def test_what_only_other_commands_need_is_not_loaded():
+    listing = "import sys, exporter.cli.serve, exporter.service; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()
+    assert "exporter.service" in loaded
+    assert not {"requests", "huggingface_hub", "rich", "promql_parser", "grafana_foundation_sdk"} & set(loaded)
+
+
 def test_the_key_of_an_engine_is_told_nobody_whatever_the_engine_does_with_it(tmp_path, server):
     (tmp_path / "key").write_text("s3cret\n")
     (tmp_path / "config.yaml").write_text(f"engines: [{{url: '{server.url}', api_key_file: '{tmp_path / 'key'}'}}]\n")
