@@ -130,11 +130,13 @@ A driver's own time is not in it: the stand-in answers in microseconds, a real d
 floor is a Python program that makes ten NVML calls a GPU, gets the pages over open sockets, finds the wanted lines with
 one regular expression and does nothing with them.
 
-{run.machine}; load average {run.load_before:.1f} before and {run.load_after:.1f} after. What other work on a machine
+{run.machine};
+load average {run.load_before:.1f} before and {run.load_after:.1f} after. What other work on a machine
 does to caches and clocks shows in every figure here, so **compare ratios, not seconds**: both sides of a ratio are
 taken in the same {run.window_seconds:g} seconds.
 
 ## Ratios
+
 """.splitlines()
     yield from _aims(run)
     for scene in (run.gpus_only, run.with_engines):
@@ -192,6 +194,14 @@ def _aims(run: Measured) -> Iterator[str]:
             None,
             math.inf,
         )
+        for ours_took, peer_took in zip(scene.answers[::2], scene.answers[1::2], strict=True):
+            for ratio in (0.5, 0.99):
+                yield _row(
+                    f"{scene.title}: /metrics p{100 * ratio:.0f} at {ours_took.per_second:g}/s, ours / nvitop-exporter",
+                    quantile(ours_took.took_seconds, ratio) / quantile(peer_took.took_seconds, ratio),
+                    None,
+                    math.inf,
+                )
     one = run.pages[0]
     yield _row("reading a page, ours / the library", one.later_seconds / one.library_seconds, None, math.inf)
     resident = max(

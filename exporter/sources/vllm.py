@@ -254,9 +254,10 @@ class PageReader:
         if text.count("\n") > _MOST_LINES:
             raise SourceMalformed("page_too_large", f"over {_MOST_LINES} lines")
         lines = text.split("\n")
-        samples, announced = self._read(lines)
-        if len(self._understood) > min(2 * len(lines), _MOST_LINES_REMEMBERED):
-            self._understood.clear()  # names that come and go, or a page that is not worth it
+        remembered = len(self._understood)
+        samples, announced, new_lines = self._read(lines)
+        if 2 * (len(lines) - new_lines) < remembered:
+            self._understood.clear()  # names that come and go
         if not samples and not announced:
             looks_like_page = "# TYPE " in text or "# HELP " in text
             raise SourceMalformed(
@@ -274,9 +275,10 @@ class PageReader:
             started_at_seconds=_sane_number(start[1]) if start else None,
         )
 
-    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], set[str]]:
-        """Return the samples and the figures that the page announces."""
+    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], set[str], int]:
+        """Return the samples, the figures that the page announces and how many lines had to be understood anew."""
         samples: list[Sample] = []
+        new_lines = 0
         announced: set[str] = set()
         understood = self._understood
         for line in lines:
@@ -285,7 +287,8 @@ class PageReader:
                 series = understood[before]
             except KeyError:
                 series = _understand(line)
-                if before:
+                new_lines += 1
+                if before and len(understood) < _MOST_LINES_REMEMBERED:
                     understood[before] = series
             if series is None:
                 continue
@@ -299,7 +302,7 @@ class PageReader:
                 raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
             if _is_sane(number):
                 samples.append(Sample(series, number))
-        return samples, announced
+        return samples, announced, new_lines
 
 
 def _understand(line: str) -> Series | str | None:

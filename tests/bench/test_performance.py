@@ -178,7 +178,10 @@ def scene(title, *, ours, p99_seconds):
             )
             for name, interval, seconds in costs
         ),
-        answers=(Answers(program=OURS, per_second=10, took_seconds=(0.001, p99_seconds), cpu_seconds_a_minute=1.0),),
+        answers=tuple(
+            Answers(program=name, per_second=10, took_seconds=(0.001, seconds), cpu_seconds_a_minute=1.0)
+            for name, seconds in ((OURS, p99_seconds), (PEER, 0.008))
+        ),
         pages=tuple(PageSize(program=name, series=9, plain_bytes=2048, sent_bytes=512) for name in (OURS, PEER)),
     )
 
@@ -219,6 +222,11 @@ def test_an_aim_is_met_or_missed_and_said_to_be():
         "| GPUs: /metrics p99 at 10/s, ms | 4.00 | 5 | met |",
         "| servers too: /metrics p99 at 10/s, ms | 6.00 | 5 | **missed** |",
     ]
+
+
+def test_a_scrape_is_compared_by_its_middle_and_its_slowest():
+    assert "| GPUs: /metrics p50 at 10/s, ours / nvitop-exporter | 1.00 |  |  |" in text(measured()).splitlines()
+    assert "| GPUs: /metrics p99 at 10/s, ours / nvitop-exporter | 0.50 |  |  |" in text(measured()).splitlines()
 
 
 def test_growth_tells_what_each_further_one_costs():

@@ -141,6 +141,19 @@ def test_a_server_whose_names_change_at_every_look_fills_no_memory():
     assert len(reader._understood) <= 300
 
 
+def test_of_a_page_of_more_lines_than_are_remembered_the_same_is_read_at_every_look():
+    lines = [f'vllm:num_requests_running{{engine="{n}"}} {n}' for n in range(45_000)]
+    text = "# TYPE vllm:num_requests_running gauge\n" + "\n".join(lines) + "\n"
+    reader = PageReader()
+    first = reader.read(text)
+    remembered = dict(reader._understood)
+    assert reader.read(text) == first
+    assert (len(first.samples), len(remembered)) == (45_000, 40_000)
+    assert reader._understood == remembered
+    reader.read(vllm_page())
+    assert reader._understood == {}
+
+
 # What surprises about vLLM's figures, one by one
 
 
