@@ -359,8 +359,7 @@ def test_a_state_directory_that_cannot_be_written_shows_and_stops_nothing(tmp_pa
 def test_what_the_risk_model_saw_survives_the_daemon(tmp_path, card):
     _, gpu, variables = card
     with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:
-        running.wait_for(lambda: running.value("headroom_gpu_memory_slack_low_bytes") is not None)
-        lowest = running.value("headroom_gpu_memory_slack_low_bytes")
+        lowest = running.wait_for(lambda: running.value("headroom_gpu_memory_slack_low_bytes"))
         running.stop()
     gpu.set_memory(total=80 * GIB, used=50 * GIB, reserved=GIB // 2)
     with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:
