@@ -100,5 +100,18 @@ fuzz: $(BIN)/vllm-headroom
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz.guided --seconds 60
 
+# What the daemon costs beside nvitop-exporter, some ten minutes, and writes docs/performance.md. In a PID namespace of
+# its own, so that the machine's other processes and servers are not taken for the made-up host's.
+PEER ?= build/peer
+.PHONY: bench
+bench: $(BIN)/vllm-headroom $(PEER)/bin/nvitop-exporter
+	unshare --map-root-user --pid --fork --kill-child --mount-proc \
+	    $(BIN)/python -m bench.performance --peer $(PEER)/bin/nvitop-exporter $(BENCH_FLAGS)
+
+$(PEER)/bin/nvitop-exporter: bench/performance/requirements.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/pip install --quiet --requirement $<
+	@touch $@
+
 demo: $(BIN)/vllm-headroom
 	$(BIN)/vllm-headroom demo

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, cast
 
 PREFIX = "headroom"
@@ -91,55 +92,75 @@ def identity_names(fact_type: type[Fact]) -> tuple[str, ...]:
     return tuple(field.name for field in fields_of(fact_type, Kind.IDENTITY))
 
 
-def metrics_of(fact_type: type[Fact]) -> Iterator[Metric]:
-    """Yield every metric that a fact type declares, its ``_info`` first."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Declared:
+    """What a fact type declares, looked up once: pages ask for it at every scrape."""
+
+    identity: tuple[str, ...]
+    described: tuple[str, ...]
+    info: Metric | None
+    numbers: tuple[tuple[Metric, bool], ...]
+    """Each with whether its value is a mapping by a label of its own."""
+
+
+@cache
+def _declared(fact_type: Any) -> _Declared:
     labels = identity_names(fact_type)
-    described_names = tuple(field.name for field in fields_of(fact_type, Kind.DESCRIBED))
-    if described_names:
-        texts = "; ".join(f"{field.name}: {field.metadata['help']}" for field in fields_of(fact_type, Kind.DESCRIBED))
-        yield Metric(
-            name=f"{PREFIX}_{fact_type.subject}_info",
-            kind=Kind.LEVEL,
-            help=f"Always 1; its labels describe. {texts}",
-            labels=(*labels, *described_names),
-            subject=fact_type.subject,
-            field="info",
-        )
-    for field in dataclasses.fields(cast("Any", fact_type)):
+    texts = fields_of(fact_type, Kind.DESCRIBED)
+    subject = fact_type.subject
+    info = Metric(
+        name=f"{PREFIX}_{subject}_info",
+        kind=Kind.LEVEL,
+        help="Always 1; its labels describe. " + "; ".join(f"{each.name}: {each.metadata['help']}" for each in texts),
+        labels=(*labels, *(each.name for each in texts)),
+        subject=subject,
+        field="info",
+    )
+    numbers = []
+    for field in dataclasses.fields(fact_type):
         kind = field.metadata.get("kind")
         if kind in (Kind.LEVEL, Kind.TOTAL):
             by = field.metadata["by"]
-            yield Metric(
-                name=f"{PREFIX}_{fact_type.subject}_{field.name}",
+            metric = Metric(
+                name=f"{PREFIX}_{subject}_{field.name}",
                 kind=kind,
                 help=field.metadata["help"],
                 labels=(*labels, by) if by else labels,
-                subject=fact_type.subject,
+                subject=subject,
                 field=field.name,
             )
+            numbers.append((metric, by is not None))
+    return _Declared(
+        identity=labels,
+        described=tuple(each.name for each in texts),
+        info=info if texts else None,
+        numbers=tuple(numbers),
+    )
+
+
+def metrics_of(fact_type: type[Fact]) -> Iterator[Metric]:
+    """Yield every metric that a fact type declares, its ``_info`` first."""
+    declared = _declared(cast("Any", fact_type))
+    if declared.info:
+        yield declared.info
+    for metric, _ in declared.numbers:
+        yield metric
 
 
 def samples_of(fact: Fact) -> Iterator[tuple[str, tuple[str, ...], float]]:
     """Yield ``(metric name, label values, value)`` for every number that the fact holds."""
-    fact_type = type(fact)
-    labels = tuple(str(getattr(fact, name)) for name in identity_names(fact_type))
-    described_fields = fields_of(fact_type, Kind.DESCRIBED)
-    texts = tuple(getattr(fact, field.name) for field in described_fields)
-    if any(text is not None for text in texts):
-        yield (
-            f"{PREFIX}_{fact_type.subject}_info",
-            (*labels, *("" if text is None else str(text) for text in texts)),
-            1.0,
-        )
-    for field in dataclasses.fields(cast("Any", fact)):
-        if field.metadata.get("kind") not in (Kind.LEVEL, Kind.TOTAL):
-            continue
-        value = getattr(fact, field.name)
+    declared = _declared(cast("Any", type(fact)))
+    labels = tuple(str(getattr(fact, name)) for name in declared.identity)
+    if declared.info:
+        texts = tuple(getattr(fact, name) for name in declared.described)
+        if any(text is not None for text in texts):
+            yield declared.info.name, (*labels, *("" if text is None else str(text) for text in texts)), 1.0
+    for metric, is_mapping in declared.numbers:
+        value = getattr(fact, metric.field)
         if value is None:
             continue
-        name = f"{PREFIX}_{fact_type.subject}_{field.name}"
-        if field.metadata["by"] is None:
-            yield name, labels, float(value)
-        else:
+        if is_mapping:
             for key, each in value.items():
-                yield name, (*labels, str(key)), float(each)
+                yield metric.name, (*labels, str(key)), float(each)
+        else:
+            yield metric.name, labels, float(value)

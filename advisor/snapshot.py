@@ -51,9 +51,9 @@ class Snapshot:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             return None
+        host = parts.hostname
         for server in self.servers:
-            same_host = parts.hostname == server.host or {parts.hostname, server.host} <= _HERE
-            if same_host and port == server.port:
+            if port == server.port and (host == server.host or {host, server.host} <= _HERE):
                 return server
         return None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from advisor.layers import DecoderLayer
@@ -110,7 +111,7 @@ class Quantization:
     config: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, so that what is counted once can be kept
 class ModelSpec:
     """Geometry of one model."""
 
@@ -149,7 +150,7 @@ class ModelSpec:
     rope_tables: tuple["RopeTable", ...] | None = None
     """What `advisor.rope.rope_tables` makes of the config; None takes one plain table of the model's length."""
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         """Count of all parameters, a tied lm_head not counted again."""
         return sum(each.elements for each in self.parameters)

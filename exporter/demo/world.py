@@ -250,5 +250,5 @@ class DemoProcesses:
             cmdline=lambda: self._argv if server else ["python", "notebook.py"],
             cwd=lambda: "/",
             environ=dict,
-            children=lambda recursive: [SimpleNamespace(pid=_WORKER_PID)] if server else [],  # noqa: ARG005
+            ppid=lambda: _ENGINE_PID if pid == _WORKER_PID else 1,
         )

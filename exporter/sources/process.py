@@ -5,8 +5,10 @@ process ids to engines. Command lines and environments can hold keys: what is ke
 else, and nothing of it is ever logged.
 """
 
+import math
 import os
 import pwd
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +27,9 @@ _ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104
 _LOOPBACK = frozenset({"127.0.0.1"})
 _MOST_CONFIG_BYTES = 1024**2
 _MOST_CONFIG_VALUES = 10_000
-_LOOK_AGAIN_EVERY = 6
-"""Reads between two looks at every command line: a start script that turns into vLLM by exec keeps its process id."""
+_LOOK_AGAIN_SECONDS = 30.0
+"""Between two looks at every process: a start script that turns into vLLM by exec keeps its process id, and a process
+whose parent ended gets another. In between only new processes are looked at: a GPU server has thousands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +50,14 @@ class ProcessSource:
 
     name = "process"
 
-    def __init__(self, processes: Any, *, root: Path = Path("/"), home: Path | None = None) -> None:
+    def __init__(
+        self,
+        processes: Any,
+        *,
+        root: Path = Path("/"),
+        home: Path | None = None,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Take the process table (the ``psutil`` module or a stand-in), the file system's root and one more home.
 
         A service's own user may have no home at all: what counts is that of the user who runs vLLM.
@@ -57,9 +67,11 @@ class ProcessSource:
         self._home = home
         self.visible_pids: frozenset[int] | None = None
         """Every process that the last look saw."""
+        self._steady = steady
         self._others: set[int] = set()
+        self._parents: dict[int, int | None] = {}
         self._servers: dict[int, _Known] = {}
-        self._reads = 0
+        self._looked_at_seconds = -math.inf
         self._looking_again = True
 
     def read(self) -> tuple[EngineProcess, ...]:
@@ -74,25 +86,25 @@ class ProcessSource:
             self.visible_pids = None
             raise SourceUnavailable("no_process_table", str(error)) from error
         self.visible_pids = frozenset(pids)
-        self._looking_again = self._reads % _LOOK_AGAIN_EVERY == 0
+        now = self._steady()
+        self._looking_again = now - self._looked_at_seconds >= _LOOK_AGAIN_SECONDS
         if self._looking_again:
+            self._looked_at_seconds = now
             self._others.clear()
-        self._reads += 1
+            self._parents.clear()
         self._others &= pids
-        found = []
-        for pid in sorted(pids - self._others):
-            server = self._look(pid)
-            if server is None:
-                self._others.add(pid)
-            else:
-                found.append(server)
-        self._servers = {pid: known for pid, known in self._servers.items() if pid in pids}
-        return _without_children(found)
+        looked_at = sorted(pids - self._others)
+        self._servers = {pid: known for pid in looked_at if (known := self._look(pid)) is not None}
+        self._others.update(pid for pid in looked_at if pid not in self._servers)
+        if not self._servers:
+            return ()
+        children = self._children(pids)
+        return _without_children([_server(pid, known, children) for pid, known in self._servers.items()])
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _look(self, pid: int) -> EngineProcess | None:
+    def _look(self, pid: int) -> _Known | None:
         table = self._processes
         try:
             process = table.Process(pid)
@@ -101,26 +113,29 @@ class ProcessSource:
             if known is None or known.started_at_seconds != started or self._looking_again:
                 argv = process.cmdline()
                 if not is_server_command(argv):
-                    self._servers.pop(pid, None)
                     return None
-                if known is None or (known.started_at_seconds, known.argv_hash) != (
-                    started,
-                    hash(tuple(argv)),
-                ):
-                    known = self._read_server(process, argv, started)
-                    self._servers[pid] = known
-            pids = frozenset({pid, *(child.pid for child in process.children(recursive=True))})
+                if known is None or (known.started_at_seconds, known.argv_hash) != (started, hash(tuple(argv))):
+                    return self._read_server(process, argv, started)
         except (table.NoSuchProcess, table.AccessDenied, table.ZombieProcess, OSError):
             return None
-        return EngineProcess(
-            host=known.host,
-            port=known.flags.port or _DEFAULT_PORT,
-            secure=known.flags.ssl_certfile is not None,
-            flags=known.flags,
-            pids=pids,
-            started_at_seconds=started,
-            model_path=known.model_path,
-        )
+        return known
+
+    def _children(self, pids: set[int]) -> Mapping[int, list[int]]:
+        """Return the children of each process that has some; only of a process not seen before is the parent asked."""
+        self._parents = {pid: parent for pid, parent in self._parents.items() if pid in pids}
+        for pid in pids - self._parents.keys():
+            self._parents[pid] = self._parent(pid)
+        children: dict[int, list[int]] = {}
+        for pid, parent in self._parents.items():
+            if parent is not None:
+                children.setdefault(parent, []).append(pid)
+        return children
+
+    def _parent(self, pid: int) -> int | None:
+        try:
+            return int(self._processes.Process(pid).ppid())
+        except (self._processes.Error, OSError):
+            return None
 
     def _read_server(self, process: Any, argv: list[str], started: float) -> _Known:
         directory = self._tolerant(process.cwd, "/")
@@ -220,6 +235,24 @@ def _is_small(content: Any) -> bool:
         elif isinstance(each, list | tuple | set):
             left += each
     return True
+
+
+def _server(pid: int, known: _Known, children: Mapping[int, list[int]]) -> EngineProcess:
+    pids = {pid}
+    unvisited = [pid]
+    while unvisited:
+        new = [child for child in children.get(unvisited.pop(), ()) if child not in pids]
+        pids.update(new)
+        unvisited += new
+    return EngineProcess(
+        host=known.host,
+        port=known.flags.port or _DEFAULT_PORT,
+        secure=known.flags.ssl_certfile is not None,
+        flags=known.flags,
+        pids=frozenset(pids),
+        started_at_seconds=known.started_at_seconds,
+        model_path=known.model_path,
+    )
 
 
 def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:

@@ -7,8 +7,7 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 import urllib3
@@ -30,28 +29,38 @@ _MOST_VERSION = 64
 _MOST_VALUE = 2.0**63
 _MOST_LABELS = 64 * 1024
 """Characters of one label set; the longest, of ``cache_config_info``, has some two thousand."""
-_MOST_LABELS_REMEMBERED = 2048
+_MOST_LINES = 200_000
+_MOST_LINES_REMEMBERED = 40_000
+"""Some 600 for each data-parallel engine."""
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
 # ``ray_`` is added by Ray's metric agent, which also turns the colon into an underscore.
 _LINE = re.compile(
-    r"^(?:ray_)?vllm[:_](" + "|".join(sorted(map(re.escape, BY_SPELLING), key=len, reverse=True)) + r")"
-    r"(_bucket|_sum|_count)?(?=[ {])(.*)$",
-    re.MULTILINE,
+    r"(?:ray_)?vllm[:_](" + "|".join(sorted(map(re.escape, BY_SPELLING), key=len, reverse=True)) + r")"
+    r"(_bucket|_sum|_count)?(?=[ {])(.*)"
 )
-_TYPE = re.compile(r"^# TYPE (?:ray_)?vllm[:_](\S+) ", re.MULTILINE)
+_TYPE = re.compile(r"# TYPE (?:ray_)?vllm[:_](\S+) ")
 _START = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One line of a page, by our own figure key."""
+class Series:
+    """What stands before a wanted value."""
 
     key: str
+    """Our own name of the figure."""
+    spelling: str
+    """The page's."""
     suffix: str
     """``_bucket``, ``_sum`` or ``_count`` of a histogram, else empty."""
     labels: Mapping[str, str]
+
+
+class Sample(NamedTuple):
+    """One wanted line of a page."""
+
+    series: Series
     value: float
 
 
@@ -100,6 +109,7 @@ class VllmSource:
         self._timeout = (connect_seconds, read_seconds)
         self.patience_seconds = math.inf
         """Most time of a request beside that: what is read at short intervals is soon too old to be shown."""
+        self._pages = PageReader()
         self._server = Server()
         self._asked_at: float | None = None
         self._last_start: float | None = None
@@ -112,7 +122,7 @@ class VllmSource:
             SourceMalformed: What answered is not a vLLM metrics page.
         """
         try:
-            page = parse_page(self._get("/metrics"))
+            page = self._pages.read(self._get("/metrics"))
         except SourceError:
             self._asked_at = None  # whatever answers next may be another release with another model
             raise
@@ -124,7 +134,7 @@ class VllmSource:
         return read_engines(page, self._server, engine=self.engine, url=self.url)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the session."""
         self._session.close()
 
     def interrupt(self) -> None:
@@ -219,71 +229,121 @@ def _too_large(url: str) -> SourceMalformed:
 def parse_page(text: str) -> Page:
     """Return the wanted samples of a /metrics page.
 
-    Only wanted lines go through the library's parser: they are a tenth of a page.
-
     Raises:
         SourceMalformed: This is no vLLM metrics page, or a wanted line is broken off.
     """
-    samples: list[Sample] = []
-    for line in _LINE.finditer(text):
-        name, suffix, rest = line.groups(default="")
-        figure = BY_SPELLING[name]
-        if suffix and figure.shape is not Shape.HISTOGRAM:
-            continue
-        labels, value = _parse_rest(rest)
-        if len(samples) == _MOST_SAMPLES:
-            raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
-        if not _is_sane(value):
-            continue
-        samples.append(Sample(key=f"{figure.key}/{name}", suffix=suffix, labels=labels, value=value))
-    announced = frozenset(
-        BY_SPELLING[spelling].key
-        for name in _TYPE.findall(text)
-        for spelling in (name, f"{name}_total")
-        if spelling in BY_SPELLING
-    )
-    if not samples and not announced:
-        looks_like_page = "# TYPE " in text or "# HELP " in text
-        raise SourceMalformed(
-            "no_vllm_metrics" if looks_like_page else "not_metrics",
-            "the page holds no vllm: metrics (was the server started with --disable-log-stats?)"
-            if looks_like_page
-            else "the answer is not a metrics page",
+    return PageReader().read(text)
+
+
+class PageReader:
+    """Reads the pages of one server, which differ from look to look in little but their values.
+
+    So what stands before the last space of a line is understood once. Parsing every line with the library would take
+    twenty times as long, looking for the wanted ones by a pattern four times.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing understood."""
+        self._understood: dict[str, Series | str | None] = {}
+
+    def read(self, text: str) -> Page:
+        """Return the wanted samples of a page.
+
+        Raises:
+            SourceMalformed: As `parse_page`.
+        """
+        if text.count("\n") > _MOST_LINES:
+            raise SourceMalformed("page_too_large", f"over {_MOST_LINES} lines")
+        lines = text.split("\n")
+        remembered = len(self._understood)
+        samples, announced, new_lines = self._read(lines)
+        if 2 * (len(lines) - new_lines) < remembered:
+            self._understood.clear()  # names that come and go
+        if not samples and not announced:
+            looks_like_page = "# TYPE " in text or "# HELP " in text
+            raise SourceMalformed(
+                "no_vllm_metrics" if looks_like_page else "not_metrics",
+                "the page holds no vllm: metrics (was the server started with --disable-log-stats?)"
+                if looks_like_page
+                else "the answer is not a metrics page",
+            )
+        if lines[-1]:
+            raise SourceMalformed("half_page", "the page ends in mid-line")
+        start = _START.search(text)
+        return Page(
+            samples=_newest_spellings(samples),
+            announced=frozenset(announced.union(sample.series.key for sample in samples)),
+            started_at_seconds=_sane_number(start[1]) if start else None,
         )
-    if not text.endswith("\n"):
-        raise SourceMalformed("half_page", "the page ends in mid-line")
-    start = _START.search(text)
-    return Page(
-        samples=_newest_spellings(samples),
-        announced=announced | {sample.key.partition("/")[0] for sample in samples},
-        started_at_seconds=_sane_number(start[1]) if start else None,
-    )
+
+    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], set[str], int]:
+        """Return the samples, the figures that the page announces and how many lines had to be understood anew."""
+        samples: list[Sample] = []
+        new_lines = 0
+        announced: set[str] = set()
+        understood = self._understood
+        for line in lines:
+            before, _, value = line.rpartition(" ")
+            try:
+                series = understood[before]
+            except KeyError:
+                series = _understand(line)
+                new_lines += 1
+                if before and len(understood) < _MOST_LINES_REMEMBERED:
+                    understood[before] = series
+            if series is None:
+                continue
+            if isinstance(series, str):
+                announced.add(series)
+                continue
+            number = _number(value)
+            if number is None:
+                raise _broken_off(line)
+            if len(samples) == _MOST_SAMPLES:
+                raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
+            if _is_sane(number):
+                samples.append(Sample(series, number))
+        return samples, announced, new_lines
 
 
-def _parse_rest(rest: str) -> tuple[Mapping[str, str], float]:
-    labels_text, _, value = rest.rpartition(" ") if rest.endswith("}") is False else (rest, "", "")
-    number = _number(value)
-    if number is None:
-        raise SourceMalformed("half_page", f"a line ends in {rest[-20:]!r}")
-    return _parse_labels(labels_text), number
+def _understand(line: str) -> Series | str | None:
+    """Return the series of a wanted sample, the key of a figure that the line announces, None of any other line.
+
+    Raises:
+        SourceMalformed: It is wanted, and broken off.
+    """
+    if found := _LINE.match(line):
+        spelling, suffix, rest = found.groups(default="")
+        figure = BY_SPELLING[spelling]
+        if suffix and figure.shape is not Shape.HISTOGRAM:
+            return None
+        labels, _, value = rest.rpartition(" ")
+        if rest.endswith("}") or _number(value) is None:
+            raise _broken_off(line)
+        return Series(key=figure.key, spelling=spelling, suffix=suffix, labels=_parse_labels(labels, spelling))
+    if found := _TYPE.match(line):
+        figures = (BY_SPELLING.get(spelling) for spelling in (found[1], f"{found[1]}_total"))
+        return next((figure.key for figure in figures if figure), None)
+    return None
 
 
-def _parse_labels(text: str) -> Mapping[str, str]:
-    if len(text) > _MOST_LABELS:
-        raise SourceMalformed("absurd_labels", f"a label set of {len(text)} characters")
-    return _parse_label_set(text) if len(text) <= _MOST_LABELS_REMEMBERED else _parse_label_set.__wrapped__(text)
+def _broken_off(line: str) -> SourceMalformed:
+    return SourceMalformed("half_page", f"a line ends in {line[-20:]!r}")
 
 
-@lru_cache(maxsize=4096)
-def _parse_label_set(text: str) -> Mapping[str, str]:
-    """Let the library read one label set; label sets repeat on every page, so each is read once."""
+def _parse_labels(text: str, spelling: str) -> Mapping[str, str]:
+    """Let the library read one label set."""
     if not text:
         return {}
+    if len(text) > _MOST_LABELS:
+        raise SourceMalformed("absurd_labels", f"a label set of {len(text)} characters")
     try:
         (family,) = text_string_to_metric_families(f"labels{text} 0\n")
         (sample,) = family.samples
     except ValueError as error:
         raise SourceMalformed("broken_labels", text[:80]) from error
+    if sample.timestamp is not None:
+        raise SourceMalformed("timestamps", f"a value and its time stand after {spelling!r}: vLLM writes no times")
     return sample.labels
 
 
@@ -304,20 +364,13 @@ def _sane_number(text: str) -> float | None:
     return value if value is not None and _is_sane(value) else None
 
 
-def _newest_spellings(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+def _newest_spellings(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Keep one spelling a figure: pages of 0.9.2 to 0.10.2 show the same figure under two names."""
-    samples = tuple(samples)
-    present = {tuple(sample.key.split("/")) for sample in samples}
-    chosen: dict[str, str] = {}
-    for name, figure in BY_SPELLING.items():
-        if (figure.key, name) in present:
-            chosen.setdefault(figure.key, name)
-    kept = []
-    for sample in samples:
-        key, _, name = sample.key.partition("/")
-        if chosen[key] == name:
-            kept.append(Sample(key=key, suffix=sample.suffix, labels=sample.labels, value=sample.value))
-    return tuple(kept)
+    spelled = {(sample.series.key, sample.series.spelling) for sample in samples}
+    newest = {
+        figure.key: spelling for spelling, figure in reversed(BY_SPELLING.items()) if (figure.key, spelling) in spelled
+    }
+    return tuple(sample for sample in samples if newest[sample.series.key] == sample.series.spelling)
 
 
 def parse_server_version(answer: Any) -> str | None:
@@ -349,25 +402,39 @@ def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[
     Raises:
         SourceMalformed: Its names cannot be: too many engines, or a name longer than any path.
     """
-    ranks = sorted({sample.labels.get("engine", "0") for sample in page.samples}, key=_rank_order) or ["0"]
+    ranks = sorted({sample.series.labels.get("engine", "0") for sample in page.samples}, key=_rank_order) or ["0"]
     if len(ranks) > _MOST_RANKS:
         raise SourceMalformed("too_many_engines", f"{len(ranks)} data-parallel engines on one page")
-    names = {sample.labels.get("model_name", "") for sample in page.samples}
+    names = {sample.series.labels.get("model_name", "") for sample in page.samples}
     if max(map(len, (*names, *ranks, *server.model_names)), default=0) > _MOST_NAME:
         raise SourceMalformed("absurd_labels", f"a model or an engine has a name of over {_MOST_NAME} characters")
-    return tuple(_read_rank(page, server, rank, ranks, engine=engine, url=url) for rank in ranks)
+    # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
+    by_rank: dict[str, list[Sample]] = {rank: [] for rank in ranks}
+    for sample in page.samples:
+        by_rank[sample.series.labels.get("engine", ranks[0])].append(sample)
+    return tuple(
+        _read_rank(page, server, rank, mine, engines=len(ranks), engine=engine, url=url)
+        for rank, mine in by_rank.items()
+    )
 
 
 def _rank_order(rank: str) -> tuple[int, str]:
     return (int(rank), "") if rank.isdecimal() else (2**31, rank)
 
 
-def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, engine: str, url: str) -> EngineReading:
-    # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
-    mine = [sample for sample in page.samples if sample.labels.get("engine", ranks[0]) == rank]
+def _read_rank(
+    page: Page,
+    server: Server,
+    rank: str,
+    mine: Sequence[Sample],
+    *,
+    engines: int,
+    engine: str,
+    url: str,
+) -> EngineReading:
     by_key: dict[str, list[Sample]] = {}
     for sample in mine:
-        by_key.setdefault(sample.key, []).append(sample)
+        by_key.setdefault(sample.series.key, []).append(sample)
 
     def level(key: str) -> float | None:
         values = [sample.value for sample in by_key.get(key, ())]
@@ -379,9 +446,11 @@ def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, e
         usage = None  # of no engine that counts its blocks
     if running == 0 and waiting == 0:
         usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
-    reasons = {sample.labels.get("reason"): sample.value for sample in by_key.get("requests_waiting_by_reason", ())}
-    sleep = {sample.labels.get("sleep_state"): sample.value for sample in by_key.get("sleep_state", ())}
-    named = (sample.labels.get("model_name") for sample in mine)
+    reasons = {
+        sample.series.labels.get("reason"): sample.value for sample in by_key.get("requests_waiting_by_reason", ())
+    }
+    sleep = {sample.series.labels.get("sleep_state"): sample.value for sample in by_key.get("sleep_state", ())}
+    named = (sample.series.labels.get("model_name") for sample in mine)
     version = parse_version(server.vllm_version)
     return EngineReading(
         engine=engine,
@@ -397,7 +466,7 @@ def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, e
         kv_usage_ratio=usage,
         sleeping=sleep["awake"] == 0 if "awake" in sleep else None,
         cache=parse_cache_config(
-            next((sample.labels for sample in by_key.get("cache_config", ())), {}), engines=len(ranks)
+            next((sample.series.labels for sample in by_key.get("cache_config", ())), {}), engines=engines
         ),
         totals={
             key: sum(sample.value for sample in samples) for key, samples in by_key.items() if key.endswith("_total")
@@ -405,7 +474,7 @@ def _read_rank(page: Page, server: Server, rank: str, ranks: Sequence[str], *, e
         histograms={
             key: histogram
             for key, samples in by_key.items()
-            if any(sample.suffix for sample in samples) and (histogram := parse_histogram(samples)) is not None
+            if any(sample.series.suffix for sample in samples) and (histogram := parse_histogram(samples)) is not None
         },
         started_at_seconds=page.started_at_seconds,
         missing=tuple(figure.key for figure in expected_figures(version) if figure.key not in page.announced),
@@ -418,13 +487,13 @@ def parse_histogram(samples: Iterable[Sample]) -> Histogram | None:
     total: float | None = None
     count: float | None = None
     for sample in samples:
-        if sample.suffix == "_bucket":
-            bound = _number(sample.labels.get("le", ""))
+        if sample.series.suffix == "_bucket":
+            bound = _number(sample.series.labels.get("le", ""))
             if bound is not None:
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
-        elif sample.suffix == "_sum":
+        elif sample.series.suffix == "_sum":
             total = (total or 0.0) + sample.value
-        elif sample.suffix == "_count":
+        elif sample.series.suffix == "_count":
             count = (count or 0.0) + sample.value
     if total is None or count is None:
         return None

@@ -250,6 +250,37 @@ def test_nothing_on_the_pages_names_a_process_a_command_line_or_a_path(server):
             assert not re.search(r"/models/|--engine|\bpid\b", running.get(path)), path
 
 
+def test_what_only_other_commands_need_is_not_loaded():
+    listing = "import sys, exporter.cli.serve, exporter.service; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()
+    assert "exporter.service" in loaded
+    assert not {"huggingface_hub", "rich", "promql_parser", "grafana_foundation_sdk"} & set(loaded)
+
+
+def test_the_key_of_an_engine_is_told_nobody_whatever_the_engine_does_with_it(tmp_path, server):
+    (tmp_path / "key").write_text("s3cret\n")
+    (tmp_path / "config.yaml").write_text(f"engines: [{{url: '{server.url}', api_key_file: '{tmp_path / 'key'}'}}]\n")
+    good = server.answers["/metrics"]
+    told_back = {
+        "http_302": (302, {"Location": "/metrics?key=s3cret"}, b""),
+        "http_401": (401, {"WWW-Authenticate": "Bearer s3cret"}, b"s3cret is wrong"),
+        "not_metrics": (200, {"X-Key": "s3cret"}, b"s3cret"),
+        "unknown_encoding": (200, {"Content-Encoding": "br"}, b"s3cret"),
+    }
+    with daemon(*FAST, "--config", str(tmp_path / "config.yaml"), "--log.level", "debug") as running:
+        for reason, answer in (*told_back.items(), (None, good)):
+            server.answers["/metrics"] = answer
+            running.wait_for(
+                lambda reason=reason: reason is None or running.value("headroom_engine_failing", reason=reason)
+            )
+            running.wait_for(lambda reason=reason: running.value("headroom_engine_up") == (reason is None))
+            for path in ("/metrics", "/", "/api/v1/status"):
+                assert "s3cret" not in running.get(path), path
+        running.stop()
+        assert {headers["Authorization"] for _, headers in server.requests} == {"Bearer s3cret"}
+        assert not any("s3cret" in line for line in running.log)
+
+
 def test_what_an_engine_held_at_its_start_survives_the_daemon(tmp_path, server):
     server.page(vllm_page(tokens=100_000, started=1_000.0))
     with daemon(*FAST, "--engine", server.url, "--state-dir", str(tmp_path)) as running:
@@ -328,8 +359,7 @@ def test_a_state_directory_that_cannot_be_written_shows_and_stops_nothing(tmp_pa
 def test_what_the_risk_model_saw_survives_the_daemon(tmp_path, card):
     _, gpu, variables = card
     with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:
-        running.wait_for(lambda: running.value("headroom_gpu_memory_slack_low_bytes") is not None)
-        lowest = running.value("headroom_gpu_memory_slack_low_bytes")
+        lowest = running.wait_for(lambda: running.value("headroom_gpu_memory_slack_low_bytes"))
         running.stop()
     gpu.set_memory(total=80 * GIB, used=50 * GIB, reserved=GIB // 2)
     with daemon(*FAST, "--state-dir", str(tmp_path), environment=variables) as running:

@@ -156,8 +156,8 @@ class Table:
     def environ(self):
         return {}
 
-    def children(self, recursive):
-        return []
+    def ppid(self):
+        return 1
 
 
 def test_the_flags_behind_a_loopback_url_are_those_of_the_process_on_that_port():

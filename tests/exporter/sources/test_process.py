@@ -12,11 +12,16 @@ import pytest
 from exporter.errors import SourceUnavailable
 from exporter.sources.process import ProcessSource
 
+WORKER_SECONDS = 0.5
+
 _PROGRAM = """
 import subprocess, sys, time
 if "--with-worker" in sys.argv:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print("ready", flush=True)
+if "--with-worker-at" in sys.argv:
+    time.sleep(float(sys.argv[-1]))
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 time.sleep(60)
 """
 
@@ -70,6 +75,18 @@ def test_a_server_that_ends_is_gone_at_the_next_look(start):
     process.kill()
     process.wait()
     assert found(source, process) is None
+
+
+def test_a_worker_that_starts_later_belongs_to_its_server_at_once(start):
+    table = Counting()
+    source = ProcessSource(table, steady=lambda: 0.0)
+    process = start("m", "--with-worker-at", str(WORKER_SECONDS))
+    assert found(source, process).pids == {process.pid}
+    time.sleep(2 * WORKER_SECONDS)
+    table.asked.clear()
+    (child,) = psutil.Process(process.pid).children()
+    assert found(source, process).pids == {process.pid, child.pid}
+    assert os.getpid() not in table.asked, "a process that is known is not asked again"
 
 
 def test_the_default_port_is_vllms(start):
@@ -159,14 +176,30 @@ def test_a_start_script_that_becomes_vllm_by_exec_is_noticed(tmp_path):
     program.write_text("import time; time.sleep(60)")
     script = f"sleep 0.5; exec {sys.executable} {program} serve m"
     process = subprocess.Popen(["bash", "-c", script])
-    source = ProcessSource(psutil)
+    seconds = 0.0
+    source = ProcessSource(psutil, steady=lambda: seconds)
     try:
         assert found(source, process) is None
         time.sleep(1.0)
-        assert any(found(source, process) for _ in range(7))
+        seconds = 31.0
+        assert found(source, process)
     finally:
         process.kill()
         process.wait()
+
+
+class Counting:
+    """psutil, noting which processes it was asked about."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        return getattr(psutil, name)
+
+    def Process(self, pid):
+        self.asked.append(pid)
+        return psutil.Process(pid)
 
 
 class Refusing:
@@ -215,7 +248,7 @@ def test_a_server_whose_environment_and_directory_are_hidden_is_still_found():
                 cmdline=lambda: ["vllm", "serve", "m", "--port", "8126"] if pid == 1 else ["sh"],
                 cwd=refuse,
                 environ=refuse,
-                children=lambda recursive: [],
+                ppid=lambda: 0,
             )
 
     (server,) = ProcessSource(Hidden()).read()

@@ -7,16 +7,21 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.utils import floatToGoString
 
 from advisor.engine import judge_engine
 from advisor.history import EngineHistory
 from advisor.policy import Policy
 from advisor.readings import CacheConfig
 from advisor.versions import parse_version
+from exporter.config import EngineConfig
+from exporter.engines import open_session
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.vllm import Server, VllmSource, parse_models, parse_page, read_engines
-from exporter.sources.vllm_names import expected_figures
+from exporter.sources.vllm import PageReader, Server, VllmSource, parse_models, parse_page, read_engines
+from exporter.sources.vllm_names import BY_SPELLING, FIGURES, Shape, expected_figures
 from tests.exporter.daemon import FakeServer, vllm_page
+from tests.exporter.web.certificates import Authority
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "vllm"
 
@@ -41,6 +46,112 @@ def judged(reading):
         now_seconds=0.0,
         policy=Policy(),
     )
+
+
+def test_what_was_understood_of_earlier_pages_changes_nothing_in_later_ones():
+    texts = [file.read_text() for file in sorted(CAPTURES.glob("*/*.metrics"))]
+    for reader in (PageReader(), PageReader()):
+        for text in (*texts, *reversed(texts)):
+            assert reader.read(text) == parse_page(text)
+
+
+def wanted_by_the_library(text):
+    """Return what prometheus_client's parser makes of the wanted lines: sorted (key, suffix, labels, value)."""
+    found = []
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removeprefix("ray_")
+            if not name.startswith(("vllm:", "vllm_")):
+                continue
+            for suffix in ("", "_bucket", "_sum", "_count"):
+                spelling = name[len("vllm:") :].removesuffix(suffix)
+                figure = BY_SPELLING.get(spelling)
+                if figure and name.endswith(suffix) and (not suffix or figure.shape is Shape.HISTOGRAM):
+                    found.append((figure.key, spelling, suffix, sample.labels, sample.value))
+    newest = {figure.key: [each.name for each in figure.spellings] for figure in FIGURES}
+    shown = {(key, spelling) for key, spelling, *_, value in found if 0 <= value <= 2**63}
+    return sorted(
+        (key, suffix, sorted(labels.items()), value)
+        for key, spelling, suffix, labels, value in found
+        if 0 <= value <= 2**63 and spelling == next(each for each in newest[key] if (key, each) in shown)
+    )
+
+
+def wanted(page):
+    return sorted(
+        (sample.series.key, sample.series.suffix, sorted(sample.series.labels.items()), sample.value)
+        for sample in page.samples
+    )
+
+
+@pytest.mark.parametrize(
+    "file", sorted(CAPTURES.glob("*/*.metrics")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_of_every_recorded_page_what_the_library_would_read_is_read(file):
+    text = file.read_text()
+    assert wanted(parse_page(text)) == wanted_by_the_library(text) != []
+
+
+def lines_of_any_server():
+    """Return a strategy of sample lines as prometheus_client writes them."""
+    names = [
+        f"vllm:{spelling}{suffix}"
+        for spelling, figure in BY_SPELLING.items()
+        for suffix in (("_bucket", "_sum", "_count") if figure.shape is Shape.HISTOGRAM else ("",))
+    ]
+    names += ["vllm:of_tomorrow", "vllm:num_requests_running_bucket", "python_info", "ray_vllm_num_requests_running"]
+
+    def line(name, labels, value):
+        escapes = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+        pairs = [f'{label}="{text.translate(escapes)}"' for label, text in labels.items()]
+        return f"{name}{{{','.join(pairs)}}} {floatToGoString(value)}" if pairs else f"{name} {floatToGoString(value)}"
+
+    labels = st.dictionaries(
+        st.sampled_from(["engine", "le", "model_name", "reason"]), st.text(max_size=12), max_size=4
+    )
+    return st.builds(line, st.sampled_from(names), labels, st.floats(allow_nan=False))
+
+
+@given(st.lists(st.lists(lines_of_any_server(), min_size=1, max_size=20), min_size=1, max_size=3))
+def test_of_any_pages_in_turn_what_the_library_would_read_is_read(pages):
+    reader = PageReader()
+    for lines in pages:
+        text = "# TYPE vllm:num_requests_running gauge\n" + "".join(f"{line}\n" for line in lines)
+        assert wanted(reader.read(text)) == wanted_by_the_library(text)
+
+
+@pytest.mark.parametrize("labels", ["", '{engine="0"}'])
+def test_a_page_with_times_is_refused_because_a_time_would_pass_for_a_value(labels):
+    with pytest.raises(SourceMalformed, match="timestamps"):
+        parse_page(f"vllm:num_requests_running{labels} 1 1700000000000\n")
+
+
+@pytest.mark.parametrize("broken", ['vllm:num_requests_running{a="b"}', 'vllm:num_requests_running{a="b"} '])
+def test_a_line_that_breaks_off_is_noticed_whatever_was_understood_before(broken):
+    reader = PageReader()
+    reader.read('vllm:num_requests_running{a="b"} 1\n\n')
+    with pytest.raises(SourceMalformed, match="half_page"):
+        reader.read(f"\n{broken}\n")
+
+
+def test_a_server_whose_names_change_at_every_look_fills_no_memory():
+    reader = PageReader()
+    for look in range(50):
+        reader.read("".join(f'vllm:num_requests_running{{a="{look}.{line}"}} 1\n' for line in range(100)))
+    assert len(reader._understood) <= 300
+
+
+def test_of_a_page_of_more_lines_than_are_remembered_the_same_is_read_at_every_look():
+    lines = [f'vllm:num_requests_running{{engine="{n}"}} {n}' for n in range(45_000)]
+    text = "# TYPE vllm:num_requests_running gauge\n" + "\n".join(lines) + "\n"
+    reader = PageReader()
+    first = reader.read(text)
+    remembered = dict(reader._understood)
+    assert reader.read(text) == first
+    assert (len(first.samples), len(remembered)) == (45_000, 40_000)
+    assert reader._understood == remembered
+    reader.read(vllm_page())
+    assert reader._understood == {}
 
 
 # What surprises about vLLM's figures, one by one
@@ -358,3 +469,37 @@ def test_the_key_goes_with_every_request(fake):
         session.headers["Authorization"] = "Bearer s3cret"
         VllmSource(engine="e", url=fake.url, session=session).read()
     assert {headers["Authorization"] for _, headers in fake.requests} == {"Bearer s3cret"}
+
+
+def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_its_name_is_right(tmp_path):
+    authority = Authority(tmp_path)
+    secure = FakeServer(certificate=authority.issue("engine"))
+    secure.page(vllm_page())
+
+    def source_of(url, ca_file):
+        return VllmSource(engine="e", url=url, session=open_session(EngineConfig(url=url, ca_file=ca_file)))
+
+    try:
+        assert source_of(secure.url, authority.file).read()[0].requests_running == 3
+        assert failure(source_of(secure.url, None)).reason == "tls"
+        by_another_name = secure.url.replace("127.0.0.1", "localhost")
+        assert failure(source_of(by_another_name, authority.file)).reason == "tls"
+        without_its_file = source_of(secure.url, authority.file)
+        authority.file.unlink()
+        assert failure(without_its_file).reason == "tls"
+    finally:
+        secure.close()
+
+
+def test_a_proxy_of_the_environment_is_not_asked(fake, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
+    source = VllmSource(engine="e", url=fake.url, session=open_session(EngineConfig(url=fake.url)))
+    assert source.read()[0].requests_running == 3
+
+
+def test_a_server_below_a_path_is_asked_there(fake):
+    fake.answers = {f"/tenant{path}": answer for path, answer in fake.answers.items()}
+    url = f"{fake.url}/tenant"
+    source = VllmSource(engine="e", url=url, session=open_session(EngineConfig(url=url)))
+    assert source.read()[0].max_model_len == 8192
