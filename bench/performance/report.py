@@ -170,7 +170,7 @@ same {run.window_seconds:g} seconds.
         yield f"| {page.ranks} | {page.lines:,} | {page.size_bytes / 1024:,.0f} | {shown} |"
     largest = run.pages[-1]
     yield ""
-    yield f"While the largest of these pages is read (8 MiB is the bound), it takes"
+    yield "While the largest of these pages is read (8 MiB is the bound), it takes"
     yield f"{largest.peak_bytes / _MIB:.0f} MiB at most, with what is remembered of the one before."
     yield from _FOUND.splitlines()
 
