@@ -131,9 +131,9 @@ floor is a Python program that makes ten NVML calls a GPU, gets the pages over o
 one regular expression and does nothing with them.
 
 {run.machine};
-load average {run.load_before:.1f} before and {run.load_after:.1f} after. What other work on a machine
-does to caches and clocks shows in every figure here, so **compare ratios, not seconds**: both sides of a ratio are
-taken in the same {run.window_seconds:g} seconds.
+load average {run.load_before:.1f} before and {run.load_after:.1f} after. What other work on a machine does to caches,
+clocks and queues shows in every figure here, so **compare ratios, not seconds**: both sides of a ratio are taken in the
+same {run.window_seconds:g} seconds.
 
 ## Ratios
 
@@ -170,9 +170,8 @@ taken in the same {run.window_seconds:g} seconds.
         yield f"| {page.ranks} | {page.lines:,} | {page.size_bytes / 1024:,.0f} | {shown} |"
     largest = run.pages[-1]
     yield ""
-    yield f"While the largest page here, near the bound of 8 MiB, is read, it takes {largest.peak_bytes / _MIB:.0f} MiB"
-    yield "at most, with what is remembered of the one before."
-
+    yield "While the largest of these pages is read (8 MiB is the bound), it takes"
+    yield f"{largest.peak_bytes / _MIB:.0f} MiB at most, with what is remembered of the one before."
     yield from _FOUND.splitlines()
 
 
