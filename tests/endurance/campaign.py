@@ -191,8 +191,9 @@ def text(outcomes, ends, given):
         f"{len(outcomes)} faults were done to {given.daemons} daemons in turn, at an interval of {given.interval:g} s. "
         f"During each, every answer of /metrics was compared with what was true: {false} figures were false, stale or "
         f"impossible. {len(outcomes) - len(late)} of {len(outcomes)} were over for the pages within "
-        f"{MOST_RECOVERY_INTERVALS:g} intervals of their end. Most resident memory: {most / MIB:.0f} MiB. The machine's "
-        f"load average was {os.getloadavg()[2]:.0f} over the last quarter of an hour on {os.cpu_count()} processors.",
+        f"{MOST_RECOVERY_INTERVALS:g} intervals of their end. Most resident memory: {most / MIB:.0f} MiB. The "
+        f"machine's load average was {os.getloadavg()[2]:.0f} over the last quarter of an hour, on "
+        f"{os.cpu_count()} processors.",
         width=120,
     )
     return f"""{summary}
