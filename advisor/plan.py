@@ -442,7 +442,7 @@ _MOST_PLANS = 64
 """Of one model: some ten changes of flags are asked about for each engine that serves it."""
 _Asked = tuple[str, Version | None, Device, int | None]
 _kept: dict[int, tuple[ModelSpec, TensorIndex | None, dict[_Asked, EnginePlan]]] = {}
-"""By the spec's identity, the least lately used first: a spec takes a third of a mebibyte as long as it is here."""
+"""By the spec's identity, the least lately used first: one of 32 layers takes 56 KiB, beside its plans."""
 
 
 def plan_again(

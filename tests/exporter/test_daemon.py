@@ -126,8 +126,9 @@ def test_whatever_an_engine_answers_it_is_down_with_a_reason_and_nothing_false_i
     with daemon(*FAST, "--engine", server.url) as running:
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
         server.answers["/metrics"] = answer
-        running.wait_for(lambda: running.value("headroom_engine_up") == 0.0)
-        assert running.value("headroom_engine_failing", model_name="m", reason=reason) == 1.0
+        # On a busy machine the first such read is late, and the reason "hung" until it is back.
+        running.wait_for(lambda: running.value("headroom_engine_failing", model_name="m", reason=reason) == 1.0)
+        assert running.value("headroom_engine_up") == 0.0
         assert running.value("headroom_engine_requests_running") is None
         assert running.value("headroom_engine_kv_capacity_tokens") is None
         assert running.value("process_resident_memory_bytes") < 200 * 1024**2
