@@ -42,7 +42,8 @@ dashboards: $(BIN)/vllm-headroom
 backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
 
-# Judges the risk of preemption on simulated and recorded engines and writes its section of docs/risk.md.
+# Judges the risk of preemption on simulated and recorded engines (three minutes on two cores) and writes its section of
+# docs/risk.md.
 .PHONY: pressure-backtest
 pressure-backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.pressure
