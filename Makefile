@@ -54,7 +54,8 @@ live-risk: $(BIN)/vllm-headroom
 gpu-check: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.gpu_check $(GPU_CHECK_FLAGS)
 
-# Judges the risk of preemption on simulated and recorded engines and writes its section of docs/risk.md.
+# Judges the risk of preemption on simulated and recorded engines (three minutes on two cores) and writes its section of
+# docs/risk.md.
 .PHONY: pressure-backtest
 pressure-backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.pressure
