@@ -54,6 +54,12 @@ live-risk: $(BIN)/vllm-headroom
 gpu-check: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.gpu_check $(GPU_CHECK_FLAGS)
 
+# Fills a GPU that nobody uses until CUDA runs out of memory, and writes down what the daemon said before.
+# GPU_OOM_FLAGS="--story spike" or arrival; leak is the default.
+.PHONY: gpu-oom
+gpu-oom: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.gpu_oom $(GPU_OOM_FLAGS)
+
 # Judges the risk of preemption on simulated and recorded engines (three minutes on two cores) and writes its section of
 # docs/risk.md.
 .PHONY: pressure-backtest
