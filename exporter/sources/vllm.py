@@ -41,7 +41,7 @@ _LINE = re.compile(
     r"(_bucket|_sum|_count)?(?=[ {])(.*)"
 )
 _TYPE = re.compile(r"# TYPE (?:ray_)?vllm[:_](\S+) ")
-_START = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
+_START = "process_start_time_seconds "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +105,7 @@ class VllmSource:
         self._adapter = CuttableAdapter()
         for scheme in ("http://", "https://"):
             session.mount(scheme, self._adapter)
+        self._requests: dict[str, requests.PreparedRequest] = {}
         self._deadline = math.inf
         self._timeout = (connect_seconds, read_seconds)
         self.patience_seconds = math.inf
@@ -166,8 +167,13 @@ class VllmSource:
         connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
         deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
         try:
-            with self._session.get(
-                url, timeout=(connect_seconds, read_seconds), allow_redirects=False, stream=True
+            with self._session.send(
+                self._prepared(url),
+                timeout=(connect_seconds, read_seconds),
+                allow_redirects=False,
+                stream=True,
+                verify=self._session.verify,
+                proxies={},
             ) as response:
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
@@ -187,6 +193,12 @@ class VllmSource:
         finally:
             self._deadline = math.inf
         return body.decode("utf-8", errors="replace")
+
+    def _prepared(self, url: str) -> requests.PreparedRequest:
+        """Return the request of a page, made once: making it is a tenth of what a look costs."""
+        if url not in self._requests:
+            self._requests[url] = self._session.prepare_request(requests.Request("GET", url))
+        return self._requests[url]
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         """Read the body, bounded in size and, against a peer that dribbles, in time."""
@@ -269,11 +281,10 @@ class PageReader:
             )
         if lines[-1]:
             raise SourceMalformed("half_page", "the page ends in mid-line")
-        start = _START.search(text)
         return Page(
             samples=_newest_spellings(samples),
             announced=frozenset(announced.union(sample.series.key for sample in samples)),
-            started_at_seconds=_sane_number(start[1]) if start else None,
+            started_at_seconds=_started_at(text),
         )
 
     def _read(self, lines: Iterable[str]) -> tuple[list[Sample], set[str], int]:
@@ -304,6 +315,15 @@ class PageReader:
             if _is_sane(number):
                 samples.append(Sample(series, number))
         return samples, announced, new_lines
+
+
+def _started_at(text: str) -> float | None:
+    """Return when the server's process began; a search for the plain words takes a tenth of a pattern's."""
+    at = 0 if text.startswith(_START) else text.find("\n" + _START) + 1
+    if at == 0 and not text.startswith(_START):
+        return None
+    begin = at + len(_START)
+    return _sane_number(text[begin : text.index("\n", begin)])
 
 
 def _understand(line: str) -> Series | str | None:
