@@ -51,6 +51,7 @@ class Recorder:
             (re.escape(str(self.installation)), "/venv"),
             (r"/(?:root|home)/[^\s'\"]*", "/home/x"),
             (r"/tmp/[^\s'\"]*", "/tmp/x"),
+            (r"(?m)^.*The chat template requires system-first ordering.*\n", ""),  # of another product, not of memory
         ):
             log = re.sub(pattern, plain, log)
         (self.folder / f"{self.situation}.log").write_text(log)
