@@ -1,7 +1,8 @@
 """GPUs and their processes, through nvidia-ml-py.
 
 The library is an argument, so a demo or a test can stand in for it. "Not supported" is absence of one figure; a lost
-GPU, a missing driver or a vanished device is a failure of the source, beside which the healthy GPUs are still read.
+GPU, a missing driver or a vanished device is a failure of the source, beside which the healthy GPUs are still read. So
+is an error of one figure of the hardware, such as power: the GPU is shown without it.
 """
 
 from collections import Counter
@@ -25,6 +26,8 @@ _THROTTLE_REASONS: Mapping[str, int] = {
 }
 _EVENT_XID = 0x8
 _MOST_EVENTS_A_READ = 1_000  # a board in an error storm must not keep the reader here for ever
+_OF_ONE_FIGURE = ("nvml_error", "driver_timeout")
+"""Reasons that, told of one figure, say nothing of the rest: a board whose power sensor fails computes all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,7 @@ class GpuReadings:
     gpus: tuple[Gpu, ...]
     processes: tuple[GpuProcess, ...]
     failure: SourceError | None
-    """What failed beside the GPUs listed; None when every GPU answered."""
+    """What failed beside what is listed; None when every GPU answered in full."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,6 +54,8 @@ class _Device:
     """True for a GPU split by MIG: its instances show the memory."""
     hardware_is_elsewhere: bool = False
     """True for a MIG instance: its GPU shows power, temperature and errors."""
+    unread: SourceError | None = None
+    """Why the latest reading lacks a figure of its hardware; None when it lacks none that the board has."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,7 +92,7 @@ class NvmlSource:
         session = self._open()
         gpus: list[Gpu] = []
         processes: list[GpuProcess] = []
-        failure = session.failure
+        failure, unread = session.failure, None
         self._drain_events(session)
         for device in session.devices:
             try:
@@ -95,6 +100,7 @@ class NvmlSource:
                 processes.extend(self._read_processes(device))
             except self._nvml.NVMLError as error:
                 failure = self._translate(error, f"GPU {device.gpu}")
+            unread = unread or device.unread
         missing = self._known_gpus.keys() - {device.uuid for device in session.devices}
         if missing and failure is None:
             names = ", ".join(sorted(self._known_gpus[uuid] for uuid in missing))
@@ -103,7 +109,7 @@ class NvmlSource:
             self._close()  # a lost GPU, a reloaded driver and a GPU that came back all need a fresh nvmlInit
         if failure and not gpus:
             raise failure
-        return GpuReadings(gpus=tuple(gpus), processes=tuple(processes), failure=failure)
+        return GpuReadings(gpus=tuple(gpus), processes=tuple(processes), failure=failure or unread)
 
     def close(self) -> None:
         """Let go of the driver."""
@@ -191,8 +197,7 @@ class NvmlSource:
                 undo()
 
     def _read_gpu(self, session: _Session, device: _Device) -> Gpu:
-        nvml, handle = self._nvml, device.handle
-        memory = None if device.memory_is_elsewhere else self._memory(handle)
+        memory = None if device.memory_is_elsewhere else self._memory(device.handle)
         facts: dict[str, Any] = {}
         if memory is not None:
             facts["memory_total_bytes"] = memory.total
@@ -200,17 +205,17 @@ class NvmlSource:
             facts["memory_free_bytes"] = memory.free
             facts["memory_reserved_bytes"] = getattr(memory, "reserved", None)
         if not device.hardware_is_elsewhere:
-            power = self._optional(nvml.nvmlDeviceGetPowerUsage, handle)
-            remapped = self._optional(nvml.nvmlDeviceGetRemappedRows, handle)
-            facts["utilization_ratio"] = self._utilization(handle)
-            facts["power_watts"] = None if power is None else power / 1000
-            facts["temperature_celsius"] = self._optional(
-                nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU
-            )
-            facts["throttled"] = self._throttled(handle)
-            facts["ecc_uncorrected_errors_total"] = self._uncorrected_ecc(handle)
-            facts["row_remap_pending"] = None if remapped is None else int(remapped[2])
-            facts["row_remap_failed"] = None if remapped is None else int(remapped[3])
+            device.unread = None
+            for name, read in (
+                ("utilization_ratio", self._utilization),
+                ("power_watts", self._power),
+                ("temperature_celsius", self._temperature),
+                ("throttled", self._throttled),
+                ("ecc_uncorrected_errors_total", self._uncorrected_ecc),
+            ):
+                facts[name] = self._figure(device, name, read)
+            remapped = self._figure(device, "row_remap", self._remapped_rows)
+            facts["row_remap_pending"], facts["row_remap_failed"] = remapped or (None, None)
             if session.events is not None:
                 facts["xid_errors_total"] = dict(self._xids.get(device.uuid, {}))
         return Gpu(
@@ -231,6 +236,29 @@ class NvmlSource:
             return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
         except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
             return self._optional(nvml.nvmlDeviceGetMemoryInfo, handle)
+
+    def _figure(self, device: _Device, name: str, read: Callable[[Any], Any]) -> Any:
+        """Return a figure of the hardware, None where the board has none or where it alone gives an error."""
+        try:
+            return read(device.handle)
+        except self._nvml.NVMLError as error:
+            failure = self._translate(error, f"GPU {device.gpu}: {name}")
+            if failure.reason not in _OF_ONE_FIGURE:
+                raise
+            device.unread = failure
+            return None
+
+    def _power(self, handle: Any) -> float | None:
+        milliwatts = self._optional(self._nvml.nvmlDeviceGetPowerUsage, handle)
+        return None if milliwatts is None else milliwatts / 1000
+
+    def _temperature(self, handle: Any) -> Any:
+        return self._optional(self._nvml.nvmlDeviceGetTemperature, handle, self._nvml.NVML_TEMPERATURE_GPU)
+
+    def _remapped_rows(self, handle: Any) -> tuple[int, int] | None:
+        """Whether rows wait to be remapped, and whether a remapping has failed."""
+        remapped = self._optional(self._nvml.nvmlDeviceGetRemappedRows, handle)
+        return None if remapped is None else (int(remapped[2]), int(remapped[3]))
 
     def _utilization(self, handle: Any) -> float | None:
         rates = self._optional(self._nvml.nvmlDeviceGetUtilizationRates, handle)

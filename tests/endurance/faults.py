@@ -89,6 +89,16 @@ DRIVER = (
 )  # fmt: skip
 
 
+_OF_HARDWARE = (
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetRemappedRows",
+    "nvmlDeviceGetTemperature*",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetCurrentClocks*Reasons",
+    "nvmlDeviceGetTotalEccErrors",
+)
+
+
 def call_fails(function):
     """One NVML call fails with an error that no program expects, from the next nvmlInit on."""
 
@@ -97,7 +107,9 @@ def call_fails(function):
             scene.state.fail(function, "UNKNOWN")
             scene.state.load_driver()
 
-    # Whether anything is lost depends on the call: without a name a GPU is not read, without Xid events it is.
+    # Whether anything is lost depends on the call: without a name a GPU is not read, without its power or Xids it is.
+    if function in _OF_HARDWARE:
+        return driver(f"`{function}` fails", begin, ("nvml_error",), loses=())
     return driver(f"`{function}` fails", begin, (), loses=(), may_lose=True)
 
 
@@ -114,12 +126,7 @@ CALLS = tuple(
         "nvmlDeviceGetName",
         "nvmlDeviceGetMigMode",
         "nvmlDeviceGetMemoryInfo*",
-        "nvmlDeviceGetPowerUsage",
-        "nvmlDeviceGetRemappedRows",
-        "nvmlDeviceGetTemperature*",
-        "nvmlDeviceGetUtilizationRates",
-        "nvmlDeviceGetCurrentClocks*Reasons",
-        "nvmlDeviceGetTotalEccErrors",
+        *_OF_HARDWARE,
         "nvmlDeviceGetComputeRunningProcesses*",
         "nvmlDeviceGetGraphicsRunningProcesses*",
         "nvmlDeviceGetMPSComputeRunningProcesses*",

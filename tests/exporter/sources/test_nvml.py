@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pynvml
 import pytest
@@ -63,6 +64,63 @@ def test_what_a_board_does_not_support_is_absent_and_no_failure(nvml, source):
     assert reading.failure is None
     assert (gpu.power_watts, gpu.temperature_celsius) == (None, None)
     assert (gpu.ecc_uncorrected_errors_total, gpu.row_remap_pending) == (None, None)
+
+
+HARDWARE = {
+    "nvmlDeviceGetPowerUsage": {"power_watts"},
+    "nvmlDeviceGetTemperature*": {"temperature_celsius"},
+    "nvmlDeviceGetUtilizationRates": {"utilization_ratio"},
+    "nvmlDeviceGetCurrentClocks*Reasons": {"throttled"},
+    "nvmlDeviceGetTotalEccErrors": {"ecc_uncorrected_errors_total"},
+    "nvmlDeviceGetRemappedRows": {"row_remap_pending", "row_remap_failed"},
+}
+
+
+@pytest.mark.parametrize("error", ["UNKNOWN", "TIMEOUT", "CORRUPTED_INFOROM"])
+@pytest.mark.parametrize("function", HARDWARE)
+def test_a_figure_of_the_hardware_that_gives_an_error_is_missing_from_a_gpu_that_is_shown(
+    nvml, source, function, error
+):
+    card = nvml.add_gpu()
+    card.set_memory(total=80 * GIB, used=60 * GIB)
+    card.set_processes(Process(pid=11, memory=60 * GIB))
+    (whole,) = source.read().gpus
+    card.fail(function, error)
+    for _ in range(2):
+        reading = source.read()
+        (gpu,) = reading.gpus
+        assert gpu == replace(whole, **dict.fromkeys(HARDWARE[function]))
+        assert [process.pid for process in reading.processes] == [11]
+        assert reading.failure.reason == ("driver_timeout" if error == "TIMEOUT" else "nvml_error")
+        assert reading.failure.detail.startswith("GPU 0: ")
+    card.heal()
+    healed = source.read()
+    assert (healed.gpus, healed.failure) == ((whole,), None)
+
+
+def test_a_figure_that_gives_an_error_does_not_open_the_driver_anew_each_time(nvml, source, tmp_path, monkeypatch):
+    nvml.add_gpu().fail("nvmlDeviceGetPowerUsage", "UNKNOWN")
+    monkeypatch.setenv("NVML_STANDIN_LOG", str(tmp_path / "calls"))
+    for _ in range(5):
+        assert source.read().failure.reason == "nvml_error"
+    assert (tmp_path / "calls").read_text().count(" nvmlInit") == 1
+
+
+@pytest.mark.parametrize("error", ["UNKNOWN", "TIMEOUT"])
+def test_a_gpu_whose_memory_gives_an_error_is_not_shown(nvml, source, error):
+    nvml.add_gpu()
+    nvml.add_gpu().fail("nvmlDeviceGetMemoryInfo*", error)
+    reading = source.read()
+    assert [gpu.gpu for gpu in reading.gpus] == ["0"]
+    assert "GPU 1" in str(reading.failure)
+
+
+@pytest.mark.parametrize(("error", "reason"), [("GPU_IS_LOST", "gpu_lost"), ("RESET_REQUIRED", "gpu_reset_required")])
+def test_a_gpu_that_is_lost_between_two_of_its_figures_is_not_shown(nvml, source, error, reason):
+    nvml.add_gpu()
+    nvml.add_gpu().fail("nvmlDeviceGetPowerUsage", error)
+    reading = source.read()
+    assert ([gpu.gpu for gpu in reading.gpus], reading.failure.reason) == (["0"], reason)
 
 
 def test_an_old_driver_without_memory_v2_still_tells_total_used_and_free(nvml, source):
