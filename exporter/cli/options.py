@@ -1,11 +1,12 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from exporter.errors import UsageError
 from exporter.logs import FORMATS, LEVELS
 
 _WEB = (
@@ -39,3 +40,23 @@ def web_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_WEB):
         command = option(command)
     return command
+
+
+def refuse_own(command: click.Command, command_line: Sequence[str], *, but: Collection[str] = ()) -> None:
+    """Refuse options of a command among vLLM's, where they would go unheard.
+
+    Args:
+        command: Whose options.
+        command_line: vLLM's.
+        but: Those of the command that vLLM has, too.
+
+    Raises:
+        UsageError: There are some.
+    """
+    own = {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
+    given = {word.partition("=")[0] for word in command_line}
+    if ours := sorted((own - set(but)) & given):
+        raise UsageError(
+            f"{', '.join(ours)}: an option of {command.name}, not of vLLM: it belongs before the --, "
+            "vLLM's flags after it"
+        )

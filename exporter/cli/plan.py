@@ -11,6 +11,7 @@ import click
 from advisor.plan import EnginePlan
 from advisor.residuals import NO_RESIDUALS, from_json
 from advisor.suggest import Suggestion
+from exporter.cli.options import refuse_own
 from exporter.errors import HeadroomError, UsageError
 from exporter.planning import Asked, answer, plan_of, result_of
 from exporter.state import RESIDUALS_FILE, State
@@ -18,7 +19,20 @@ from exporter.state import RESIDUALS_FILE, State
 _MOST_LINE_BYTES = 1024**2
 
 
-@click.command(name="plan", context_settings={"allow_interspersed_args": False})
+class _BesideVllms(click.Command):
+    """Takes its options before and after MODEL; without a -- before it only, where flags of vLLM follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.NoSuchOption:
+            if "--" in args:
+                raise
+        ctx.allow_interspersed_args = False
+        return super().parse_args(ctx, args)
+
+
+@click.command(name="plan", cls=_BesideVllms)
 @click.option("--gpu", metavar="NAME", help="A GPU of the catalogue, such as 'RTX 4090' or 'H100 MIG 1g.10gb'.")
 @click.option("--gpu-memory-gib", type=float, metavar="GIB", help="Its CUDA-visible total, as PyTorch shows it.")
 @click.option("--gpu-count", type=click.IntRange(min=1), metavar="N", help="How many; default: as many as needed.")
@@ -56,8 +70,7 @@ def command(
         if command_line:
             raise UsageError("--batch: the command lines stand in the file, none may follow")
         sys.exit(_batch(batch))
-    if ours := sorted(_own_options() & set(command_line)):
-        raise UsageError(f"{', '.join(ours)}: an option of plan, not of vLLM: it belongs before the --")
+    refuse_own(command, command_line)
     if not command_line:
         raise UsageError('nothing to plan; for example: vllm-headroom plan --gpu "RTX 4090" -- serve MODEL')
     asked = Asked(
@@ -81,10 +94,6 @@ def command(
 
         show(found, suggestions=suggestions, typical_tokens=typical_tokens)
     sys.exit(_status(found.plan))
-
-
-def _own_options() -> set[str]:
-    return {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
 
 
 def _status(plan: EnginePlan) -> int:

@@ -30,6 +30,7 @@ from advisor.simulate import SchedulerConfig, StepLimitError, StepTimeModel
 from advisor.step_times import DEFAULT_STEP_TIMES
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 from advisor.whatif import MOST_TOKENS, Outcome, TracedRequest, fitted, outcomes
+from exporter.cli.options import refuse_own
 from exporter.config import EngineConfig, checked_url
 from exporter.errors import SourceError, UsageError
 from exporter.traffic import FACTOR, like_observed, made_up, numbers, traced
@@ -42,6 +43,11 @@ _MOST_STEPS = 5_000_000
 _MOST_SCENARIO_STEPS = 200_000
 """Every one of them is kept."""
 _MADE_UP_REQUESTS = 1000
+_VLLMS_TOO = (
+    *("--max-num-seqs", "--max-num-batched-tokens", "--block-size", "--max-model-len"),
+    *("--no-async-scheduling", "--seed"),
+)
+"""Options that mean vLLM's own after the --."""
 _DEFAULT_SEQS = 256
 _DEFAULT_BATCHED_TOKENS = 2048
 _DEFAULT_BLOCK_SIZE = 16
@@ -156,6 +162,7 @@ def command(
         raise UsageError(f"--picture: {picture.name} must end in .svg or .png")
     if engine is not None and (command_line or gpu or gpu_memory_gib):
         raise UsageError("--engine and a plan: both say what is simulated, give one")
+    refuse_own(command, command_line, but=_VLLMS_TOO)
     chance = random.Random(seed)  # noqa: S311 - made-up arrivals
     base = _Engine(what="the flags given")
     if command_line:

@@ -222,4 +222,31 @@ def test_a_misspelled_flag_of_vllm_is_told_with_the_one_that_was_meant(model):
 
 def test_an_option_of_plan_after_the_dashes_is_refused_rather_than_dropped(model):
     refused = run_wrong(*ON_AN_H100, "--", "serve", model, "--typical-tokens", "900", "--json")
-    assert refused == "--json, --typical-tokens: an option of plan, not of vLLM: it belongs before the --"
+    assert refused == (
+        "--json, --typical-tokens: an option of plan, not of vLLM: it belongs before the --, vLLM's flags after it"
+    )
+    assert run_wrong(*ON_AN_H100, "--", "serve", model, "--batch=9").startswith("--batch: an option of plan, not of")
+
+
+def test_options_of_plan_stand_before_and_after_the_model(model):
+    ours, vllms = (*ON_AN_H100, "--json"), ("--", "--max-model-len", "8192")
+    before = run(*ours, "--", "serve", model, "--max-model-len", "8192").stdout
+    for words in (
+        (model, *ours, *vllms),
+        ("serve", model, *ours, *vllms),
+        ("--json", "serve", model, *ON_AN_H100, *vllms),
+        (*ours, model, *vllms),
+    ):
+        assert run(*words).stdout == before
+    assert run(model, *ours).stdout == run(*ours, "--", "serve", model).stdout
+
+
+def test_without_the_dashes_vllms_flags_end_what_plan_takes(model):
+    refused = run_wrong(model, "--max-model-len", "8192", *ON_AN_H100)
+    assert refused.startswith("--gpu, --vllm-version: an option of plan, not of vLLM: it belongs before the --")
+
+
+def test_what_stands_after_the_dashes_is_vllms_even_where_plan_would_know_a_like_name(model):
+    words = ("--", "serve", model, "--max-model-len", "8192", "-tp", "2", "--gpu-memory-utilization", "0.8")
+    flags = planned(*ON_AN_H100, "--json", *words)["flags"]
+    assert (flags["tensor_parallel_size"]["value"], flags["gpu_memory_utilization"]["value"]) == (2, 0.8)

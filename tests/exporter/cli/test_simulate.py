@@ -126,6 +126,12 @@ def test_capacity_and_flags_come_from_a_plan(trace, tmp_path):
     assert "H100" in found["engine"]
 
 
+def test_an_option_of_simulate_after_the_dashes_is_refused_unless_vllm_has_it_too():
+    words = ("--rate", "5", "--gpu", "L4", "--", "serve", "org/model", "--max-num-seqs", "8", "--seed", "3")
+    with pytest.raises(UsageError, match="--json, --requests: an option of simulate, not of vLLM"):
+        run(*words, "--json", "--requests=40")
+
+
 def test_capacity_comes_from_a_running_server_and_what_it_cannot_tell_is_said(trace):
     with server_standin() as (url, _):
         found = simulated("--trace", trace, "--engine", url, "--watch", "0", "--max-model-len", "512")
