@@ -141,10 +141,10 @@ def percent(ratio: Any) -> str:
     if not _is_number(ratio):
         return NOT_REPORTED
     if 0 < ratio < 0.005:
-        return "<1 %"
+        return "<1%"
     if 0.995 <= ratio < 1:
-        return ">99 %"
-    return f"{ratio:.0%}".replace("%", " %")
+        return ">99%"
+    return f"{ratio:.0%}"
 
 
 def until(value: Any, *, none: str = "not in sight") -> str:
@@ -282,7 +282,7 @@ def capacity_sentence(engine: Status) -> str | None:
         )
         verdict = f": {verdict}"
     gap = engine.get("kv_capacity_gap_ratio")
-    difference = f", {gap:+.1%}".replace("%", " %") if _is_number(gap) else ""
+    difference = f", {gap:+.1%}" if _is_number(gap) else ""
     return f"{count(capacity)} tokens; theory says {count(theory)}{bounds}{difference}{verdict}."
 
 

@@ -10,7 +10,7 @@ from exporter.web.html import Html, element
 from exporter.words import Level, Status
 
 _TELLING_RATIO = 0.005
-"""What is spelled as less than 1 % is folded away."""
+"""What is spelled as less than 1% is folded away."""
 
 Pill = Callable[[Level, str], Html]
 
@@ -127,7 +127,7 @@ def _factors(gpu: Status) -> Html | None:
     ]
     telling = [item for ratio, item in items if ratio >= _TELLING_RATIO]
     rest = [item for ratio, item in items if ratio < _TELLING_RATIO]
-    summary = f"{len(rest)} {'more causes' if telling else 'causes'}, each below 1 %"
+    summary = f"{len(rest)} {'more causes' if telling else 'causes'}, each below 1%"
     folded = element("details", element("summary", summary), element("ul", rest, class_="factors")) if rest else None
     # The list stays, empty or not: an opened detail behind it is the same one after an update.
     return element("div", element("ul", telling, class_="factors"), folded)

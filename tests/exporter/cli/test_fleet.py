@@ -45,9 +45,9 @@ def test_the_sums_come_first_then_the_worst():
         )
     )
     assert "2 engines in the last 24.0 h, 2 up: 1 mis-sized, 1 idle, 0 cannot be told." in text
-    assert "KV: 20,000 tokens; all but 1% of the time 7,000 or fewer are in use, so 13,000 (65 %) sit idle." in text
+    assert "KV: 20,000 tokens; all but 1% of the time 7,000 or fewer are in use, so 13,000 (65%) sit idle." in text
     assert "Beside that load 14 more typical requests fit, 12 with max-num-seqs as advised." in text
-    assert text.index("10.0.0.2:8000 too full 40 % 8 -> 6 max-num-seqs 64 -> 16, 15.0%") < text.index("idle 90 % 6 KV")
+    assert text.index("10.0.0.2:8000 too full 40% 8 -> 6 max-num-seqs 64 -> 16, 15.0%") < text.index("idle 90% 6 KV")
 
 
 def test_a_daemon_elsewhere_is_named_beside_what_it_watches():

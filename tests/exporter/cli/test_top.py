@@ -270,7 +270,7 @@ def test_where_there_is_room_advice_and_the_reason_of_a_risk_are_shown():
     text = drawn(status, height=50)
     assert "Advice: --max-num-seqs 24 (now 64; 20 to 28 would do)" in text
     assert "It would not start again with its flags: 2.00 GiB are missing." in text
-    assert "99 % trend: memory use grows by 207.76 GiB an hour" in text
+    assert "99% trend: memory use grows by 207.76 GiB an hour" in text
 
 
 def test_what_a_server_says_cannot_steer_the_terminal():

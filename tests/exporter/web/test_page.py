@@ -192,7 +192,7 @@ def test_a_screen_reader_hears_bars_charts_and_the_headline(browser, server):
     tab = browser.open(serve(server, status, recents))
     images = tab.run("[...document.querySelectorAll('svg[role=img]')].map((each) => each.getAttribute('aria-label'))")
     assert any(label.startswith("Memory of GPU 0: weights 15.0 GiB, KV cache, in use") for label in images)
-    assert "Risk of running out, last 60 min: now 25 %, between 25 % and 25 %" in images
+    assert "Risk of running out, last 60 min: now 25%, between 25% and 25%" in images
     assert tab.run("document.querySelector('[role=status]').innerText").startswith("■")
     unnamed = "[...document.querySelectorAll('svg')].filter((each) => !each.ariaHidden && !each.ariaLabel).length"
     assert tab.run(unnamed) == 0
@@ -201,13 +201,13 @@ def test_a_screen_reader_hears_bars_charts_and_the_headline(browser, server):
 def test_a_bad_moment_says_in_its_first_line_where_and_why():
     level, sentence = words.headline(statuses.bad())
     assert level == "critical"
-    assert sentence.startswith("Look at GPU 1 (risk of running out 99 %) and 127.0.0.1:")
+    assert sentence.startswith("Look at GPU 1 (risk of running out 99%) and 127.0.0.1:")
     assert sentence.endswith("(limited by KV cache, 64 wait).")
 
 
 def test_what_is_worst_comes_first():
     assert words.headline(statuses.many())[1].startswith(
-        "Look at GPU 5 (risk of running out 99 %), inference-3.example.internal:8000 (down)"
+        "Look at GPU 5 (risk of running out 99%), inference-3.example.internal:8000 (down)"
     )
     assert shown(statuses.bad()).index("GPU 1 Demo") < shown(statuses.bad()).index("GPU 0 Demo")
 
@@ -220,8 +220,8 @@ def test_a_good_moment_says_that_nothing_is_wrong():
 def test_why_a_full_gpu_is_no_alarm_is_said_where_an_engine_runs_and_only_there():
     text = shown(statuses.bad())
     # 15.0 weights + 4.1 of the KV cache + 0.3 graphs + 0.2 activations + 0.7 rest + 0.4 driver, of 22.5 GiB
-    assert "94 % is taken at any load, because vLLM reserves its KV cache when it starts and keeps it." in text
-    assert "Of these 4.5 GiB, 0.3 GiB are idle now, so 20.8 GiB (92 %) are really in use." in text
+    assert "94% is taken at any load, because vLLM reserves its KV cache when it starts and keeps it." in text
+    assert "Of these 4.5 GiB, 0.3 GiB are idle now, so 20.8 GiB (92%) are really in use." in text
     assert text.count("is taken at any load") == 1
 
 
@@ -231,10 +231,10 @@ def test_why_a_full_gpu_is_no_alarm_is_said_where_an_engine_runs_and_only_there(
         ({"restart_fits": 0, "restart_shortfall_bytes": 2**31}, "would not start again with its flags: 2.00 GiB"),
         ({"restart_fits": 1}, "It would start again with its flags."),
         ({"recommended_max_num_seqs": 24.0}, "--max-num-seqs 24"),
-        ({"preemption_risk_ratio": 0.4}, "probability of another soon 40 %"),
+        ({"preemption_risk_ratio": 0.4}, "probability of another soon 40%"),
         ({"time_to_kv_exhaustion_seconds": 300.0}, "KV cache full in 5 min"),
         ({"time_to_kv_exhaustion_seconds": "+Inf"}, "KV cache full in not in sight"),
-        ({"recommended_max_num_seqs": 24.0, "advice_confidence_ratio": 0.8}, "Advice, confidence 80 %"),
+        ({"recommended_max_num_seqs": 24.0, "advice_confidence_ratio": 0.8}, "Advice, confidence 80%"),
     ],
 )
 def test_what_the_advisor_adds_to_an_engine_is_shown_when_it_is_there(added, told):
@@ -267,7 +267,7 @@ def test_a_max_num_seqs_that_is_right_is_said_to_be():
     status = statuses.bad()
     status["engines"][0] |= {"recommended_max_num_seqs": 64.0, "advice_confidence_ratio": 0.8}
     text = shown(status)
-    assert "max-num-seqs 64 is as it should be (confidence 80 %)." in text
+    assert "max-num-seqs 64 is as it should be (confidence 80%)." in text
     assert "Copy" not in text
 
 
@@ -293,7 +293,7 @@ def test_causes_of_the_risk_that_say_nothing_are_folded_away():
     status = statuses.good()
     status["gpus"][0]["oom_risk_factor_ratio"] = {"claims": 0.3, "trend": 0.004, "events": 0.0}
     body = render_page(status, {})
-    open_part, _, folded = body.partition("2 more causes, each below 1 %")
+    open_part, _, folded = body.partition("2 more causes, each below 1%")
     assert "claims" in open_part.partition("GPU 0")[2]
     assert "trend" in folded.partition("</details>")[0]
 
@@ -344,4 +344,4 @@ def test_two_points_make_a_chart_and_one_does_not():
     one = [float("nan")] * (SLOTS - 1) + [0.5]
     two = [float("nan")] * (SLOTS - 2) + [0.5, 0.5]
     assert "ago" not in shown(status, {("gpu", "GPU-demo-0"): {"oom_risk_ratio": one}})
-    assert "5 min ago 0 % to 100 % now" in shown(status, {("gpu", "GPU-demo-0"): {"oom_risk_ratio": two}})
+    assert "5 min ago 0% to 100% now" in shown(status, {("gpu", "GPU-demo-0"): {"oom_risk_ratio": two}})
