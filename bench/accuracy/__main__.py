@@ -45,7 +45,7 @@ def main() -> int:
     if given.rows:
         given.rows.write_text("".join(f"{json.dumps(row)}\n" for row in machine_rows(rows)), encoding="utf-8")
     for target in targets(summary(population(rows, utilization_stated=True))):
-        value = "-" if target.value is None else f"{100 * target.value:.2f} %"
+        value = "-" if target.value is None else f"{100 * target.value:.2f}%"
         met = "no rows" if target.met is None else "met" if target.met else "not met"
         print(f"{target.name:<45} {target.wanted:>8} {value:>10}  {met}")
     return 0

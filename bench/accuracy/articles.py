@@ -175,7 +175,7 @@ def article_001(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[Line]:
         )
     yield Line(
         figure="start-up peak",
-        said="15-30 % above steady state",
+        said="15-30% above steady state",
         computed="within the budget",
         why="vLLM profiles the peak first and gives the KV cache what it leaves; graphs and the context stand beside",
     )
@@ -251,7 +251,7 @@ def article_003() -> Iterable[Line]:
     )
     yield Line(
         figure="overhead",
-        said="10-20 % of the weights, 10.8 GB",
+        said="10-20% of the weights, 10.8 GB",
         computed="does not follow from the weights",
         why="context, NCCL and graphs are the same size for a small and a large model",
     )
@@ -302,4 +302,4 @@ def article_004(configs: Mapping[str, Mapping[str, Any]]) -> Iterable[Line]:
         computed=f"{1000 * per_token / GIB:.2f} GiB",
         why="it multiplies by the parameters instead of layers x heads x head_dim",
     )
-    yield Line(figure="bfloat16 instead of float16", said="25 % less", computed="the same", why="both take two bytes")
+    yield Line(figure="bfloat16 instead of float16", said="25% less", computed="the same", why="both take two bytes")

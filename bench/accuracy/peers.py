@@ -96,7 +96,7 @@ def article_002(case: Case) -> PeerAnswer:
 
 
 def article_003(case: Case) -> PeerAnswer:
-    """Weights with 15 % overhead, activation of all layers over the context; KV of every head, not of KV heads."""
+    """Weights with 15% overhead, activation of all layers over the context; KV of every head, not of KV heads."""
     share = case.weights_bytes / case.gpus
     activation = case.hidden_size * case.max_model_len * case.layers * 2 / case.gpus
     return PeerAnswer(
@@ -134,7 +134,7 @@ FORMULAS = {
     "article 000: a fixed 5 GB a card": article_000,
     "article 001: 0.0001 GB a token": article_001,
     "article 002: d_model, 0.58 GiB of graphs": article_002,
-    "article 003: all heads, 15 % overhead": article_003,
+    "article 003: all heads, 15% overhead": article_003,
     "article 004: typical shares of a 7B": article_004,
     "single GQA formula": single_gqa_formula,
     "weights x 1.2": weights_times_1_2,

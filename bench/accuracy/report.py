@@ -127,11 +127,11 @@ _PRINTED = ("weights", "activation_peak", "non_torch", "cuda_graphs", "cuda_grap
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+    return "-" if value is None else f"{100 * value:.{digits}f}%"
 
 
 def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f} %"
+    return "-" if value is None else f"{100 * value:+.2f}%"
 
 
 def _gib(value: float | None) -> str:

@@ -48,7 +48,7 @@ def fast_leak(rng: random.Random) -> Scene:
 
 
 def leak_that_stops(rng: random.Random) -> Scene:
-    """A cache fills up in 8 minutes to 5 hours, takes 25 to 96 % of what was left, and is full."""
+    """A cache fills up in 8 minutes to 5 hours, takes 25 to 96% of what was left, and is full."""
     room = log_uniform(rng, 0.8, 8) * GIB
     start, over = rng.uniform(0, 4) * HOUR, log_uniform(rng, 480, 5 * HOUR)
     size = room * rng.uniform(0.25, 0.96)

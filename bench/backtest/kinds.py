@@ -25,7 +25,7 @@ Kind = Callable[[random.Random], Scene]
 
 
 def flat(rng: random.Random) -> Scene:
-    """An engine that holds what it holds, on a GPU between 80 and 99 % full."""
+    """An engine that holds what it holds, on a GPU between 80 and 99% full."""
     scene, budget = host(rng, room_bytes=log_uniform(rng, 0.6, 8) * GIB, seconds=12 * HOUR)
     scene.parts.append(engine_part(rng, "engine", budget))
     if rng.random() < 0.5:

@@ -102,12 +102,12 @@ def _aims(scores: Scores, ours: str) -> str:
     rows = [
         [
             "visible OOMs alerted five minutes ahead, all kinds",
-            ">= 95 %",
+            ">= 95%",
             f"{_share(_recall(visible, ours))} of {len(visible)}",
         ],
         [
             "the same, kinds written after the freeze",
-            ">= 95 %",
+            ">= 95%",
             f"{_share(_recall(made_after, ours))} of {len(made_after)}",
         ],
     ]
@@ -128,7 +128,7 @@ def _aims(scores: Scores, ours: str) -> str:
             if (quiet := [each for each in scores.get(name, ()) if not each.ended])
         ]
     text = "### The aims\n\n" + _table(["aim", "wanted", "measured"], rows)
-    return text + (f"\n\nBelow 95 % of the visible: {', '.join(missed)}." if missed else "")
+    return text + (f"\n\nBelow 95% of the visible: {', '.join(missed)}." if missed else "")
 
 
 def _calm(scores: Scores) -> list[HistoryScore]:

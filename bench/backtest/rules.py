@@ -46,7 +46,7 @@ def predict_linear(range_seconds: float, ahead_seconds: float, *, free_ratio_bel
 
 
 RULES: dict[str, tuple[Callable[[], Rule], float]] = {
-    "used > 95 %": (used_95_percent, 30.0),
+    "used > 95%": (used_95_percent, 30.0),
     "free < 1 GiB": (free_1_gib, 30.0),
     "predict_linear 1 h": (lambda: predict_linear(3600, 900), 30.0),
     "predict_linear 6 h": (lambda: predict_linear(6 * 3600, 900), 30.0),
@@ -54,5 +54,5 @@ RULES: dict[str, tuple[Callable[[], Rule], float]] = {
     "node-mixin critical": (lambda: predict_linear(6 * 3600, 4 * 3600, free_ratio_below=0.2), 3600.0),
 }
 """Each with its ``for``: node-mixin's own hour for its two (alerts/alerts.libsonnet, NodeFilesystemSpaceFillingUp with
-its 24 h and 4 h ahead and its 40 % and 20 %), ours for the others. predict_linear 1 h and 6 h look 900 s ahead, our
+its 24 h and 4 h ahead and its 40% and 20%), ours for the others. predict_linear 1 h and 6 h look 900 s ahead, our
 horizon."""

@@ -8,7 +8,7 @@ from dashboards.rules.catalogue import all_alerts
 
 OURS = "HeadroomGpuOomRisk"
 RESTART = "HeadroomEngineWouldNotRestart"
-BASELINES = ("used > 95 %", "free < 1 GiB", "predict_linear 1 h")
+BASELINES = ("used > 95%", "free < 1 GiB", "predict_linear 1 h")
 SHIPPED = (OURS, "HeadroomGpuMemoryEnds", "HeadroomGpuOvercommitted", RESTART)
 _BASELINE_HOLD_SECONDS = 30.0
 _BASELINE_KEEP_SECONDS = 600.0

@@ -166,9 +166,9 @@ def sawtooth(rng: random.Random) -> Story:
 
 
 def full_and_steady(rng: random.Random) -> Story:
-    """A healthy host that is 98 % full, as vLLM's hosts are."""
+    """A healthy host that is 98% full, as vLLM's hosts are."""
     return Story(
-        title="calm: 98 % full and steady",
+        title="calm: 98% full and steady",
         ends="nothing",
         seconds=65 * MINUTE,
         members=(_engine(rng, 0.975),),

@@ -54,7 +54,7 @@ def _kinds(part: Part) -> str:
     lines = [
         _KINDS_NOTE,
         "",
-        "| kind | moments | preemption came | said on average | ours | base rate | usage > 90 % | preempted lately |",
+        "| kind | moments | preemption came | said on average | ours | base rate | usage > 90% | preempted lately |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     kinds = list(dict.fromkeys(story.kind for story in part.stories))
@@ -67,7 +67,7 @@ def _kinds(part: Part) -> str:
         scores = (
             our_brier(moments),
             base_rate_brier(moments),
-            _brier(moments, RULES["usage > 90 %"]),
+            _brier(moments, RULES["usage > 90%"]),
             _brier(moments, RULES["preempted lately"]),
         )
         figures = " | ".join(f"{each:.3f}" for each in scores)

@@ -55,10 +55,10 @@ def risk_above(threshold: float) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "usage > 90 %": lambda moment: moment.usage_ratio > 0.9,
-    "usage > 95 %": lambda moment: moment.usage_ratio > 0.95,
+    "usage > 90%": lambda moment: moment.usage_ratio > 0.9,
+    "usage > 95%": lambda moment: moment.usage_ratio > 0.95,
     "requests waiting": lambda moment: moment.waiting > 0,
-    "usage > 90 % and waiting": lambda moment: moment.usage_ratio > 0.9 and moment.waiting > 0,
+    "usage > 90% and waiting": lambda moment: moment.usage_ratio > 0.9 and moment.waiting > 0,
     "preempted lately": lambda moment: moment.preempted_lately,
 }
 """What people alert by today; the last is hindsight: what happened within the last horizon will again."""

@@ -391,7 +391,7 @@ def _formulas(judged: Sequence[Verdict], found: Mapping[str, Cells], loads: Mapp
         "cases",
         "steps beyond the best: median",
         "worst",
-        "more than 1 % preempted",
+        "more than 1% preempted",
         "longest stall, worst",
     ]
     return _table(header, rows) + "\n\nFewer steps than the best mean more preemptions than the best may have."

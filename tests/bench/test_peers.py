@@ -28,7 +28,7 @@ def test_article_000_gives_40_gb_for_kv_and_262144_bytes_a_token():
     answer = article_000(case())
     assert answer.kv_bytes * 8 == pytest.approx(40e9)
     assert answer.bytes_per_token == 262_144
-    # The article divides 40 GiB where it had subtracted GB; by its own GB it is 7 % less than its 163,840.
+    # The article divides 40 GiB where it had subtracted GB; by its own GB it is 7% less than its 163,840.
     assert 40 * GIB / answer.bytes_per_token == 163_840
     assert answer.tokens(8) == pytest.approx(40e9 / 262_144)
 

@@ -47,7 +47,7 @@ def story(*moments, onsets_seconds=(), kind="made up"):
 
 @pytest.fixture(scope="module")
 def job():
-    """An offline job that keeps the cache about 95 % full."""
+    """An offline job that keeps the cache about 95% full."""
     return simulated("job, 95 % full", 1000, "held out")
 
 
@@ -132,7 +132,7 @@ def test_a_rule_is_judged_by_what_it_recalls_and_what_it_cries_for_nothing():
         moment(4.0, usage=0.5),
         onsets_seconds=(2.5,),
     )
-    found = score([told_story], RULES["usage > 90 %"])
+    found = score([told_story], RULES["usage > 90%"])
     assert (found.recall_ratio, found.precision_ratio) == (0.5, 0.5)
     assert found.false_ratio == pytest.approx(1 / 3)
     assert found.brier == pytest.approx(2 / 5)
@@ -163,7 +163,7 @@ def test_the_report_tells_kinds_calibration_and_rules(job):
     assert "### Simulated, held out" in text
     assert "tuning" not in text
     assert "| job, 95 % full | " in text
-    assert "| usage > 90 % | 100% |" in text
+    assert "| usage > 90% | 100% |" in text
 
 
 def test_the_page_has_one_section_to_replace():

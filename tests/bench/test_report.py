@@ -18,7 +18,7 @@ def test_a_row_left_out_is_listed_with_its_reason():
 def test_a_row_with_doubts_is_scored_apart():
     row = scored(deployment(kv_gib=8.0, doubts=(Doubt(of="gpu", why="from a folder name"),)), prediction())
     text = page(row)
-    assert "| only how the GPU or the release is known | fitted | 1 | 10.00 % | 10.00 % | 0 | - |" in text
+    assert "| only how the GPU or the release is known | fitted | 1 | 10.00% | 10.00% | 0 | - |" in text
     assert "| KV cache | 0 of 0 | 0 of 0 | 0 of 0 |" in text
 
 
@@ -26,7 +26,7 @@ def test_a_target_is_met_or_not_for_each_half():
     near = scored(deployment(kv_gib=10.0), prediction(kv=10.01))
     far = scored(deployment(kv_gib=10.0, half="held out"), prediction(kv=14.0))
     line = next(line for line in page(near, far).splitlines() if line.startswith("| KV error over the budget, median"))
-    assert line.endswith("| 10.03 %, not met | 0.05 %, met | 20.00 %, not met |")
+    assert line.endswith("| 10.03%, not met | 0.05%, met | 20.00%, not met |")
 
 
 def test_a_confident_wrong_verdict_is_named_in_bold():

@@ -50,4 +50,4 @@ def test_a_calm_gpu_alerts_nobody_where_the_rule_of_today_always_fires(outcomes,
     outcome = outcomes[name]
     assert outcome.ended_at_seconds is None
     assert (outcome.fired[OURS], outcome.fired[RESTART]) == ((), ())
-    assert outcome.fired["used > 95 %"]
+    assert outcome.fired["used > 95%"]
