@@ -67,19 +67,17 @@ class DemoEngine:
         model_path: str,
         arrivals_per_second: Callable[[], float],
         clock: Clock,
-        seed: int = 20,
     ) -> None:
         """Take the scheduler's configuration and what the page says of the cache."""
         self._scheduler = Scheduler(config)
         self._config = config
         self._arrivals_per_second = arrivals_per_second
         self._clock = clock
-        self._random = random.Random(seed)  # noqa: S311 - a story, not a secret
+        self._random = random.Random(20)  # noqa: S311 - a story, not a secret
         self._page = _Page(cache_config)
         self._model_path = model_path
         self._arrived: dict[str, tuple[float, Request]] = {}
         self._last_token: dict[str, float] = {}
-        self._counted_preemptions = 0
         self._next_arrival = 0.0
         self._requests = 0
         self._lock = threading.Lock()

@@ -24,15 +24,12 @@ class Segment:
     """Of the bar's width, 0 to 1."""
 
 
-def bar(
-    segments: Sequence[Segment], *, label: str, marks: Sequence[float] = (), band: tuple[float, float] | None = None
-) -> Html:
+def bar(segments: Sequence[Segment], *, label: str, band: tuple[float, float] | None = None) -> Html:
     """Return a bar of segments side by side.
 
     Args:
         segments: From left to right; what is too thin to see is left out.
         label: What a screen reader says.
-        marks: Shares of the width at which a line stands.
         band: Shares between which a bracket below the bar shows bounds.
     """
     shapes: list[Html] = []
@@ -44,9 +41,6 @@ def bar(
                 element("rect", class_=f"c-{segment.name}", x=_short(left), y=0, width=_short(width), height=28)
             )
         left += width
-    for mark in marks:
-        at = _short(min(1.0, mark) * _WIDTH)
-        shapes.append(element("line", class_="mark", x1=at, x2=at, y1=0, y2=28))
     if band is not None:
         lower, upper = (_short(min(1.0, max(0.0, each)) * _WIDTH) for each in band)
         shapes.append(element("line", class_="band", x1=lower, x2=upper, y1=32, y2=32))
