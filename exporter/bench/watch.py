@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
+from advisor.capacity import reported_capacity
 from advisor.loadtest import Look
 from advisor.readings import EngineReading, Histogram
 from exporter.errors import SourceError
@@ -29,14 +30,14 @@ class Watch:
         """Why the last look failed, None if it did not."""
 
     def __enter__(self) -> Self:
-        self._look()
+        self.look()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()
+        self.look()
         self._source.close()
 
     def between(self, begin_seconds: float, end_seconds: float) -> Sequence[Look]:
@@ -45,13 +46,6 @@ class Watch:
 
     def look(self) -> None:
         """Look once more, now."""
-        self._look()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval_seconds):
-            self._look()
-
-    def _look(self) -> None:
         try:
             readings = self._source.read()
         except SourceError as error:
@@ -59,6 +53,10 @@ class Watch:
             return
         self.problem = None
         self.looks.append(look_of(readings, self._clock()))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_seconds):
+            self.look()
 
 
 def look_of(readings: Iterable[EngineReading], seconds: float) -> Look:
@@ -82,7 +80,9 @@ def look_of(readings: Iterable[EngineReading], seconds: float) -> Look:
         running=together(each.requests_running for each in readings),
         waiting=together(each.requests_waiting for each in readings),
         kv_usage_ratio=sum(usages) / len(usages) if usages else None,
-        kv_capacity_tokens=together(_capacity(each) for each in readings),
+        kv_capacity_tokens=together(
+            reported[0] if (reported := reported_capacity(each.cache)) else None for each in readings
+        ),
         preemptions=total("preemptions_total"),
         steps=iterations.count if iterations else None,
         prompt_tokens=total("prompt_tokens_total"),
@@ -92,15 +92,6 @@ def look_of(readings: Iterable[EngineReading], seconds: float) -> Look:
         prefix_cache_hits=total("prefix_cache_hits_total"),
         queue_seconds=histogram("queue_seconds"),
     )
-
-
-def _capacity(reading: EngineReading) -> float | None:
-    cache = reading.cache
-    if cache.kv_cache_size_tokens is not None:
-        return cache.kv_cache_size_tokens
-    if cache.num_gpu_blocks is None or cache.block_size is None:
-        return None
-    return cache.num_gpu_blocks * cache.block_size
 
 
 def _merged(histograms: Sequence[Histogram]) -> Histogram | None:
