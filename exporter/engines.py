@@ -1,7 +1,6 @@
 """Which vLLM servers are watched: those named in the config, or those found on this host."""
 
 import os
-import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import requests
 from advisor.flags import EngineFlags
 from advisor.readings import EngineProcess, EngineReading
 from advisor.snapshot import EngineTarget
+from exporter.authority import require_authority
 from exporter.config import EngineConfig
 from exporter.errors import SourceError, UsageError
 from exporter.sources.process import ProcessSource
@@ -143,18 +143,19 @@ def open_session(config: EngineConfig) -> requests.Session:
     session.headers["Accept-Encoding"] = "identity"
     session.headers["User-Agent"] = "vllm-headroom"
     if config.ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=config.ca_file)
-        except OSError as error:  # ssl.SSLError too: it holds no certificate
-            raise UsageError(f"ca_file of {config.url}: {config.ca_file} cannot be read, or is not PEM") from error
+        require_authority(config.ca_file, f"ca_file of {config.url}")
         session.verify = str(config.ca_file)
-    key = _api_key(config)
-    if key:
+    if key := api_key(config):
         session.headers["Authorization"] = f"Bearer {key}"
     return session
 
 
-def _api_key(config: EngineConfig) -> str | None:
+def api_key(config: EngineConfig) -> str | None:
+    """Return a server's API key, None where it has none.
+
+    Raises:
+        UsageError: Its file cannot be read, or the environment variable is not set.
+    """
     if config.api_key_file is not None:
         try:
             return Path(config.api_key_file).read_text(encoding="utf-8").strip()

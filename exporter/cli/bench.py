@@ -26,7 +26,7 @@ from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
 from exporter.config import EngineConfig, checked_url
-from exporter.engines import local_flags, open_session
+from exporter.engines import api_key, local_flags, open_session
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import FACTOR, made_up, numbers, prompts, traced
@@ -143,8 +143,9 @@ def command(
     target = Target(
         url=server.url,
         model=server.model,
-        api_key=_bearer(config),
-        context=_tls(config),
+        api_key=api_key(config),
+        # None is the usual authorities; one of its own that cannot be used has been refused above.
+        context=ssl.create_default_context(cafile=config.ca_file) if config.url.startswith("https:") else None,
         timeout_seconds=timeout_seconds,
     )
     console = Console(stderr=True, highlight=False)
@@ -255,21 +256,6 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
         max_num_seqs=flags.max_num_seqs if flags else None,
         kv_capacity_tokens=cache.kv_cache_size_tokens if cache else None,
     )
-
-
-def _bearer(config: EngineConfig) -> str | None:
-    with open_session(config) as session:
-        value = session.headers.get("Authorization")
-    return str(value).removeprefix("Bearer ") if value else None
-
-
-def _tls(config: EngineConfig) -> ssl.SSLContext | None:
-    if not config.url.startswith("https:"):
-        return None
-    try:
-        return ssl.create_default_context(cafile=str(config.ca_file) if config.ca_file else None)
-    except OSError as error:
-        raise UsageError(f"--ca-file: {config.ca_file} cannot be read") from error
 
 
 def _announce(server: _Server, loads: Sequence[_Load], duration_seconds: float) -> Iterator[str]:

@@ -12,6 +12,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from exporter.authority import require_authority
 from exporter.config import PrometheusConfig
 from exporter.errors import SourceMalformed, SourceUnavailable, UsageError
 
@@ -48,7 +49,7 @@ class Prometheus:
         """Take where it is and how to be let in.
 
         Raises:
-            UsageError: A file with credentials cannot be read.
+            UsageError: As `open_session`.
         """
         self.config = config
         self.url = config.url
@@ -170,12 +171,13 @@ def open_session(config: PrometheusConfig) -> requests.Session:
     """Return a session with the credentials; without any, ~/.netrc and the proxies of the environment are used.
 
     Raises:
-        UsageError: A file with credentials cannot be read.
+        UsageError: A file with credentials or the authority cannot be read.
     """
     session = requests.Session()
     session.headers["User-Agent"] = "vllm-headroom"
     session.headers["Accept"] = "application/json"
     if config.ca_file is not None:
+        require_authority(config.ca_file, "prometheus.ca_file")
         session.verify = str(config.ca_file)
     if config.tenant is not None:
         session.headers["X-Scope-OrgID"] = config.tenant

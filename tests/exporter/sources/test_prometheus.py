@@ -136,6 +136,15 @@ def test_a_token_that_cannot_be_read_is_told_by_its_key(tmp_path):
         Prometheus(PrometheusConfig(url="http://x", bearer_token_file=tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_an_authority_that_cannot_be_used_is_told_before_anything_is_asked(tmp_path, content):
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=r"prometheus\.ca_file: .*ca\.pem cannot be read, or is not PEM"):
+        Prometheus(PrometheusConfig(url="https://x", ca_file=file))
+
+
 def test_a_redirect_is_not_followed_with_the_token(server, tmp_path):
     (tmp_path / "token").write_text("s3cret")
     other = FakeServer()
