@@ -43,6 +43,18 @@ class EngineConfig(Strict):
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
 
 
+def named_engine(option: str, url: str, *, api_key_file: Path | None, ca_file: Path | None = None) -> EngineConfig:
+    """Return a server that an option of the command line names.
+
+    Raises:
+        UsageError: The URL is none.
+    """
+    try:
+        return EngineConfig(url=checked_url(url), api_key_file=api_key_file, ca_file=ca_file)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
 _MATCHERS = re.compile(
     r'[a-zA-Z_]\w*\s*(=~|!~|!=|=)\s*"(\\.|[^"\\\n])*"(\s*,\s*[a-zA-Z_]\w*\s*(=~|!~|!=|=)\s*"(\\.|[^"\\\n])*")*'
 )

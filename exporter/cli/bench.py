@@ -25,7 +25,7 @@ from advisor.whatif import MOST_TOKENS, TracedRequest, fitted
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
-from exporter.config import EngineConfig, checked_url
+from exporter.config import EngineConfig, named_engine
 from exporter.engines import api_key, local_flags, open_session
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
@@ -130,10 +130,7 @@ def command(
         output_tokens=output_tokens,
         chance=chance,
     )
-    try:
-        config = EngineConfig(url=checked_url(url), api_key_file=api_key_file, ca_file=ca_file)
-    except ValueError as error:
-        raise UsageError(f"--url: {error}") from error
+    config = named_engine("--url", url, api_key_file=api_key_file, ca_file=ca_file)
     server = _ask(config, model)
     if server.max_model_len is not None:
         loads, notes = _fit(loads, server.max_model_len)

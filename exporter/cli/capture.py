@@ -8,7 +8,7 @@ import click
 import requests
 import urllib3
 
-from exporter.config import EngineConfig, checked_url
+from exporter.config import named_engine
 from exporter.engines import open_session
 from exporter.errors import UsageError
 
@@ -36,10 +36,7 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -
     """
     saved = []
     for url in urls:
-        try:
-            config = EngineConfig(url=checked_url(url), api_key_file=api_key_file)
-        except ValueError as error:
-            raise UsageError(f"--engine: {error}") from error
+        config = named_engine("--engine", url, api_key_file=api_key_file)
         folder = directory / urlsplit(config.url).netloc.replace(":", "_")
         with open_session(config) as session:
             try:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,7 +32,7 @@ from advisor.step_times import DEFAULT_STEP_TIMES
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 from advisor.whatif import MOST_TOKENS, Outcome, TracedRequest, fitted, outcomes
 from exporter.cli.options import refuse_own
-from exporter.config import EngineConfig, checked_url
+from exporter.config import named_engine
 from exporter.errors import SourceError, UsageError
 from exporter.traffic import FACTOR, like_observed, made_up, numbers, traced
 
@@ -346,8 +347,6 @@ def _planned(
 
 def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Engine:
     """Ask a running server what it has, and watch it to learn how long its steps take."""
-    import time
-
     import psutil
 
     from advisor.loadtest import stretches_of
@@ -356,10 +355,7 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     from exporter.engines import local_flags, open_session
     from exporter.sources.vllm import VllmSource
 
-    try:
-        config = EngineConfig(url=checked_url(url), api_key_file=api_key_file)
-    except ValueError as error:
-        raise UsageError(f"--engine: {error}") from error
+    config = named_engine("--engine", url, api_key_file=api_key_file)
     source = VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=open_session(config))
     try:
         reading = source.read()[0]
@@ -408,8 +404,6 @@ def _like_observed(
     reading: EngineReading, count: int, rate: float | None, chance: random.Random
 ) -> tuple[tuple[TracedRequest, ...], str]:
     """Return a load like the one that the server has seen, and what it is in words."""
-    import time
-
     told = "as asked"
     lengths = reading.histograms.get("generation_tokens")
     if rate is None and lengths is not None and reading.started_at_seconds is not None:
