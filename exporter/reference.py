@@ -108,9 +108,9 @@ so a scrape costs no bcrypt.
 
 def configuration_page() -> str:
     """Return the text of docs/configuration.md."""
+    texts = policy_help()
     thresholds = (
-        f"| `policy.{field.name}` | `{field.default}` | {_one_line(policy_help()[field.name])} |"
-        for field in fields(Policy)
+        f"| `policy.{field.name}` | `{field.default}` | {_one_line(texts[field.name])} |" for field in fields(Policy)
     )
     return _CONFIGURATION.format(
         keys="\n".join(_table(Config)), thresholds="\n".join(thresholds), web_keys="\n".join(_table(WebConfig))
