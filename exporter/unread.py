@@ -10,5 +10,5 @@ def why_unread(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted"
+        return "its certificate is not trusted, or it does not speak TLS"
     return "no connection" if isinstance(error, requests.ConnectionError) else type(error).__name__

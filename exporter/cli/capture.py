@@ -11,6 +11,7 @@ import urllib3
 from exporter.config import named_engine
 from exporter.engines import open_session
 from exporter.errors import UsageError
+from exporter.unread import why_unread
 
 _PAGES = {"metrics": "/metrics", "version.json": "/version", "models.json": "/v1/models"}
 _MOST_BYTES = 64 * 1024**2
@@ -61,13 +62,7 @@ def _save(session: requests.Session, url: str, file: Path) -> str:
             if response.status_code != requests.codes.ok:
                 return f"not saved: it answers {response.status_code}"
             body = response.raw.read(_MOST_BYTES, decode_content=True)
-    except requests.exceptions.Timeout:
-        return "not saved: no answer in time"
-    except requests.exceptions.SSLError:
-        return "not saved: its certificate is not trusted, or it does not speak TLS"
-    except requests.exceptions.ConnectionError:
-        return "not saved: no connection"
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-        return f"not saved: {type(error).__name__}"
+        return f"not saved: {why_unread(error)}"
     file.write_bytes(body)
     return f"{len(body)} bytes"
