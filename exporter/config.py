@@ -15,18 +15,34 @@ DEFAULT_PORT = 9738
 DEFAULT_LISTEN_ADDRESS = f":{DEFAULT_PORT}"
 
 
+def checked_address(url: str, *, such_as: str, credentials: str) -> str:
+    """Return an address without a slash at its end.
+
+    Args:
+        url: As given.
+        such_as: One that would be right.
+        credentials: Where they belong instead.
+
+    Raises:
+        ValueError: It is no address of a server, or has credentials in it, which the message does not repeat.
+    """
+    try:
+        parts = urlsplit(url)
+        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_fine = False
+    if "@" in url.rpartition("://")[2].partition("/")[0]:
+        raise ValueError(
+            f"credentials do not belong in a URL, where logs and process lists show them: use {credentials}"
+        )
+    if not is_fine:
+        raise ValueError(f"{url!r} is not an address such as {such_as}")
+    return url.rstrip("/")
+
+
 def checked_url(url: str) -> str:
     """Return an engine's URL as given, or raise ValueError with what would be right."""
-    parts = urlsplit(url)
-    try:
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_fine = False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise ValueError("credentials do not belong in a URL, where logs show them: use api_key_file")
-    return url.rstrip("/")
+    return checked_address(url, such_as="http://127.0.0.1:8000", credentials="api_key_file")
 
 
 class EngineConfig(Strict):
@@ -62,12 +78,10 @@ _MATCHERS = re.compile(
 
 def checked_history_url(url: str) -> str:
     """Return the address of a Prometheus as given, or raise ValueError with what would be right."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not an address such as http://prometheus:9090")
-    if parts.username or parts.password:
-        raise ValueError("credentials do not belong in a URL, where logs show them: use bearer_token_file or ~/.netrc")
-    return url.rstrip("/").removesuffix("/api/v1")
+    address = checked_address(
+        url, such_as="http://prometheus:9090", credentials="bearer_token_file, username with password_file, or ~/.netrc"
+    )
+    return address.removesuffix("/api/v1")
 
 
 def checked_matchers(text: str) -> str:

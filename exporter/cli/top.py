@@ -24,7 +24,7 @@ from rich.live import Live
 
 from exporter import words
 from exporter.cli.top_view import SORTS, Canvas, View, draw
-from exporter.config import load
+from exporter.config import checked_address, load
 from exporter.errors import UsageError
 from exporter.service import Service, World
 from exporter.unread import why_unread
@@ -112,7 +112,7 @@ class Remote:
 
     def __init__(self, url: str, interval_seconds: float) -> None:
         """Take the daemon's address and the time between two questions."""
-        self._url = f"{url.rstrip('/')}/api/v1/status"
+        self._url = f"{url}/api/v1/status"
         self._interval_seconds = interval_seconds
         self._stop = threading.Event()
         self._latest: tuple[dict[str, Any] | None, str | None] = (None, None)
@@ -177,12 +177,10 @@ def checked(url: str) -> str:
     Raises:
         UsageError: It is none.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--url: {url!r} is not an address such as http://gpu-server:9738")
-    if parts.username or parts.password:
-        raise UsageError("--url: credentials do not belong in a URL, where process lists show them: use ~/.netrc")
-    return url
+    try:
+        return checked_address(url, such_as="http://gpu-server:9738", credentials="~/.netrc")
+    except ValueError as error:
+        raise UsageError(f"--url: {error}") from error
 
 
 def _shown(url: str | None) -> str:

@@ -58,6 +58,8 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
         ("poll_interval: 0\n", "poll_interval: Input should be greater than or equal to 0.2 (given: 0)"),
         ("engines: [{url: 'ftp://h'}]\n", "engines[0].url: 'ftp://h' is not an address such as http://127.0.0.1:8000"),
         ("engines: [{url: 'http://u:p@h:1'}]\n", "credentials do not belong in a URL"),
+        ("engines: [{url: 'http://[h:1'}]\n", "engines[0].url: 'http://[h:1' is not an address such as"),
+        ("prometheus: {url: 'http://h:99999'}\n", "prometheus.url: 'http://h:99999' is not an address such as"),
         ("engines: [{url: 'http://h:99999'}]\n", "'http://h:99999' is not an address"),
         (
             "engines: [{url: 'http://h:1'}, {url: 'http://h:1/'}]\n",

@@ -227,6 +227,8 @@ def test_nothing_to_talk_to_is_told_in_a_line():
     [
         ("gpu-server:9738", "is not an address such as http://gpu-server:9738"),
         ("http://user:secret@host:1", "credentials do not belong in a URL"),
+        ("http://gpu-server:port", "is not an address such as http://gpu-server:9738"),
+        ("http://[", "is not an address such as http://gpu-server:9738"),
     ],
 )
 def test_a_wrong_address_is_a_wrong_use(url, told):
