@@ -1,7 +1,7 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -38,6 +38,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a mapping of keys is needed at the top, this is a {type(content).__name__}")
     return content
+
+
+Section = TypeVar("Section", bound=Strict)
+
+
+def with_paths(section: Section, directory: Path, keys: tuple[str, ...]) -> Section:
+    """Return a section with these paths made relative to its file: a service has no directory of its own."""
+    named = {key: directory / path for key in keys if (path := getattr(section, key)) is not None}
+    return section.model_copy(update=named)
 
 
 def _where(error: yaml.MarkedYAMLError) -> str:

@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from advisor.policy import Policy
-from exporter.checked_yaml import Strict, read_mapping, spelled
+from exporter.checked_yaml import Strict, read_mapping, spelled, with_paths
 from exporter.errors import UsageError
 
 DEFAULT_PORT = 9738
@@ -31,10 +31,8 @@ def checked_address(url: str, *, such_as: str, credentials: str) -> str:
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_fine = False
-    if "@" in url.rpartition("://")[2].partition("/")[0]:
-        raise ValueError(
-            f"credentials do not belong in a URL, where logs and process lists show them: use {credentials}"
-        )
+    if "@" in (url.partition("://")[2] or url).partition("/")[0]:
+        raise ValueError(f"credentials do not belong in a URL, which logs and process lists show: use {credentials}")
     if not is_fine:
         raise ValueError(f"{url!r} is not an address such as {such_as}")
     return url.rstrip("/")
@@ -178,20 +176,11 @@ def _both(section: str, content: dict[str, Any], overrides: dict[str, Any]) -> d
 
 
 def _resolved(config: Config, directory: Path) -> Config:
-    """Make the paths of the file relative to the file: a service has no directory of its own."""
-    engines = tuple(_with_paths(engine, directory, ("api_key_file", "ca_file")) for engine in config.engines)
+    engines = tuple(with_paths(engine, directory, ("api_key_file", "ca_file")) for engine in config.engines)
     history = config.prometheus
     if history is not None:
-        history = _with_paths(history, directory, ("bearer_token_file", "password_file", "ca_file"))
+        history = with_paths(history, directory, ("bearer_token_file", "password_file", "ca_file"))
     return config.model_copy(update={"engines": engines, "prometheus": history})
-
-
-Section = TypeVar("Section", bound=Strict)
-
-
-def _with_paths(section: Section, directory: Path, keys: tuple[str, ...]) -> Section:
-    named = {key: file for key in keys if (file := getattr(section, key)) is not None}
-    return section.model_copy(update={key: directory / file for key, file in named.items()})
 
 
 def _policy_problems(policy: Any) -> list[str]:

@@ -14,7 +14,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from exporter.authority import require_authority
 from exporter.config import PrometheusConfig
-from exporter.errors import SourceMalformed, SourceUnavailable, UsageError
+from exporter.errors import SourceError, SourceMalformed, SourceUnavailable, UsageError
 
 MOST_BODY_BYTES = 5 * 1024**2
 """Reading a range takes fifteen times that in memory, and the unit file grants a daemon 256 MB in all."""
@@ -134,10 +134,8 @@ class Prometheus:
             raise SourceMalformed("broken_body", f"{self.url}: {type(error).__name__}") from error
         try:
             answer = parse_answer(status, kind, body)
-        except SourceUnavailable as error:
-            raise SourceUnavailable(error.reason, f"{self.url}: {error.detail}") from error
-        except SourceMalformed as error:
-            raise SourceMalformed(error.reason, f"{self.url}: {error.detail}") from error
+        except SourceError as error:
+            raise type(error)(error.reason, f"{self.url}: {error.detail}") from error
         self.warnings.update(dict.fromkeys(answer.warnings))
         return answer.data
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from exporter.checked_yaml import Strict, read_mapping, spelled
+from exporter.checked_yaml import Strict, read_mapping, spelled, with_paths
 from exporter.errors import UsageError
 
 ClientAuth = Literal[
@@ -193,7 +193,10 @@ def load_web_config(path: Path) -> WebConfig:
         problems += [f"tls_server_config: {problem}" for problem in _contradictions(tls)]
     if problems or config is None:
         raise UsageError("\n".join(f"{path}: {problem}" for problem in problems))
-    return _resolved(config, path.parent)
+    if config.tls_server_config is None:
+        return config
+    tls_config = with_paths(config.tls_server_config, path.parent, ("cert_file", "key_file", "client_ca_file"))
+    return config.model_copy(update={"tls_server_config": tls_config})
 
 
 def _contradictions(tls: Mapping[str, object]) -> list[str]:
@@ -221,12 +224,3 @@ def _contradictions(tls: Mapping[str, object]) -> list[str]:
     if only_newest and tls.get("min_version") != "TLS13":
         problems.append("cipher_suites names none for TLS 1.2: min_version: TLS13 says that it is not wanted")
     return problems
-
-
-def _resolved(config: WebConfig, directory: Path) -> WebConfig:
-    tls = config.tls_server_config
-    if tls is None:
-        return config
-    named = {name: getattr(tls, name) for name in ("cert_file", "key_file", "client_ca_file")}
-    paths = {name: directory / path for name, path in named.items() if path is not None}
-    return config.model_copy(update={"tls_server_config": tls.model_copy(update=paths)})
