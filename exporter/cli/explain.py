@@ -14,27 +14,16 @@ from rich.table import Table
 
 from advisor.explain import EngineExplanation, Explanation, GpuExplanation, Part, UtilizationChoice, explain
 from advisor.snapshot import Snapshot
-from advisor.units import gib
+from advisor.units import GIB, gib
 from exporter import logs
 from exporter.config import Config, EngineConfig, load
 from exporter.errors import UsageError
 from exporter.health import Collector
 from exporter.service import Service, World
 from exporter.sources.start_log import read_start_log
+from exporter.words import COMPONENT_WORDS
 
 _WIDTH = 80
-
-_LABELS = {
-    "weights": "weights",
-    "kv_used": "KV cache, used",
-    "kv_idle": "KV cache, idle",
-    "cuda_graphs": "CUDA graphs",
-    "activation_reserve": "activation reserve",
-    "engine_other": "CUDA context, rest",
-    "foreign": "other processes",
-    "driver_reserved": "driver",
-    "free": "free",
-}
 
 
 @click.command(name="explain")
@@ -143,7 +132,8 @@ def _parts_table(parts: tuple[Part, ...], *, total_bytes: int | None, engines: b
             continue
         certain = part.lower_bytes == part.upper_bytes
         bounds = "" if certain else f"{_figure(part.lower_bytes)}-{_figure(part.upper_bytes)}"
-        what = f"{_LABELS[part.name]} ({part.engine})" if engines and part.engine else _LABELS[part.name]
+        of = f" ({part.engine})" if engines and part.engine else ""
+        what = f"{COMPONENT_WORDS[part.name]}{of}"
         table.add_row(what, _figure(part.bytes), bounds, part.origin.value, part.sentence)
     if total_bytes is not None:
         table.add_row("total", _figure(total_bytes), "", "", "", style="bold")
@@ -180,4 +170,4 @@ def _choices_table(choices: tuple[UtilizationChoice, ...]) -> Table:
 
 
 def _figure(size_bytes: int) -> str:
-    return f"{size_bytes / 1024**3:,.2f}"
+    return f"{size_bytes / GIB:,.2f}"
