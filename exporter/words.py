@@ -12,6 +12,9 @@ Status = Mapping[str, Any]
 LEVELS: tuple[Level, ...] = ("good", "unknown", "info", "warning", "critical")
 """From the best to the worst."""
 
+SIGNS: dict[Level, str] = {"good": "✓", "info": "i", "warning": "▲", "critical": "■", "unknown": "?"}
+"""A shape beside every colour: colour alone says nothing to one man in twelve."""
+
 NOT_REPORTED = "not reported"
 
 COMPONENT_WORDS = {

@@ -10,11 +10,10 @@ from rich.style import Style
 from rich.text import Text
 
 from exporter import words
-from exporter.words import LEVELS, Level, Status
+from exporter.words import LEVELS, SIGNS, Level, Status
 
 SORTS = ("worst first", "by name", "fullest first")
 
-_SIGNS: dict[Level, str] = {"good": "✓", "info": "i", "warning": "▲", "critical": "■", "unknown": "?"}
 _LEVEL_STYLES: dict[Level, str] = {
     "good": "green",
     "info": "cyan",
@@ -115,7 +114,7 @@ def _head(status: Status | None, view: View, width: int) -> list[Text]:
         lines.append(Text(f"■ {words.printable(view.trouble)}; what stands below is old", style="bold red"))
     if status is not None:
         level, sentence = words.headline(status)
-        told = _wrapped(words.printable(f"{_SIGNS[level]} {sentence}"), width, "")
+        told = _wrapped(words.printable(f"{SIGNS[level]} {sentence}"), width, "")
         lines += [Text(line.plain, style=_LEVEL_STYLES[level]) for line in told[:2]]
     return lines
 
@@ -134,7 +133,7 @@ def _findings(findings: Sequence[Mapping[str, Any]], width: int, spare: int | No
     most = None if spare is None or room is None else max(spare, _least_of_findings(findings, room))
     for position, each in enumerate(findings):
         level = words.severity_level(each["severity"])
-        told = words.printable(f"{_SIGNS[level]} {each['subject']}: {each['summary']}. To do: {each['advice']}.")
+        told = words.printable(f"{SIGNS[level]} {each['subject']}: {each['summary']}. To do: {each['advice']}.")
         wrapped = _wrapped(told, width, _LEVEL_STYLES[level])
         after = len(findings) - position - 1
         if most is not None:
@@ -202,7 +201,7 @@ def _ordered(
 def _gpu(gpu: Status, policy: Status, canvas: Canvas, detail: int) -> list[Text]:
     level = words.gpu_level(gpu, policy)
     risk = f"risk {words.percent(gpu['oom_risk_ratio'])}" if gpu.get("oom_risk_ratio") is not None else "risk unknown"
-    state = Text(f"{risk} {_SIGNS[level]}", style=_LEVEL_STYLES[level])
+    state = Text(f"{risk} {SIGNS[level]}", style=_LEVEL_STYLES[level])
     name = Text.assemble((f"GPU {words.printable(gpu.get('gpu', '?'))}", "bold"))
     if detail == 1:
         slack = gpu.get("memory_slack_bytes")
@@ -272,7 +271,7 @@ def _bar(segments: Sequence[tuple[str, float, str]], width: int, colour: bool) -
 
 def _engine(status: Status, engine: Status, canvas: Canvas, detail: int) -> list[Text]:
     level = words.engine_level(engine)
-    state = Text(f"{words.engine_state(engine)} {_SIGNS[level]}", style=_LEVEL_STYLES[level])
+    state = Text(f"{words.engine_state(engine)} {SIGNS[level]}", style=_LEVEL_STYLES[level])
     name = Text.assemble((words.printable(engine["engine"]), "bold"))
     if engine.get("dp_rank", "0") != "0":
         name.append(f" rank {words.printable(engine['dp_rank'])}")

@@ -1,17 +1,15 @@
 """One engine on the status page."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporter import words
 from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
-from exporter.words import Level, Status
+from exporter.web.parts import pill, row
+from exporter.words import Status
 
-Pill = Callable[[Level, str], Html]
 
-
-def engine_card(status: Status, engine: Status, recent: Mapping[str, Sequence[float]], pill: Pill) -> Html:
+def engine_card(status: Status, engine: Status, recent: Mapping[str, Sequence[float]]) -> Html:
     """Return how full an engine is, what limits it, what it should hold and what would be better."""
     level = words.engine_level(engine)
     rank = f", rank {engine['dp_rank']}" if engine.get("dp_rank", "0") != "0" else ""
@@ -25,15 +23,11 @@ def engine_card(status: Status, engine: Status, recent: Mapping[str, Sequence[fl
             pill(level, words.engine_state(engine)),
         ),
         _cache(engine),
-        element("dl", [_row(term, told) for term, told in _facts(engine)]),
+        element("dl", [row(term, told) for term, told in _facts(engine)]),
         _advice(status, engine),
         element("div", _charts(recent), class_="charts"),
         class_=f"card {level}",
     )
-
-
-def _row(term: str, description: Any) -> list[Html] | None:
-    return [element("dt", term), element("dd", description)] if description else None
 
 
 def _cache(engine: Status) -> Html | None:

@@ -1,21 +1,19 @@
 """One GPU on the status page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from advisor.units import spelled_growth
 from exporter import words
 from exporter.web.drawing import Segment, bar, chart, swatch
 from exporter.web.html import Html, element
-from exporter.words import Level, Status
+from exporter.web.parts import pill, row
+from exporter.words import Status
 
 _TELLING_RATIO = 0.005
 """What is spelled as less than 1% is folded away."""
 
-Pill = Callable[[Level, str], Html]
 
-
-def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]], pill: Pill) -> Html:
+def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]]) -> Html:
     """Return what a GPU holds, how likely it runs out, and how that went in the last hour."""
     level = words.gpu_level(gpu, policy)
     risk = gpu.get("oom_risk_ratio")
@@ -31,15 +29,15 @@ def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]],
         _memory(gpu),
         element(
             "dl",
-            _row("Slack", _slack(gpu)),
-            _row("Out of memory in", _time_to_oom(gpu)),
-            _row(
+            row("Slack", _slack(gpu)),
+            row("Out of memory in", _time_to_oom(gpu)),
+            row(
                 f"Risk within {words.until(policy['oom_horizon_seconds'])}",
                 _factors(gpu),
             ),
-            _row("Hardware", hardware) if hardware else None,
-            _row("Held back by", _throttled(gpu)),
-            _row("Hardware faults", _faults(gpu)),
+            row("Hardware", hardware) if hardware else None,
+            row("Held back by", _throttled(gpu)),
+            row("Hardware faults", _faults(gpu)),
         ),
         element(
             "div",
@@ -49,10 +47,6 @@ def gpu_card(gpu: Status, policy: Status, recent: Mapping[str, Sequence[float]],
         ),
         class_=f"card {level}",
     )
-
-
-def _row(term: str, description: Any) -> list[Html] | None:
-    return [element("dt", term), element("dd", description)] if description else None
 
 
 def _memory(gpu: Status) -> Html | None:

@@ -12,7 +12,8 @@ from exporter.recent import Subject
 from exporter.web.engine_card import engine_card
 from exporter.web.gpu_card import gpu_card
 from exporter.web.html import Html, element, fragment
-from exporter.words import LEVELS, Level, Status
+from exporter.web.parts import pill, sign
+from exporter.words import LEVELS, SIGNS, Level, Status
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
@@ -36,9 +37,6 @@ CONTENT_SECURITY_POLICY = (
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Allows this page's own style and script, by their content, and nothing else."""
-
-_SIGNS: dict[Level, str] = {"good": "✓", "info": "i", "warning": "▲", "critical": "■", "unknown": "?"}
-"""A shape beside every colour: colour alone says nothing to one man in twelve."""
 
 
 def render_page(status: Status, recents: Recents) -> str:
@@ -72,7 +70,7 @@ def render_page(status: Status, recents: Recents) -> str:
 
 def _title(status: Status) -> str:
     level, _ = words.headline(status)
-    return f"{_SIGNS[level]} {level} ·"
+    return f"{SIGNS[level]} {level} ·"
 
 
 def _header(status: Status) -> Html:
@@ -90,7 +88,7 @@ def _main(status: Status, recents: Recents) -> Html:
     return fragment(
         element(
             "p",
-            element("span", _SIGNS[level], class_="sign", aria_hidden="true"),
+            sign(level),
             element("strong", sentence),
             " ",
             _read_at(status),
@@ -168,7 +166,7 @@ def _findings(status: Status) -> Html:
     items = [
         element(
             "li",
-            element("span", _SIGNS[each["severity"]], class_="sign", aria_hidden="true"),
+            sign(each["severity"]),
             element(
                 "div",
                 element("strong", f"{each['severity'].capitalize()}, {each['subject']}: "),
@@ -191,7 +189,7 @@ def _findings(status: Status) -> Html:
 def _gpus(status: Status, recents: Recents) -> Html:
     policy = status["policy"]
     gpus = sorted(status["gpus"], key=lambda gpu: -LEVELS.index(words.gpu_level(gpu, policy)))
-    cards = [gpu_card(gpu, policy, recents.get(("gpu", gpu["uuid"]), {}), pill) for gpu in gpus]
+    cards = [gpu_card(gpu, policy, recents.get(("gpu", gpu["uuid"]), {})) for gpu in gpus]
     why = _why_none(status, "nvml", "No GPU is readable here")
     return element("section", element("h2", "GPUs"), _cards(cards) or element("p", why, class_="empty"))
 
@@ -199,7 +197,7 @@ def _gpus(status: Status, recents: Recents) -> Html:
 def _engines(status: Status, recents: Recents) -> Html:
     engines = sorted(status["engines"], key=lambda engine: -LEVELS.index(words.engine_level(engine)))
     cards = [
-        engine_card(status, engine, recents.get(("engine", engine["engine"], engine["dp_rank"]), {}), pill)
+        engine_card(status, engine, recents.get(("engine", engine["engine"], engine["dp_rank"]), {}))
         for engine in engines
     ]
     why = _why_none(status, "process", "No vLLM server has been found on this host")
@@ -219,11 +217,6 @@ def _why_none(status: Status, collector: str, fallback: str) -> str:
     if status["time_seconds"] is None:
         return "Not shown: there is no fresh reading."
     return f"{fallback}."
-
-
-def pill(level: Level, text: str) -> Html:
-    """Return a state in words with its sign and colour."""
-    return element("span", element("span", _SIGNS[level], aria_hidden="true"), f" {text}", class_=f"pill {level}")
 
 
 def _sources(collectors: Sequence[Mapping[str, Any]]) -> Html:
