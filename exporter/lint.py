@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import yaml
 
 from advisor.facts import PREFIX
 from advisor.versions import Version
+from exporter.checked_yaml import read_mapping
 from exporter.errors import UsageError
 from exporter.promql import selectors
 from exporter.reference import all_metrics
@@ -56,16 +56,10 @@ def rule_queries(file: Path) -> tuple[tuple[Query, ...], frozenset[str]]:
     Raises:
         UsageError: The file cannot be read or is no rule file.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    content = read_mapping(file)
     # The Prometheus operator wraps the same groups in a resource.
-    if isinstance(content, dict) and "spec" in content:
-        content = content["spec"]
-    groups = content.get("groups") if isinstance(content, dict) else None
+    holder = content.get("spec", content)
+    groups = holder.get("groups") if isinstance(holder, dict) else None
     if not isinstance(groups, list):
         raise UsageError(f"{file}: no rule file: a list 'groups' is needed at the top")
     queries = []
@@ -91,16 +85,18 @@ def dashboard_queries(file: Path) -> tuple[Query, ...]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not JSON: {error}") from error
     if isinstance(content, dict):
         # The HTTP API wraps it once.
         content = content.get("dashboard", content)
     if not isinstance(content, dict) or "panels" not in content:
         raise UsageError(f"{file}: no dashboard: 'panels' is needed at the top")
-    return tuple(
-        Query(where=f"{file.name}: {place}", expr=expr) for place, expr in _expressions(content) if expr.strip()
-    )
+    try:
+        expressions = [(place, expr) for place, expr in _expressions(content) if expr.strip()]
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise UsageError(f"{file}: no dashboard: a panel, a variable or an annotation is none") from error
+    return tuple(Query(where=f"{file.name}: {place}", expr=expr) for place, expr in expressions)
 
 
 def _expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -171,7 +167,7 @@ def names_in(text: str) -> frozenset[str]:
     if text.lstrip().startswith("{"):
         try:
             names = json.loads(text).get("data")
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             names = None
         return frozenset(str(name) for name in names) if isinstance(names, list) else frozenset()
     names = set(_SAMPLE.findall(text))

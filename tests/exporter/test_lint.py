@@ -107,7 +107,11 @@ def test_the_operators_resource_is_a_rule_file_too(tmp_path):
     assert len(rule_queries(file)[0]) == 2
 
 
-@pytest.mark.parametrize("text", ["- a\n", "groups: 3\n", "groups: [{rules: [{alert: A}]}]\n", "a: [\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["- a\n", "", "groups: 3\n", "spec: 3\n", "groups: [{rules: [{alert: A}]}]\n", "a: [\n", "[" * 5000],
+    ids=lambda text: text[:20],
+)
 def test_what_is_no_rule_file_is_said(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"r\.yaml"):
@@ -141,6 +145,15 @@ def test_a_dashboard_is_read_in_rows_variables_and_annotations(tmp_path):
         "topk(3, in_result)",
         "in_annotation",
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["3", "{}", '{"panels": [3]}', '{"panels": [{"targets": "x"}]}', "[" * 100_000], ids=lambda text: text[:20]
+)
+def test_what_is_no_dashboard_is_said(tmp_path, text):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(UsageError, match=r"d\.json"):
+        dashboard_queries(tmp_path / "d.json")
 
 
 def test_a_page_announces_histograms_without_samples():
