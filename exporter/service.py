@@ -16,7 +16,7 @@ from advisor.advise import advise
 from advisor.facts import Fact
 from advisor.history import History, remember
 from advisor.policy import Policy
-from advisor.readings import EngineReading, EngineStartLog, Gpu
+from advisor.readings import EngineReading, EngineStartLog
 from advisor.report import Report
 from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
@@ -318,9 +318,8 @@ class Service:
 
     def published(self) -> Published | None:
         """Return the latest judgement while it is fresh, else None."""
-        fresh = self._board.fresh("advice", self._clock.steady(), self._max_age_seconds)
-        reading = fresh.get("advice")
-        return reading.facts if reading else None
+        found: Published | None = self._fresh_facts("advice", self._clock.steady())
+        return found
 
     def recent(self, subject: Subject) -> dict[str, tuple[float, ...]]:
         """Return the last hour of one GPU (``("gpu", uuid)``) or engine (``("engine", engine, rank)``)."""
@@ -339,7 +338,8 @@ class Service:
         yield self._build
         yield self._reload if self._web_is_current() else replace(self._reload, last_reload_successful=0)
         yield from self.health()
-        yield from self._fresh_gpus()
+        gpu_readings = self._fresh_facts("nvml", self._clock.steady())
+        yield from gpu_readings.gpus if gpu_readings else ()
         if published is not None:
             yield from published.report.gpus
             yield from published.report.engines
@@ -513,10 +513,6 @@ class Service:
         max_age_seconds = max(self._max_age_seconds, FRESH_INTERVALS * interval_seconds)
         reading = self._board.fresh(collector, now_seconds, max_age_seconds).get(collector)
         return reading.facts if reading else None
-
-    def _fresh_gpus(self) -> tuple[Gpu, ...]:
-        reading = self._board.fresh("nvml", self._clock.steady(), self._max_age_seconds).get("nvml")
-        return reading.facts.gpus if reading else ()
 
     def _why_failing(self, engine: str) -> str | None:
         reading = self._board.latest(f"vllm {engine}")
