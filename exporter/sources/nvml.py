@@ -186,15 +186,12 @@ class NvmlSource:
         return instances
 
     def _close(self) -> None:
-        if self._session is None:
+        session, self._session = self._session, None
+        if session is None:
             return
-        events, self._session = self._session.events, None
-        for undo in (
-            *((lambda: self._nvml.nvmlEventSetFree(events),) if events is not None else ()),
-            self._nvml.nvmlShutdown,
-        ):
-            with suppress(self._nvml.NVMLError):  # after a lost GPU or a reload there is nothing left to undo
-                undo()
+        self._free_events(session)
+        with suppress(self._nvml.NVMLError):  # after a lost GPU or a reload there is nothing left to undo
+            self._nvml.nvmlShutdown()
 
     def _read_gpu(self, session: _Session, device: _Device) -> Gpu:
         memory = None if device.memory_is_elsewhere else self._memory(device.handle)
@@ -314,10 +311,13 @@ class NvmlSource:
                 if not device.hardware_is_elsewhere:
                     nvml.nvmlDeviceRegisterEvents(device.handle, _EVENT_XID, session.events)
         except nvml.NVMLError:
-            if session.events is not None:
-                with suppress(nvml.NVMLError):
-                    nvml.nvmlEventSetFree(session.events)
-            session.events = None
+            self._free_events(session)
+
+    def _free_events(self, session: _Session) -> None:
+        events, session.events = session.events, None
+        if events is not None:
+            with suppress(self._nvml.NVMLError):  # as after a lost GPU
+                self._nvml.nvmlEventSetFree(events)
 
     def _drain_events(self, session: _Session) -> None:
         if session.events is None:
