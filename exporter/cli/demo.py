@@ -1,16 +1,15 @@
 """``vllm-headroom demo``: the real program over a made-up host."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from exporter import logs
 from exporter.cli.options import web_options
+from exporter.cli.serve import Serving, hold_signals, run
 from exporter.config import Config, load
-
-if TYPE_CHECKING:
-    from exporter.cli.serve import Serving
+from exporter.demo.world import build_demo
 
 _HURRIED = {"advice_least_busy_seconds": 60.0, "advice_least_requests": 50.0}
 """A day of eight minutes has no ten for advice to wait."""
@@ -26,19 +25,14 @@ def command(
     log_format: str,
 ) -> None:
     """Show everything on a made-up host: two GPUs, one vLLM server, a rush, a leak, all within eight minutes."""
-    from exporter.cli.serve import Serving, hold_signals
-
     hold_signals()
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {"listen_address": listen_address} if listen_address else {}
     run_demo(load(None, given), Serving(web_config_file=web_config_file, systemd_socket=systemd_socket))
 
 
-def run_demo(config: Config, serving: "Serving") -> None:
+def run_demo(config: Config, serving: Serving) -> None:
     """Serve the demo until stopped, reading every second: its day takes eight minutes."""
-    from exporter.cli.serve import run
-    from exporter.demo.world import build_demo
-
     demo = build_demo()
     try:
         hurried = {"poll_interval": 1.0, "policy": {**_HURRIED, **config.policy}}
