@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from advisor.readings import EngineHostMemory, EngineProcess
+from exporter.sources.kernel import short_text
 
 _MOST_PIDS = 64
-_MOST_BYTES = 65_536
 _UNLIMITED_BYTES = 1 << 60
 """Version 1 spells "no limit" as the largest multiple of a page."""
 _GIVEN_BACK = {
@@ -52,7 +52,7 @@ class CgroupSource:
         """Return what is known of each wanted server; those without a limit, or out of sight, are left out."""
         if not self._wanted:
             return ()
-        mounts = parse_mounts(self._text(self._root / "proc/self/mountinfo") or "")
+        mounts = parse_mounts(short_text(self._root / "proc/self/mountinfo"))
         found = (self._look(server, mounts) for server in self._wanted)
         return tuple(each for each in found if each is not None)
 
@@ -64,7 +64,7 @@ class CgroupSource:
         directories = {
             directory
             for pid in sorted(server.pids)[:_MOST_PIDS]
-            for version, path in parse_membership(self._text(self._root / "proc" / str(pid) / "cgroup") or "")
+            for version, path in parse_membership(short_text(self._root / "proc" / str(pid) / "cgroup"))
             for mount in mounts
             if mount.version == version
             for directory in directories_of(path, mount)
@@ -78,27 +78,19 @@ class CgroupSource:
         names = ("memory.max", "memory.current", "memory.events")
         if version == 1:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control")
-        limit, current, events = (self._text(files / name) for name in names)
+        limit, current, events = (short_text(files / name) for name in names)
         limit_bytes, current_bytes = _number(limit), _number(current)
         if limit_bytes is None or current_bytes is None or not 0 < limit_bytes < _UNLIMITED_BYTES:
             return None
-        parts = parse_pairs(self._text(files / "memory.stat") or "")
+        parts = parse_pairs(short_text(files / "memory.stat"))
         given_back = sum(parts.get(name, 0) for name in _GIVEN_BACK[version])
         return EngineHostMemory(
             host=server.host,
             port=server.port,
             limit_bytes=limit_bytes,
             used_bytes=max(0, current_bytes - given_back),
-            oom_kills=parse_pairs(events or "").get("oom_kill"),
+            oom_kills=parse_pairs(events).get("oom_kill"),
         )
-
-    @staticmethod
-    def _text(file: Path) -> str | None:
-        try:
-            with file.open(encoding="ascii", errors="replace") as opened:
-                return opened.read(_MOST_BYTES)
-        except OSError:
-            return None
 
 
 def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
@@ -161,5 +153,5 @@ def parse_pairs(text: str) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdecimal() else None
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdecimal() else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from advisor.readings import EngineProcess, EngineStartLog
 from advisor.start_log import parse_start_log
 from exporter.errors import SourceUnavailable, UsageError
+from exporter.sources.kernel import short_text
 
 MOST_BYTES = 32 * 1024**2
 """Of a larger log the first and the last half of this are read: a start stands at either end more often than not."""
@@ -141,7 +142,7 @@ def service_of(pids: Iterable[int], root: Path = Path("/")) -> str | None:
 
 
 def _control_groups(pids: Iterable[int], root: Path) -> str:
-    return "".join(_read_small(root / "proc" / str(pid) / "cgroup") for pid in pids)
+    return "".join(short_text(root / "proc" / str(pid) / "cgroup") for pid in pids)
 
 
 def _unit_match(control_group: str) -> str | None:
@@ -174,14 +175,6 @@ def _is_regular(file: Path) -> bool:
         return stat.S_ISREG(file.stat().st_mode)
     except OSError:
         return False
-
-
-def _read_small(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(65_536).decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _matching(directory: Path, pattern: str) -> list[Path]:
