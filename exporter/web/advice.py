@@ -1,12 +1,12 @@
 """What is advised, as JSON-ready data: the same Report that the gauges and the ``advise`` command show."""
 
 import dataclasses
-import math
 from typing import Any
 
 from advisor.policy import Policy
 from advisor.report import GpuJudgement, Report
 from exporter.service import Published
+from exporter.web.status import plain_value
 
 
 def advice(published: Published | None, policy: Policy) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def advice(published: Published | None, policy: Policy) -> dict[str, Any]:
                 "flags": [dataclasses.asdict(flag) for flag in each.flags],
                 "outlook": {
                     "preemption_risk_ratio": engine.preemption_risk_ratio,
-                    "time_to_kv_exhaustion_seconds": _spelled(engine.time_to_kv_exhaustion_seconds),
+                    "time_to_kv_exhaustion_seconds": plain_value(engine.time_to_kv_exhaustion_seconds),
                     "demand_growth_per_second": engine.demand_growth_per_second,
-                    "queue_drain_seconds": _spelled(engine.queue_drain_seconds),
+                    "queue_drain_seconds": plain_value(engine.queue_drain_seconds),
                     "restart_fits": engine.restart_fits,
                     "restart_shortfall_bytes": engine.restart_shortfall_bytes,
                     "host_memory_used_bytes": engine.host_memory_used_bytes,
@@ -57,9 +57,9 @@ def _gpu(gpu: GpuJudgement, report: Report, policy: Policy) -> dict[str, Any]:
         "uuid": gpu.uuid,
         "horizon_seconds": policy.oom_horizon_seconds,
         "oom_risk_ratio": gpu.oom_risk_ratio,
-        "time_to_oom_seconds": _spelled(gpu.time_to_oom_seconds),
-        "time_to_oom_lower_seconds": _spelled(gpu.time_to_oom_lower_seconds),
-        "time_to_oom_upper_seconds": _spelled(gpu.time_to_oom_upper_seconds),
+        "time_to_oom_seconds": plain_value(gpu.time_to_oom_seconds),
+        "time_to_oom_lower_seconds": plain_value(gpu.time_to_oom_lower_seconds),
+        "time_to_oom_upper_seconds": plain_value(gpu.time_to_oom_upper_seconds),
         "memory_growth_bytes_per_second": gpu.memory_growth_bytes_per_second,
         "memory_slack_bytes": gpu.memory_slack_bytes,
         "memory_slack_low_bytes": gpu.memory_slack_low_bytes,
@@ -84,7 +84,3 @@ def _gpu(gpu: GpuJudgement, report: Report, policy: Policy) -> dict[str, Any]:
             for factor, ratio in factors
         ],
     }
-
-
-def _spelled(seconds: float | None) -> float | str | None:
-    return "+Inf" if seconds is not None and math.isinf(seconds) else seconds

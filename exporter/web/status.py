@@ -73,12 +73,13 @@ def plain(fact: Fact) -> dict[str, Any]:
         field for field in dataclasses.fields(cast("Any", fact)) if isinstance(field.metadata.get("kind"), Kind)
     )
     values = ((field.name, getattr(fact, field.name)) for field in declared)
-    return {name: _plain_value(value) for name, value in values if value is not None}
+    return {name: plain_value(value) for name, value in values if value is not None}
 
 
-def _plain_value(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON has it, which has no word for what is infinite or unknown."""
     if isinstance(value, Mapping):
-        return {str(key): _plain_value(each) for key, each in value.items()}
+        return {str(key): plain_value(each) for key, each in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return "+Inf" if value > 0 else None
     return value
