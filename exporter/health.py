@@ -24,7 +24,7 @@ class Collector(Fact):
 
     subject: ClassVar[str] = "collector"
 
-    collector: str = identity("Name of the source: nvml, vllm, process, model, prometheus, advice.")
+    collector: str = identity("Name of the source: nvml, process, vllm, model, cgroup, prometheus, state, advice.")
     success: int | None = level("1 when the last read of this source succeeded in full, 0 when anything failed.")
     duration_seconds: float | None = level("How long the last finished read took.")
     last_success_timestamp_seconds: float | None = level("Unix time of the last read that succeeded in full.")
