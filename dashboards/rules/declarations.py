@@ -41,14 +41,6 @@ class Recording:
     expr: str
 
 
-def duration(seconds: float) -> str:
-    """Return a number of seconds as Prometheus spells durations: the largest unit that divides it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length and seconds % length == 0:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:g}s"
-
-
 def spoken(seconds: float) -> str:
     """Return a number of seconds in words: ``15 minutes``."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
