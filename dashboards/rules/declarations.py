@@ -1,5 +1,6 @@
 """What an alert and a recording rule are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from advisor.report import Severity
@@ -27,11 +28,6 @@ class Alert:
     panel: str
     """Title of the panel of that dashboard that shows it."""
 
-    @property
-    def group(self) -> str:
-        """Name of the rule group: alerts stand with those that look at the same dashboard."""
-        return str(self.board)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
@@ -39,6 +35,14 @@ class Recording:
 
     record: str
     expr: str
+
+
+def by_group(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:
+    """Return alerts by the name of their rule group: they stand with those that look at the same dashboard."""
+    groups: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        groups.setdefault(alert.board.value, []).append(alert)
+    return groups
 
 
 def spoken(seconds: float) -> str:
