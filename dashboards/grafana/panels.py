@@ -455,14 +455,14 @@ class Layout:
         else:
             self._builder.with_row(row)
 
-    def add(self, panel: Any, *, width: int, height: int, repeat: str | None = None, per_row: int = 2) -> None:
-        """Place the next panel; with ``repeat`` one for each value of a variable."""
+    def add(self, panel: Any, *, width: int, height: int, repeat: str | None = None) -> None:
+        """Place the next panel; with ``repeat`` one for each value of a variable, two in a row."""
         if self._x + width > 24:
             self._y += self._height
             self._x = self._height = 0
         panel.id(self._new_id()).grid_pos(dm.GridPos(h=height, w=width, x=self._x, y=self._y))
         if repeat is not None:
-            panel.repeat(repeat).repeat_direction("h").max_per_row(per_row)
+            panel.repeat(repeat).repeat_direction("h").max_per_row(2)
         self._x += width
         self._height = max(self._height, height)
         if self._collapsed is not None:
