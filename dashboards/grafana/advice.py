@@ -47,7 +47,6 @@ def build() -> Dashboard:
         title="vLLM headroom: advice",
         description="Recommended against configured flags, from observed load, with bounds and confidence.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("engine", "Engine", 'label_values(headroom_engine_up{instance=~"$instance"}, engine)')
     figures = (
         ("max-num-seqs", "", engine("max_num_seqs"), "short", Steps(base=BLUE)),

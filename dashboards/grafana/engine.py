@@ -57,7 +57,6 @@ def build() -> Dashboard:
         title="vLLM headroom: engine",
         description="What a vLLM engine holds, what more fits, what limits it and how close it is to preempting.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("engine", "Engine", 'label_values(headroom_engine_up{instance=~"$instance"}, engine)')
     layout.variable(
         "model_name",

@@ -51,7 +51,6 @@ def build() -> Dashboard:
         title="vLLM headroom: fleet",
         description="Every GPU and vLLM engine, worst first. A row leads to its server or engine.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     _figures(layout)
     layout.row("Worst first")
     layout.add(_alerts(), width=24, height=6)

@@ -391,7 +391,10 @@ def bars(
 
 @dataclass(kw_only=True)
 class Layout:
-    """A dashboard in the making: panels flow from left to right in rows of 24 columns."""
+    """A dashboard in the making: panels flow from left to right in rows of 24 columns.
+
+    Every dashboard asks for its data source and, as all selectors and the marks of alerts do, for servers.
+    """
 
     board: Board
     title: str
@@ -426,6 +429,7 @@ class Layout:
                 .keep_time(True)
             )
         )
+        self.variable("instance", "Server", "label_values(headroom_build_info, instance)")
 
     def variable(self, name: str, label: str, query: str, *, hidden: bool = False) -> None:
         """Add a variable that lists the values of a label; All by default."""

@@ -68,7 +68,6 @@ def build() -> Dashboard:
         title="vLLM headroom: server",
         description="Where the memory of one server's GPUs went, and what can still go wrong with it.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("gpu", "GPU", 'label_values(headroom_gpu_memory_total_bytes{instance=~"$instance"}, gpu)')
     parts = {
         name: Query(expr=f'max by (GPU) (label_join({_part(name)}, "GPU", " GPU ", "instance", "gpu"))')
