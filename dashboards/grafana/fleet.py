@@ -33,6 +33,7 @@ from dashboards.grafana.panels import (
     Steps,
     at_server,
     figure,
+    firing,
     lines,
     sheet,
     to,
@@ -155,10 +156,7 @@ def _figures(layout: Layout) -> None:
 
 
 def _alerts() -> object:
-    firing = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
-    ranks = " or ".join(
-        f'{firing.replace("}", "")}, severity="{severity}"}} * {rank}' for rank, (severity, _) in SEVERITIES.items()
-    )
+    ranks = " or ".join(f"{firing(severity=severity)} * {rank}" for rank, (severity, _) in SEVERITIES.items())
     return sheet(
         "Firing now",
         "Our alerts, as Prometheus evaluates them; each has a runbook. Empty where nothing fires, and where the rules "

@@ -493,8 +493,7 @@ class Layout:
 
 def _alerts() -> dashboard.AnnotationQuery:
     """Marks the times at which our alerts fire, where Prometheus evaluates them."""
-    expr = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
-    return dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color(RED).expr(expr)
+    return dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color(RED).expr(firing())
 
 
 def _source_variable() -> dashboard.DatasourceVariable:
@@ -514,6 +513,11 @@ def engine(field_name: str, **labels: str) -> str:
 def at_server(name: str, **labels: str) -> str:
     """Return the selector of any metric of ours for the chosen servers; labels as in `_selector`."""
     return _selector(f"headroom_{name}", OF_SERVER, labels)
+
+
+def firing(**labels: str) -> str:
+    """Return the selector of our alerts that fire at the chosen servers, or at none; labels as in `_selector`."""
+    return _selector("ALERTS", ('alertname=~"Headroom.+"', 'alertstate="firing"', 'instance=~"$instance|"'), labels)
 
 
 def _selector(name: str, chosen: tuple[str, ...], labels: Mapping[str, str]) -> str:
