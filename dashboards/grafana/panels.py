@@ -69,12 +69,6 @@ class Steps:
         steps += [dm.Threshold(value=value, color=color) for value, color in self.above]
         return dashboard.ThresholdsConfig().mode(dm.ThresholdsMode.ABSOLUTE).steps(steps)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the same as a field override."""
-        steps: list[dict[str, Any]] = [{"value": None, "color": self.base}]
-        steps += [{"value": value, "color": color} for value, color in self.above]
-        return {"mode": "absolute", "steps": steps}
-
 
 @cache
 def _helps() -> dict[str, str]:
@@ -346,10 +340,10 @@ def _cell(column: Column) -> list[dm.DynamicConfigValue]:
     if column.decimals is not None:
         properties.append(("decimals", column.decimals))
     if column.expr and not column.label:
-        states = [] if column.states is None else [values(column.states).to_json()]
-        properties.append(("mappings", [*states, _absent(column.no_value).to_json()]))
+        states = [] if column.states is None else [values(column.states)]
+        properties.append(("mappings", [*states, _absent(column.no_value)]))
     if column.steps is not None:
-        properties.append(("thresholds", column.steps.as_json()))
+        properties.append(("thresholds", column.steps.built().build()))
     if column.steps is not None or column.states is not None:
         cell = {"type": "color-background", "mode": "basic"} if column.background else {"type": "color-text"}
         properties.append(("custom.cellOptions", cell))
