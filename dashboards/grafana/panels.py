@@ -104,7 +104,7 @@ def _absent(shown: str) -> dm.SpecialValueMap:
 def _targets(panel: Any, queries: Sequence[Query], *, instant: bool = False, as_table: bool = False) -> Any:
     panel.datasource(SOURCE)
     for position, query in enumerate(queries):
-        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(chr(ord("A") + position))
+        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(_ref(position))
         target = target.instant() if instant else target.range()
         panel.with_target(target.format(pm.PromQueryFormat.TABLE) if as_table else target)
     return panel
@@ -302,18 +302,14 @@ def sheet(
         **{_value_of(position, asked): column.title for position, column in enumerate(asked)},
     }
     order = {column.title: position for position, column in enumerate(columns)}
+    # Values that are always 1: their query was made for its labels.
+    silent = tuple(_value_of(position, asked) for position, column in enumerate(asked) if column.label)
     panel.transformations(
-        [
-            dm.DataTransformerConfig(id_val="merge", options={}),
-            dm.DataTransformerConfig(
-                id_val="organize",
-                options={
-                    "excludeByName": dict.fromkeys(("Time", *_silent(asked)), True),
-                    "indexByName": {name: order[title] for name, title in from_name.items()},
-                    "renameByName": {name: title for name, title in from_name.items() if name not in _silent(asked)},
-                },
-            ),
-        ]
+        _joined(
+            hidden=silent,
+            order={name: order[title] for name, title in from_name.items()},
+            names={name: title for name, title in from_name.items() if name not in silent},
+        )
     )
     for column in columns:
         properties = _cell(column)
@@ -322,14 +318,25 @@ def sheet(
     return panel
 
 
-def _silent(asked: Sequence[Column]) -> tuple[str, ...]:
-    """Value columns that are always 1: their query was made for its labels."""
-    return tuple(_value_of(position, asked) for position, column in enumerate(asked) if column.label)
+def _joined(
+    *, hidden: Sequence[str], order: Mapping[str, int], names: Mapping[str, str]
+) -> list[dm.DataTransformerConfig]:
+    """Make one table of all queries' answers, in which these columns are hidden, ordered and renamed."""
+    organized = {"excludeByName": dict.fromkeys(("Time", *hidden), True), "indexByName": order, "renameByName": names}
+    return [
+        dm.DataTransformerConfig(id_val="merge", options={}),
+        dm.DataTransformerConfig(id_val="organize", options=organized),
+    ]
 
 
-def _value_of(position: int, asked: Sequence[Column]) -> str:
+def _value_of(position: int, asked: Sequence[object]) -> str:
     """What Grafana calls the value column of a query."""
-    return f"Value #{chr(ord('A') + position)}" if len(asked) > 1 else "Value"
+    return f"Value #{_ref(position)}" if len(asked) > 1 else "Value"
+
+
+def _ref(position: int) -> str:
+    """What a query is called within its panel."""
+    return chr(ord("A") + position)
 
 
 def _cell(column: Column) -> list[dm.DynamicConfigValue]:
@@ -364,20 +371,9 @@ def bars(
     panel.orientation(cm.VizOrientation.HORIZONTAL).stacking(cm.StackingMode.NORMAL).x_field(by)
     panel.show_value(cm.VisibilityMode.NEVER).bar_width(0.8).group_width(0.8).fill_opacity(85).line_width(0)
     panel.legend(_legend()).tooltip(_all_series()).no_value(NOT_REPORTED)
-    names = {f"Value #{chr(ord('A') + position)}": name for position, name in enumerate(parts)}
-    panel.transformations(
-        [
-            dm.DataTransformerConfig(id_val="merge", options={}),
-            dm.DataTransformerConfig(
-                id_val="organize",
-                options={
-                    "excludeByName": {"Time": True},
-                    "indexByName": {by: 0, **{value: position + 1 for position, value in enumerate(names)}},
-                    "renameByName": names,
-                },
-            ),
-        ]
-    )
+    names = {_value_of(position, queries): name for position, name in enumerate(parts)}
+    order = {name: position for position, name in enumerate((by, *names))}
+    panel.transformations(_joined(hidden=(), order=order, names=names))
     for name, (color, opacity) in colors.items():
         panel.override_by_name(name, [_fixed(color), _opacity(opacity)])
     return panel
