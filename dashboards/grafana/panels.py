@@ -101,8 +101,18 @@ def _absent(shown: str) -> dm.SpecialValueMap:
     )
 
 
-def _targets(panel: Any, queries: Sequence[Query], *, instant: bool = False, as_table: bool = False) -> Any:
-    panel.datasource(SOURCE)
+def _begun(
+    panel: Any,
+    title: str,
+    note: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    instant: bool = False,
+    as_table: bool = False,
+) -> Any:
+    """Give a panel what every panel with queries has."""
+    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit).datasource(SOURCE)
     for position, query in enumerate(queries):
         target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(_ref(position))
         target = target.instant() if instant else target.range()
@@ -144,8 +154,7 @@ def lines(
 
     ``low`` and ``high`` fix the axis; ``least_high`` is where it ends unless a value is higher.
     """
-    panel: timeseries.Panel = _targets(timeseries.Panel(), queries)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit)
+    panel: timeseries.Panel = _begun(timeseries.Panel(), title, note, queries, unit=unit)
     panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
     if stepped:
@@ -224,9 +233,8 @@ def figure(
     spark: bool = True,
 ) -> stat.Panel:
     """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to."""
-    panel: stat.Panel = _targets(stat.Panel(), [query], instant=not spark)
-    panel.title(title).description(described(note, [query.expr])).unit(unit).no_value(no_value)
-    panel.thresholds((steps or Steps(base=BLUE)).built())
+    panel: stat.Panel = _begun(stat.Panel(), title, note, [query], unit=unit, instant=not spark)
+    panel.no_value(no_value).thresholds((steps or Steps(base=BLUE)).built())
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
     panel.graph_mode(cm.BigValueGraphMode.AREA if spark else cm.BigValueGraphMode.NONE)
@@ -243,8 +251,7 @@ def timeline(
     title: str, note: str, queries: Sequence[Query], *, states: dict[int, tuple[str, str]]
 ) -> statetimeline.Panel:
     """Return states over time, one row a series, each state with its word and colour."""
-    panel: statetimeline.Panel = _targets(statetimeline.Panel(), queries)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit("short")
+    panel: statetimeline.Panel = _begun(statetimeline.Panel(), title, note, queries, unit="short")
     panel.mappings([values(states)]).no_value(NOT_REPORTED)
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.thresholds(Steps(base=GREY).built())
@@ -291,10 +298,8 @@ def sheet(
         empty: What it says without rows.
     """
     asked = [column for column in columns if column.expr]
-    panel: table.Panel = _targets(
-        table.Panel(), [Query(expr=column.expr, legend="") for column in asked], instant=True, as_table=True
-    )
-    panel.title(title).description(described(note, [column.expr for column in asked])).unit("string")
+    queries = [Query(expr=column.expr, legend="") for column in asked]
+    panel: table.Panel = _begun(table.Panel(), title, note, queries, unit="string", instant=True, as_table=True)
     panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value(empty)
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
@@ -366,9 +371,8 @@ def bars(
 ) -> barchart.Panel:
     """Return one horizontal stacked bar for each value of the label ``by``; the parts are its pieces, in order."""
     queries = list(parts.values())
-    panel: barchart.Panel = _targets(barchart.Panel(), queries, instant=True, as_table=True)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit).min(0)
-    panel.orientation(cm.VizOrientation.HORIZONTAL).stacking(cm.StackingMode.NORMAL).x_field(by)
+    panel: barchart.Panel = _begun(barchart.Panel(), title, note, queries, unit=unit, instant=True, as_table=True)
+    panel.min(0).orientation(cm.VizOrientation.HORIZONTAL).stacking(cm.StackingMode.NORMAL).x_field(by)
     panel.show_value(cm.VisibilityMode.NEVER).bar_width(0.8).group_width(0.8).fill_opacity(85).line_width(0)
     panel.legend(_legend()).tooltip(_all_series()).no_value(NOT_REPORTED)
     names = {_value_of(position, queries): name for position, name in enumerate(parts)}
