@@ -94,25 +94,32 @@ def _figures(layout: Layout) -> None:
         width=4,
         height=4,
     )
+    layout.add(
+        figure(
+            "More requests",
+            "Typical requests that fit now.",
+            Query(expr=engine("request_headroom"), legend=ENGINE_LEGEND),
+            unit="short",
+            steps=REQUESTS_LEFT,
+            decimals=0,
+        ),
+        width=3,
+        height=4,
+    )
     figures = (
-        ("More requests", "Typical requests that fit now.", engine("request_headroom"), "short", REQUESTS_LEFT, 0),
-        ("Free tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE), None),
+        ("Free tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE)),
         (
             "KV in use",
             "High is healthy as long as nothing waits and nothing is preempted.",
             engine("kv_usage_ratio"),
             "percentunit",
             KV_USAGE,
-            0,
         ),
-        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
+        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK),
     )
-    for title, note, expr, unit, steps, decimals in figures:
-        layout.add(
-            figure(title, note, Query(expr=expr, legend=ENGINE_LEGEND), unit=unit, steps=steps, decimals=decimals),
-            width=3,
-            height=4,
-        )
+    for title, note, expr, unit, steps in figures:
+        query = Query(expr=expr, legend=ENGINE_LEGEND)
+        layout.add(figure(title, note, query, unit=unit, steps=steps), width=3, height=4)
     layout.add(
         figure(
             "KV full in",

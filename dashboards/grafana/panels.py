@@ -232,7 +232,10 @@ def figure(
     named: bool = False,
     spark: bool = True,
 ) -> stat.Panel:
-    """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to."""
+    """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to.
+
+    A share has whole percents unless ``decimals`` are given.
+    """
     panel: stat.Panel = _begun(stat.Panel(), title, note, [query], unit=unit, instant=not spark)
     panel.no_value(no_value).thresholds((steps or Steps(base=BLUE)).built())
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
@@ -242,8 +245,8 @@ def figure(
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.mappings([*([values(states)] if states is not None else []), _absent(no_value)])
-    if decimals is not None:
-        panel.decimals(decimals)
+    if (shown := _decimals(unit, decimals)) is not None:
+        panel.decimals(shown)
     return panel
 
 
@@ -275,6 +278,7 @@ class Column:
     label: str = ""
     unit: str = "short"
     decimals: int | None = None
+    """None: whole percents for a share, else as many as Grafana finds fit."""
     steps: Steps | None = None
     states: dict[int, tuple[str, str]] | None = None
     no_value: str = "-"
@@ -344,13 +348,17 @@ def _ref(position: int) -> str:
     return chr(ord("A") + position)
 
 
+def _decimals(unit: str, wanted: int | None) -> int | None:
+    return 0 if wanted is None and unit == "percentunit" else wanted
+
+
 def _cell(column: Column) -> list[dm.DynamicConfigValue]:
     # A label that a row lacks; without this the cell shows what an empty table says.
     properties: list[tuple[str, Any]] = [("noValue", "-")] if column.label else []
     if column.expr and not column.label:
         properties.append(("unit", column.unit))
-    if column.decimals is not None:
-        properties.append(("decimals", column.decimals))
+    if (shown := _decimals(column.unit, column.decimals)) is not None:
+        properties.append(("decimals", shown))
     if column.expr and not column.label:
         states = [] if column.states is None else [values(column.states)]
         properties.append(("mappings", [*states, _absent(column.no_value)]))

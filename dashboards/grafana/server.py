@@ -17,7 +17,6 @@ from dashboards.grafana.looks import (
     scaled,
 )
 from dashboards.grafana.panels import (
-    BLUE,
     GPU_LEGEND,
     ORANGE,
     RED,
@@ -45,6 +44,8 @@ _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 _HOUR_SECONDS = 3600
 _TELLING_RATIO = 0.01
+_GROWTH_AN_HOUR = f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}"
+_NO_TREND = "no trend yet"
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -145,48 +146,55 @@ def build() -> Dashboard:
 
 
 def _figures(layout: Layout) -> None:
-    figures = (
-        ("OOM risk", "Of each GPU.", gpu("oom_risk_ratio"), "percentunit", RISK, "not reported"),
-        ("Slack", "Of each GPU.", gpu("memory_slack_bytes"), "bytes", SLACK, "not reported"),
-        (
+    def each(expr: str) -> Query:
+        return Query(expr=expr, legend="GPU {{gpu}}")
+
+    risk, slack = gpu("oom_risk_ratio"), gpu("memory_slack_bytes")
+    layout.add(
+        figure("OOM risk", "Of each GPU.", each(risk), unit="percentunit", steps=RISK, named=True), width=5, height=4
+    )
+    layout.add(figure("Slack", "Of each GPU.", each(slack), unit="bytes", steps=SLACK, named=True), width=5, height=4)
+    layout.add(
+        figure(
             "Lowest slack in this time",
             "The low-water mark over the time shown.",
-            f"min_over_time({gpu('memory_slack_bytes')}[$__range])",
-            "bytes",
-            SLACK,
-            "not reported",
+            each(f"min_over_time({slack}[$__range])"),
+            unit="bytes",
+            steps=SLACK,
+            named=True,
+            spark=False,
         ),
-        (
+        width=5,
+        height=4,
+    )
+    layout.add(
+        figure(
             "Growth an hour",
             "What use grows by in an hour at the present trend.",
-            f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}",
-            "bytes",
-            Steps(base=BLUE),
-            "no trend yet",
+            each(_GROWTH_AN_HOUR),
+            unit="bytes",
+            no_value=_NO_TREND,
+            named=True,
+            spark=False,
         ),
-        (
+        width=4,
+        height=4,
+    )
+    layout.add(
+        figure(
             "Out of memory in",
             "At the present growth.",
-            until(gpu("time_to_oom_seconds")),
-            "dtdurations",
-            TIME_TO_OOM,
-            "no trend yet",
-        ),
-    )
-    for (title, note, expr, unit, steps, none), width in zip(figures, (5, 5, 5, 4, 5), strict=True):
-        panel = figure(
-            title,
-            note,
-            Query(expr=expr, legend="GPU {{gpu}}"),
-            unit=unit,
-            steps=steps,
-            no_value=none,
-            decimals=0 if unit == "percentunit" else None,
+            each(until(gpu("time_to_oom_seconds"))),
+            unit="dtdurations",
+            steps=TIME_TO_OOM,
+            states=OOM_NEVER_OR_NOW,
+            no_value=_NO_TREND,
             named=True,
-            states=OOM_NEVER_OR_NOW if unit == "dtdurations" else None,
-            spark=title in {"OOM risk", "Slack"},
-        )
-        layout.add(panel, width=width, height=4)
+            spark=False,
+        ),
+        width=5,
+        height=4,
+    )
 
 
 def _risk(layout: Layout) -> None:
@@ -308,9 +316,9 @@ def _risk(layout: Layout) -> None:
         lines(
             "Growth an hour",
             "The robust trend of memory use; a leak shows here hours before it ends anything.",
-            [Query(expr=f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}", legend=GPU_LEGEND)],
+            [Query(expr=_GROWTH_AN_HOUR, legend=GPU_LEGEND)],
             unit="bytes",
-            no_value="no trend yet",
+            no_value=_NO_TREND,
         ),
         width=8,
         height=7,
