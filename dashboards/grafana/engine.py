@@ -22,6 +22,7 @@ from dashboards.grafana.panels import (
     ENGINE_LEGEND,
     GREEN,
     GREY,
+    NOT_REPORTED,
     ORANGE,
     Column,
     Layout,
@@ -322,7 +323,7 @@ def _start(layout: Layout) -> None:
                     expr=f"max by (engine, dp_rank, model_name) ({engine('restart_shortfall_bytes')})",
                     unit="bytes",
                     steps=COUNT_OF_BAD,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Lacks metrics",

@@ -270,7 +270,7 @@ def _engines() -> object:
                 steps=PREEMPTION_RISK,
                 width=86,
             ),
-            Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),)), width=70),
+            Column(title="Waiting", expr=each("requests_waiting"), steps=COUNT_OF_WARNINGS, width=70),
             Column(title="Limited by", expr=limiter, states=LIMITER_STATES, width=105),
             Column(title="Restart", expr=each("restart_fits"), states=FITS, width=85),
             Column(title="Max seqs", expr=each("max_num_seqs"), width=86, link=("Show the advice", advice)),

@@ -7,6 +7,7 @@ from advisor.report import COMPONENTS
 from dashboards.grafana.looks import (
     CLOCKS,
     COMPONENT_COLORS,
+    COUNT_OF_WARNINGS,
     OOM_NEVER_OR_NOW,
     POLICY,
     RISK,
@@ -18,12 +19,13 @@ from dashboards.grafana.looks import (
 )
 from dashboards.grafana.panels import (
     GPU_LEGEND,
+    GREEN,
+    NOT_REPORTED,
     ORANGE,
     RED,
     Column,
     Layout,
     Query,
-    Steps,
     at_server,
     bars,
     colored,
@@ -401,8 +403,8 @@ def _hardware(layout: Layout) -> None:
         width=8,
         height=8,
     )
-    pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
-    failed = {0: ("no", "green"), 1: ("yes", RED)}
+    pending = {0: ("no", GREEN), 1: ("yes", ORANGE)}
+    failed = {0: ("no", GREEN), 1: ("yes", RED)}
     layout.add(
         sheet(
             "Health",
@@ -413,25 +415,25 @@ def _hardware(layout: Layout) -> None:
                 Column(
                     title="Uncorrected ECC",
                     expr=f"max by ({_GPU}) ({gpu('ecc_uncorrected_errors_total')})",
-                    steps=Steps(above=((1.0, ORANGE),)),
+                    steps=COUNT_OF_WARNINGS,
                     no_value="no ECC",
                 ),
                 Column(
                     title="Remap pending",
                     expr=f"max by ({_GPU}) ({gpu('row_remap_pending')})",
                     states=pending,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Remap failed",
                     expr=f"max by ({_GPU}) ({gpu('row_remap_failed')})",
                     states=failed,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Xid errors",
                     expr=f"sum by ({_GPU}) ({gpu('xid_errors_total')})",
-                    steps=Steps(above=((1.0, ORANGE),)),
+                    steps=COUNT_OF_WARNINGS,
                     no_value="none seen",
                 ),
                 Column(title="Driver", label="driver_version", expr=f"max by ({_GPU}, driver_version) ({gpu('info')})"),
