@@ -48,7 +48,12 @@ _LATENCIES = (
 
 _FURTHEST_SECONDS = 5 * POLICY.kv_exhaustion_warning_seconds
 _MINUTE_SECONDS = 60
+_ENGINE = "engine, dp_rank, model_name"
 _LIMITER = limiter_number(lambda name: engine("limiter", limiter=name))
+
+
+def _each(field_name: str, *, by: str = _ENGINE) -> str:
+    return f"max by ({by}) ({engine(field_name)})"
 
 
 def build() -> Dashboard:
@@ -296,12 +301,12 @@ def _start(layout: Layout) -> None:
                 Column(
                     title="vLLM",
                     label="vllm_version",
-                    expr=f"max by (engine, dp_rank, model_name, vllm_version) ({engine('info')})",
+                    expr=_each("info", by=f"{_ENGINE}, vllm_version"),
                     width=80,
                 ),
                 Column(
                     title="Against theory",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('kv_capacity_gap_ratio')})",
+                    expr=_each("kv_capacity_gap_ratio"),
                     unit="percentunit",
                     steps=CAPACITY_GAP,
                     decimals=1,
@@ -309,25 +314,25 @@ def _start(layout: Layout) -> None:
                 ),
                 Column(
                     title="A token takes",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('kv_bytes_per_token')})",
+                    expr=_each("kv_bytes_per_token"),
                     unit="bytes",
                 ),
                 Column(
                     title="Full contexts",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('full_context_concurrency')})",
+                    expr=_each("full_context_concurrency"),
                     decimals=1,
                     steps=REQUESTS_LEFT,
                 ),
                 Column(
                     title="Restart lacks",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('restart_shortfall_bytes')})",
+                    expr=_each("restart_shortfall_bytes"),
                     unit="bytes",
                     steps=COUNT_OF_BAD,
                     no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Lacks metrics",
-                    expr=f"sum by (engine, dp_rank, model_name) ({engine('metric_missing')})",
+                    expr=f"sum by ({_ENGINE}) ({engine('metric_missing')})",
                     steps=COUNT_OF_BAD,
                     no_value="none",
                 ),

@@ -41,6 +41,7 @@ from dashboards.grafana.panels import (
 from dashboards.links import Board
 
 _GPU = "instance, gpu"
+_CLAIMANT = "instance, gpu, engine"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
@@ -62,6 +63,10 @@ at no load and at full load.
 
 def _part(component: str) -> str:
     return gpu("memory_component_bytes", component=component)
+
+
+def _each(field_name: str, *, by: str = _GPU) -> str:
+    return f"max by ({by}) ({gpu(field_name)})"
 
 
 def build() -> Dashboard:
@@ -251,7 +256,7 @@ def _risk(layout: Layout) -> None:
             [
                 Column(title="Server", label="instance"),
                 Column(title="GPU", label="gpu", width=60),
-                Column(title="Total", expr=f"max by ({_GPU}) ({gpu('memory_total_bytes')})", unit="bytes"),
+                Column(title="Total", expr=_each("memory_total_bytes"), unit="bytes"),
                 Column(
                     title="Held by engines",
                     expr=f"sum by ({_GPU}) ({_part(_ENGINE_PARTS)})",
@@ -267,14 +272,14 @@ def _risk(layout: Layout) -> None:
                     expr=f"sum by ({_GPU}) ({_part('driver_reserved')})",
                     unit="bytes",
                 ),
-                Column(title="Free", expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')})", unit="bytes"),
+                Column(title="Free", expr=_each("memory_free_bytes"), unit="bytes"),
                 Column(
                     title="Still claimed",
                     # Free memory is told as soon as it is read, slack when it was judged.
                     expr=f"clamp_min(max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')}), 0)",
                     unit="bytes",
                 ),
-                Column(title="Slack", expr=f"max by ({_GPU}) ({gpu('memory_slack_bytes')})", unit="bytes", steps=SLACK),
+                Column(title="Slack", expr=_each("memory_slack_bytes"), unit="bytes", steps=SLACK),
             ],
             sort=(("Slack", False),),
         ),
@@ -290,11 +295,9 @@ def _risk(layout: Layout) -> None:
                 Column(title="Server", label="instance"),
                 Column(title="GPU", label="gpu", width=60),
                 Column(title="Engine", label="engine"),
-                Column(title="Budget", expr=f"max by ({_GPU}, engine) ({gpu('engine_budget_bytes')})", unit="bytes"),
-                Column(title="Holds", expr=f"max by ({_GPU}, engine) ({gpu('engine_held_bytes')})", unit="bytes"),
-                Column(
-                    title="May still take", expr=f"max by ({_GPU}, engine) ({gpu('engine_claim_bytes')})", unit="bytes"
-                ),
+                Column(title="Budget", expr=_each("engine_budget_bytes", by=_CLAIMANT), unit="bytes"),
+                Column(title="Holds", expr=_each("engine_held_bytes", by=_CLAIMANT), unit="bytes"),
+                Column(title="May still take", expr=_each("engine_claim_bytes", by=_CLAIMANT), unit="bytes"),
             ],
             sort=(("GPU", False),),
             empty="No engine on this GPU",
@@ -414,19 +417,19 @@ def _hardware(layout: Layout) -> None:
                 Column(title="GPU", label="gpu", width=60),
                 Column(
                     title="Uncorrected ECC",
-                    expr=f"max by ({_GPU}) ({gpu('ecc_uncorrected_errors_total')})",
+                    expr=_each("ecc_uncorrected_errors_total"),
                     steps=COUNT_OF_WARNINGS,
                     no_value="no ECC",
                 ),
                 Column(
                     title="Remap pending",
-                    expr=f"max by ({_GPU}) ({gpu('row_remap_pending')})",
+                    expr=_each("row_remap_pending"),
                     states=pending,
                     no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Remap failed",
-                    expr=f"max by ({_GPU}) ({gpu('row_remap_failed')})",
+                    expr=_each("row_remap_failed"),
                     states=failed,
                     no_value=NOT_REPORTED,
                 ),
@@ -436,7 +439,7 @@ def _hardware(layout: Layout) -> None:
                     steps=COUNT_OF_WARNINGS,
                     no_value="none seen",
                 ),
-                Column(title="Driver", label="driver_version", expr=f"max by ({_GPU}, driver_version) ({gpu('info')})"),
+                Column(title="Driver", label="driver_version", expr=_each("info", by=f"{_GPU}, driver_version")),
             ],
             sort=(("GPU", False),),
         ),
