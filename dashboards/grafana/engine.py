@@ -1,5 +1,6 @@
 """One engine: what its KV cache holds and should hold, what more fits, what limits it, how its requests fare."""
 
+from grafana_foundation_sdk.models.common import LineInterpolation
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import (
@@ -277,19 +278,6 @@ def _load(layout: Layout) -> None:
 
 
 def _start(layout: Layout) -> None:
-    starts = lines(
-        "Capacity at each start (7 days)",
-        "An engine fixes its KV cache when it starts, so each step is a start. A step down with the same flags means "
-        "that something else held memory then, or that a new release needs more.",
-        [
-            Query(expr=engine("kv_capacity_tokens"), legend=f"{ENGINE_LEGEND} {{{{model_name}}}}"),
-            Query(expr=engine("kv_theory_tokens"), legend=f"{ENGINE_LEGEND} theory"),
-        ],
-        unit="short",
-        low=0,
-        stepped=True,
-    )
-    colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
     layout.add(
         sheet(
             "What it is and what it lacks",
@@ -342,7 +330,20 @@ def _start(layout: Layout) -> None:
         width=24,
         height=5,
     )
-    layout.add(starts.time_from("7d"), width=24, height=7)
+    starts = lines(
+        "Capacity at each start (7 days)",
+        "An engine fixes its KV cache when it starts, so each step is a start. A step down with the same flags means "
+        "that something else held memory then, or that a new release needs more.",
+        [
+            Query(expr=engine("kv_capacity_tokens"), legend=f"{ENGINE_LEGEND} {{{{model_name}}}}"),
+            Query(expr=engine("kv_theory_tokens"), legend=f"{ENGINE_LEGEND} theory"),
+        ],
+        unit="short",
+        low=0,
+    )
+    colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
+    starts.line_interpolation(LineInterpolation.STEP_AFTER).time_from("7d")
+    layout.add(starts, width=24, height=7)
 
 
 def _latency(layout: Layout) -> None:

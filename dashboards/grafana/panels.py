@@ -143,30 +143,21 @@ def lines(
     steps: Steps | None = None,
     low: float | None = None,
     high: float | None = None,
-    least_high: float | None = None,
-    decimals: int | None = None,
     fill: int = 8,
-    stepped: bool = False,
     legend_at: cm.LegendPlacement = cm.LegendPlacement.BOTTOM,
     no_value: str = NOT_REPORTED,
 ) -> timeseries.Panel:
     """Return lines over time; with steps, their borders are drawn as dashed lines.
 
-    ``low`` and ``high`` fix the axis; ``least_high`` is where it ends unless a value is higher.
+    ``low`` and ``high`` fix the axis.
     """
     panel: timeseries.Panel = _begun(timeseries.Panel(), title, note, queries, unit=unit)
     panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
-    if stepped:
-        panel.line_interpolation(cm.LineInterpolation.STEP_AFTER)
     if low is not None:
         panel.min(low)
     if high is not None:
         panel.max(high)
-    if least_high is not None:
-        panel.axis_soft_max(least_high)
-    if decimals is not None:
-        panel.decimals(decimals)
     if steps is not None:
         panel.thresholds(steps.built())
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(cm.GraphThresholdsStyleMode.DASHED))

@@ -389,9 +389,9 @@ def _hardware(layout: Layout) -> None:
         ],
         unit="short",
         low=0,
-        least_high=4,
-        decimals=0,
     )
+    # Whole errors on an axis that one error does not fill.
+    errors.decimals(0).axis_soft_max(4)
     layout.add(errors, width=6, height=7)
     reasons = ("~sw_power_cap|sync_boost", "~.*thermal.*", "~hw_slowdown|hw_power_brake")
     clocks = " or ".join(f"{gpu('throttled', reason=each)} * {rank}" for rank, each in enumerate(reasons, start=1))
