@@ -171,7 +171,7 @@ def _room(layout: Layout) -> None:
     )
     colored(capacity, "/^used$/", GREEN)
     colored(capacity, "/^capacity$/", BLUE, fill=False)
-    colored(capacity, "/^theory$/", GREY, dashed=True, fill=False)
+    colored(capacity, "/^theory$/", GREY, dashed=True)
     band(capacity, "theory, upper bound", "theory, lower bound", GREY)
     layout.add(capacity, width=12, height=9)
     layout.add(
@@ -198,8 +198,8 @@ def _room(layout: Layout) -> None:
         low=0,
     )
     colored(requests, "/ fits$/", GREEN)
-    colored(requests, "/ by KV$/", ORANGE, dashed=True, fill=False)
-    colored(requests, "/ by max-num-seqs$/", BLUE, dashed=True, fill=False)
+    colored(requests, "/ by KV$/", ORANGE, dashed=True)
+    colored(requests, "/ by max-num-seqs$/", BLUE, dashed=True)
     layout.add(requests, width=6, height=9)
 
 
@@ -227,7 +227,7 @@ def _load(layout: Layout) -> None:
     )
     colored(running, "/ running$/", GREEN)
     colored(running, "/ waiting$/", ORANGE)
-    colored(running, "/ max-num-seqs$/", GREY, dashed=True, fill=False)
+    colored(running, "/ max-num-seqs$/", GREY, dashed=True)
     layout.add(running, width=8, height=8)
     layout.add(
         lines(
@@ -341,7 +341,7 @@ def _start(layout: Layout) -> None:
         unit="short",
         low=0,
     )
-    colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
+    colored(starts, "/ theory$/", GREY, dashed=True)
     starts.line_interpolation(LineInterpolation.STEP_AFTER).time_from("7d")
     layout.add(starts, width=24, height=7)
 

@@ -185,11 +185,11 @@ def _fixed(color: str) -> dm.DynamicConfigValue:
 
 
 def colored(panel: timeseries.Panel, pattern: str, color: str, *, dashed: bool = False, fill: bool = True) -> None:
-    """Give the series whose name matches a pattern a colour; dashed for what is meant, solid for what is."""
+    """Give the series whose name matches a pattern a colour; dashed and not filled for what is meant."""
     properties = [_fixed(color)]
     if dashed:
         properties.append(dm.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]}))
-    if not fill:
+    if dashed or not fill:
         properties.append(_opacity(0))
     panel.override_by_regexp(pattern, properties)
 

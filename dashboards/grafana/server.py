@@ -246,7 +246,7 @@ def _risk(layout: Layout) -> None:
         unit="bytes",
         steps=SLACK,
     )
-    colored(slack, "/lowest of 1 h$/", RED, dashed=True, fill=False)
+    colored(slack, "/lowest of 1 h$/", RED, dashed=True)
     layout.add(slack, width=8, height=8)
     layout.add(
         sheet(
