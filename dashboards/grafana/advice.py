@@ -1,6 +1,6 @@
 """What the flags should be: recommended against configured, how sure that is, what binds and what it would bring."""
 
-from grafana_foundation_sdk.builders import stat
+from grafana_foundation_sdk.builders import stat, timeseries
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import CONFIDENCE, POLICY, REQUESTS_LEFT
@@ -127,7 +127,7 @@ def _figure(
     return figure(title, note, query, unit=unit, steps=steps, no_value=no_value, spark=False)
 
 
-def _over_time() -> object:
+def _over_time() -> timeseries.Panel:
     panel = lines(
         "max-num-seqs: recommended against configured",
         "The shade is what observed load supports.",

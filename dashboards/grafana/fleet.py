@@ -1,6 +1,6 @@
 """Every server, GPU and engine at a glance, the worst first."""
 
-from grafana_foundation_sdk.builders import stat
+from grafana_foundation_sdk.builders import stat, table
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import (
@@ -156,7 +156,7 @@ def _count(title: str, note: str, expr: str, steps: Steps, no_value: str = NOT_R
     return figure(title, note, Query(expr=expr), unit="short", steps=steps, decimals=0, no_value=no_value)
 
 
-def _alerts() -> object:
+def _alerts() -> table.Panel:
     ranks = " or ".join(f"{firing(severity=severity)} * {rank}" for rank, (severity, _) in SEVERITIES.items())
     return sheet(
         "Firing now",
@@ -181,7 +181,7 @@ def _alerts() -> object:
     )
 
 
-def _gpus() -> object:
+def _gpus() -> table.Panel:
     server = to(Board.SERVER, instance='${__data.fields["Server"]}', gpu='${__data.fields["GPU"]}')
 
     def each(field: str, **labels: str) -> str:
@@ -236,7 +236,7 @@ def _gpus() -> object:
     )
 
 
-def _engines() -> object:
+def _engines() -> table.Panel:
     engine = to(Board.ENGINE, instance='${__data.fields["Server"]}', engine='${__data.fields["Engine"]}')
     advice = to(Board.ADVICE, instance='${__data.fields["Server"]}', engine='${__data.fields["Engine"]}')
     limiter = limiter_number(lambda name: at_server("engine_limiter", limiter=name), by=_ENGINE)

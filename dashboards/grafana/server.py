@@ -113,42 +113,7 @@ def build() -> Dashboard:
     layout.row("Hardware")
     _hardware(layout)
     layout.row("What the daemon sees")
-    last_success = at_server("collector_last_success_timestamp_seconds")
-    failing = f"{at_server('collector_success')} == 0"
-    layout.add(
-        timeline(
-            "Collectors",
-            "Whether each source could be read. What a failing source would tell is missing, not zero.",
-            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
-            states=WORKS,
-        ),
-        width=16,
-        height=7,
-    )
-    layout.add(
-        sheet(
-            "Why a collector fails",
-            "Empty while all sources can be read.",
-            [
-                Column(title="Server", label="instance"),
-                Column(title="Collector", label="collector"),
-                Column(
-                    title="Reason",
-                    label="reason",
-                    expr=f"max by (instance, collector, reason) ({at_server('collector_failing')})",
-                ),
-                Column(
-                    title="Last success",
-                    expr=f"1000 * max by (instance, collector) ({last_success}) and on (instance, collector) {failing}",
-                    unit="dateTimeFromNow",
-                ),
-            ],
-            sort=(("Server", False),),
-            empty="every source can be read",
-        ),
-        width=8,
-        height=7,
-    )
+    _daemon(layout)
     return layout.built()
 
 
@@ -445,4 +410,43 @@ def _hardware(layout: Layout) -> None:
         ),
         width=16,
         height=8,
+    )
+
+
+def _daemon(layout: Layout) -> None:
+    last_success = at_server("collector_last_success_timestamp_seconds")
+    failing = f"{at_server('collector_success')} == 0"
+    layout.add(
+        timeline(
+            "Collectors",
+            "Whether each source could be read. What a failing source would tell is missing, not zero.",
+            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
+            states=WORKS,
+        ),
+        width=16,
+        height=7,
+    )
+    layout.add(
+        sheet(
+            "Why a collector fails",
+            "Empty while all sources can be read.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="Collector", label="collector"),
+                Column(
+                    title="Reason",
+                    label="reason",
+                    expr=f"max by (instance, collector, reason) ({at_server('collector_failing')})",
+                ),
+                Column(
+                    title="Last success",
+                    expr=f"1000 * max by (instance, collector) ({last_success}) and on (instance, collector) {failing}",
+                    unit="dateTimeFromNow",
+                ),
+            ],
+            sort=(("Server", False),),
+            empty="every source can be read",
+        ),
+        width=8,
+        height=7,
     )
