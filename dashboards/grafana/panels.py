@@ -78,8 +78,8 @@ def _helps() -> dict[str, str]:
 def described(note: str, exprs: Sequence[str]) -> str:
     """Return a panel's description: what it is for, then what each metric of ours on it means, as declared."""
     names = dict.fromkeys(selector.name for expr in exprs for selector in selectors(expr))
-    lines = [f"`{name}`: {_helps()[name]}" for name in names if name in _helps()]
-    return "\n\n".join([note, *lines]) if note else "\n\n".join(lines)
+    meanings = [f"`{name}`: {_helps()[name]}" for name in names if name in _helps()]
+    return "\n\n".join(filter(None, (note, *meanings)))
 
 
 def values(states: dict[int, tuple[str, str]]) -> dm.ValueMap:
