@@ -36,8 +36,6 @@ class Example:
     """Still quiet then, for what must last."""
     extra: dict[str, str] = field(default_factory=dict)
     """Labels of the bad series beside the subject's."""
-    ends: bool = True
-    """Whether it ends when its series do."""
 
 
 def gpu(name, **labels):
@@ -69,7 +67,6 @@ EXAMPLES = (
         bad={RISK: constant(0.7)},
         good={RISK: constant(0.69)},
         still=("warning",),
-        not_before="0m",
         says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 70%.",
     ),
     Example(
@@ -77,7 +74,6 @@ EXAMPLES = (
         severity="warning",
         bad={RISK: constant(0.26)},
         good={RISK: constant(0.24)},
-        not_before="0m",
         says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 26%.",
     ),
     Example(
@@ -114,7 +110,6 @@ EXAMPLES = (
         good={gpu("xid_errors_total", xid="31"): "_x20 1+0x120", gpu("xid_errors_total", xid="74"): constant(2)},
         extra={"xid": "79"},
         says=f"{ON_GPU} reported Xid 79.",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuXid",
@@ -124,7 +119,6 @@ EXAMPLES = (
         not_before="18m",
         extra={"xid": "94"},
         says=f"{ON_GPU} reported Xid 94.",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuMemoryErrors",
@@ -132,7 +126,6 @@ EXAMPLES = (
         bad={gpu("ecc_uncorrected_errors_total"): "3+0x20 5+0x100"},
         good={gpu("ecc_uncorrected_errors_total"): constant(3)},
         says=f"{ON_GPU} had ",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuRowRemap",
@@ -202,7 +195,6 @@ EXAMPLES = (
         good={PREEMPTED: "0+2x120"},
         not_before="9m",
         says=f"{ON_ENGINE} preempts 6 requests a minute",
-        ends=False,
     ),
     Example(
         alert="HeadroomEngineRequestNeverFits",
@@ -298,7 +290,6 @@ EXAMPLES = (
         good={BUILD: constant(1)},
         not_before="14m",
         says="These rules are loaded and nothing feeds them",
-        ends=False,
     ),
     Example(
         alert="HeadroomCollectorFailing",

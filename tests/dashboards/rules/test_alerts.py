@@ -96,7 +96,7 @@ def test_it_stays_quiet_at_what_is_no_trouble(promtool, example):
     )
 
 
-@pytest.mark.parametrize("example", [each for each in cases() if each.values[0].ends])
+@pytest.mark.parametrize("example", [each for each in cases() if each.values[0].bad])
 def test_it_ends_when_its_series_do(promtool, example):
     """A source that fails takes its series away: that is an alert of its own, not one that never ends."""
     minutes = int(example.at.removesuffix("m"))
