@@ -14,9 +14,9 @@ def promtool(*arguments, within):
     return subprocess.run(["promtool", *arguments], cwd=within, capture_output=True, text=True, check=False)
 
 
-def run_unit_tests(directory, tests, *, rules=None):
-    """Run promtool's unit tests, one evaluation a minute, over the content of a rule file or over none."""
-    content = {"evaluation_interval": "1m", "tests": tests}
+def run_unit_test(directory, test, *, rules=None):
+    """Run one of promtool's unit tests, an evaluation a minute, over the content of a rule file or over none."""
+    content = {"evaluation_interval": "1m", "tests": [test]}
     if rules is not None:
         (directory / "rules.yaml").write_text(yaml.safe_dump(rules))
         content["rule_files"] = ["rules.yaml"]

@@ -9,8 +9,8 @@ from advisor.policy import Policy
 from dashboards.files import GENERATED
 from dashboards.rules.catalogue import all_alerts
 from dashboards.rules.prometheus import Places, alert_groups, annotations
-from tests.dashboards.promtool import assert_passes, promtool, run_unit_tests
-from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, TARGET
+from tests.dashboards.promtool import assert_passes, promtool, run_unit_test
+from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, TARGET, engine, gpu
 
 ALERTS = all_alerts(Policy())
 NAMES = sorted({alert.name for alert in ALERTS})
@@ -20,14 +20,25 @@ pytestmark = pytest.mark.needs_promtool
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """Run unit tests over the alerts; without their words unless these are asked for."""
+    """Hold alerts over series against (time, alert name, labels of each alert that fires then).
+
+    Without their words unless these are asked for.
+    """
     directory = tmp_path_factory.mktemp("promtool")
 
-    def run(tests, *, alerts=ALERTS, words=False):
+    def run(series, *expectations, alerts=ALERTS, words=False):
         content = alert_groups(alerts, Places())
         for rule in (rule for group in content["groups"] for rule in group["rules"] if not words):
             del rule["annotations"]
-        return run_unit_tests(directory, tests, rules=content)
+        test = {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "alert_rule_test": [
+                {"eval_time": at, "alertname": name, "exp_alerts": [{"exp_labels": labels} for labels in firing]}
+                for at, name, firing in expectations
+            ],
+        }
+        return run_unit_test(directory, test, rules=content)
 
     return run
 
@@ -35,18 +46,6 @@ def judged(tmp_path_factory):
 def both(name):
     """Return an alert at all its severities."""
     return [alert for alert in ALERTS if alert.name == name]
-
-
-def unit_test(series, *expectations):
-    """Return promtool's form of series and of (time, alert name, labels of each alert that fires then)."""
-    return {
-        "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "alert_rule_test": [
-            {"eval_time": at, "alertname": name, "exp_alerts": [{"exp_labels": labels} for labels in firing]}
-            for at, name, firing in expectations
-        ],
-    }
 
 
 def labels_of(example, severity):
@@ -66,7 +65,9 @@ def test_it_fires_and_only_after_the_time_it_must_last(judged, example):
     firing = [labels_of(example, severity) for severity in (example.severity, *example.also)]
     assert_passes(
         judged(
-            [unit_test(example.bad, (example.not_before, example.alert, []), (example.at, example.alert, firing))],
+            example.bad,
+            (example.not_before, example.alert, []),
+            (example.at, example.alert, firing),
             alerts=both(example.alert),
         )
     )
@@ -76,10 +77,7 @@ def test_it_fires_and_only_after_the_time_it_must_last(judged, example):
 def test_it_stays_quiet_at_what_is_no_trouble(judged, example):
     milder = [labels_of(example, severity) for severity in example.still]
     assert_passes(
-        judged(
-            [unit_test(example.good, *((at, example.alert, milder) for at in ("30m", "60m", "90m")))],
-            alerts=both(example.alert),
-        )
+        judged(example.good, *((at, example.alert, milder) for at in ("30m", "60m", "90m")), alerts=both(example.alert))
     )
 
 
@@ -91,18 +89,16 @@ def test_it_ends_when_its_series_do(judged, example):
         name: values if values.endswith("stale") else re.sub(r"x\d+$", f"x{minutes}", values) + " stale"
         for name, values in example.bad.items()
     }
-    assert_passes(judged([unit_test(vanishing, (f"{minutes + 60}m", example.alert, []))], alerts=both(example.alert)))
+    assert_passes(judged(vanishing, (f"{minutes + 60}m", example.alert, []), alerts=both(example.alert)))
 
 
 def test_an_idle_server_is_silent(judged):
-    assert_passes(judged([unit_test(IDLE, *((at, name, []) for name in NAMES for at in ("5m", "60m", "115m")))]))
+    assert_passes(judged(IDLE, *((at, name, []) for name in NAMES for at in ("5m", "60m", "115m"))))
 
 
 def test_nothing_at_all_is_one_alert(judged):
     absent = [{"severity": "warning"}]
-    assert_passes(
-        judged([unit_test({}, *(("60m", name, absent if name == "HeadroomExporterAbsent" else []) for name in NAMES))])
-    )
+    assert_passes(judged({}, *(("60m", name, absent if name == "HeadroomExporterAbsent" else []) for name in NAMES)))
 
 
 def test_a_restart_of_daemon_and_engine_is_silent(judged):
@@ -113,14 +109,13 @@ def test_a_restart_of_daemon_and_engine_is_silent(judged):
     for name in IDLE:
         if "_total" in name:
             restarted[name] = "11+0x40 _x3 0+0x60"
-    assert_passes(judged([unit_test(restarted, *((f"{at}m", name, []) for name in NAMES for at in range(40, 104, 8)))]))
+    assert_passes(judged(restarted, *((f"{at}m", name, []) for name in NAMES for at in range(40, 104, 8))))
 
 
 def test_an_engine_that_comes_back_as_another_model_has_dropped_no_capacity(judged):
-    before = 'headroom_engine_kv_capacity_tokens{engine="e:8000",instance="h:9738",model_name="small"}'
-    after = 'headroom_engine_kv_capacity_tokens{engine="e:8000",instance="h:9738",model_name="large"}'
-    series = {before: "1000+0x20 stale", after: "_x25 200+0x90"}
-    assert_passes(judged([unit_test(series, ("90m", "HeadroomEngineCapacityDropped", []))]))
+    before, after = (engine("kv_capacity_tokens", model_name=name) for name in ("small", "large"))
+    capacity = {before: "1000+0x20 stale", after: "_x25 200+0x90"}
+    assert_passes(judged(capacity, ("90m", "HeadroomEngineCapacityDropped", [])))
 
 
 @pytest.mark.parametrize("example", cases())
@@ -128,7 +123,7 @@ def test_it_says_what_is_wrong_with_values_and_where_to_look(judged, example):
     alert = next(each for each in ALERTS if (each.name, str(each.severity)) == (example.alert, example.severity))
     labels = {**example.subject, **example.extra}
     # What it got instead of the nothing that it is told to expect is how promtool shows annotations.
-    result = judged([unit_test(example.bad, (example.at, example.alert, []))], alerts=[alert], words=True)
+    result = judged(example.bad, (example.at, example.alert, []), alerts=[alert], words=True)
     said = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', result.stdout + result.stderr)
     assert any(name == "description" and text.startswith(example.says) for name, text in said), said
     assert not [text for _, text in said if "<error" in text or "no value" in text]
@@ -149,14 +144,13 @@ def test_examples_name_the_subjects_that_alerts_are_about():
 
 
 @pytest.mark.parametrize(
-    ("name", "series", "value", "subject"),
+    ("name", "shown", "value", "subject"),
     [
-        ("HeadroomEngineWouldNotRestart", "headroom_engine_restart_fits", 0, ENGINE),
-        ("HeadroomGpuOvercommitted", "headroom_gpu_memory_slack_bytes", -1, GPU),
+        ("HeadroomEngineWouldNotRestart", engine("restart_fits"), 0, ENGINE),
+        ("HeadroomGpuOvercommitted", gpu("memory_slack_bytes"), -1, GPU),
     ],
 )
-def test_a_look_that_was_missed_does_not_make_a_long_wait_begin_anew(judged, name, series, value, subject):
-    labels = ",".join(f'{key}="{text}"' for key, text in subject.items())
-    gaps = {f"{series}{{{labels}}}": f"{value}+0x5 stale _x2 {value}+0x20"}
+def test_a_look_that_was_missed_does_not_make_a_long_wait_begin_anew(judged, name, shown, value, subject):
+    gaps = {shown: f"{value}+0x5 stale _x2 {value}+0x20"}
     firing = [{**subject, "severity": "warning"}]
-    assert_passes(judged([unit_test(gaps, ("11m", name, firing))], alerts=both(name)))
+    assert_passes(judged(gaps, ("11m", name, firing), alerts=both(name)))

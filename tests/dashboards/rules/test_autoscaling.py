@@ -3,7 +3,7 @@
 import pytest
 
 from dashboards.rules import autoscaling
-from tests.dashboards.promtool import assert_passes, run_unit_tests
+from tests.dashboards.promtool import assert_passes, run_unit_test
 
 pytestmark = pytest.mark.needs_promtool
 
@@ -29,7 +29,7 @@ def demand(tmp_path):
                 {"expr": autoscaling.replicas_of_demand("m"), "eval_time": "3m", "exp_samples": samples}
             ],
         }
-        assert_passes(run_unit_tests(tmp_path, [test]))
+        assert_passes(run_unit_test(tmp_path, test))
 
     return evaluated
 
