@@ -57,7 +57,7 @@ GROWTH = gpu("memory_growth_bytes_per_second")
 WAITING, RUNNING = engine("requests_waiting"), engine("requests_running")
 PREEMPTED = engine("preemptions_total")
 CAPACITY = engine("kv_capacity_tokens")
-BUILD = series("headroom_build_info", TARGET | {"version": "1"})
+BUILD = series("headroom_build_info", TARGET | {"version": "1", "python_version": "3.11.7", "mode": "serve"})
 
 EXAMPLES = (
     Example(
