@@ -59,6 +59,15 @@ PREEMPTED = engine("preemptions_total")
 CAPACITY = engine("kv_capacity_tokens")
 BUILD = series("headroom_build_info", TARGET | {"version": "1", "python_version": "3.11.7", "mode": "serve"})
 
+# What trouble and no trouble have in common, where one more figure tells them apart.
+FILLS_UP = {engine("time_to_kv_exhaustion_seconds"): constant(30)}
+SHORT_OF_TOKENS = {engine("kv_capacity_gap_ratio"): constant(-0.2), CAPACITY: constant(80)}
+ABOVE_ITS_BOUNDS = {
+    engine("max_num_seqs"): constant(64, 1600),
+    engine("recommended_max_num_seqs_lower"): constant(20, 1600),
+    engine("recommended_max_num_seqs_upper"): constant(30, 1600),
+}
+
 EXAMPLES = (
     Example(
         alert="HeadroomGpuOomRisk",
@@ -209,8 +218,8 @@ EXAMPLES = (
         alert="HeadroomEngineKvFillsUp",
         severity="warning",
         subject=ENGINE,
-        bad={engine("time_to_kv_exhaustion_seconds"): constant(30), engine("preemption_risk_ratio"): constant(0.9)},
-        good={engine("time_to_kv_exhaustion_seconds"): constant(30), engine("preemption_risk_ratio"): constant(0.1)},
+        bad=FILLS_UP | {engine("preemption_risk_ratio"): constant(0.9)},
+        good=FILLS_UP | {engine("preemption_risk_ratio"): constant(0.1)},
         says=f"The KV cache of {ON_ENGINE} is full in 30s",
     ),
     Example(
@@ -226,17 +235,9 @@ EXAMPLES = (
         alert="HeadroomEngineCapacityBelowTheory",
         severity="warning",
         subject=ENGINE,
-        bad={
-            engine("kv_capacity_gap_ratio"): constant(-0.2),
-            CAPACITY: constant(80),
-            engine("kv_theory_lower_tokens"): constant(90),
-        },
+        bad=SHORT_OF_TOKENS | {engine("kv_theory_lower_tokens"): constant(90)},
         # Inside the bounds of the theory a gap is the theory's own error.
-        good={
-            engine("kv_capacity_gap_ratio"): constant(-0.2),
-            CAPACITY: constant(80),
-            engine("kv_theory_lower_tokens"): constant(70),
-        },
+        good=SHORT_OF_TOKENS | {engine("kv_theory_lower_tokens"): constant(70)},
         at="40m",
         not_before="29m",
         says=f"The KV cache of {ON_ENGINE} is -20% off what model, GPU and flags give",
@@ -256,18 +257,8 @@ EXAMPLES = (
         alert="HeadroomEngineMissized",
         severity="info",
         subject=ENGINE,
-        bad={
-            engine("max_num_seqs"): constant(64, 1600),
-            engine("recommended_max_num_seqs_lower"): constant(20, 1600),
-            engine("recommended_max_num_seqs_upper"): constant(30, 1600),
-            engine("advice_confidence_ratio"): constant(0.9, 1600),
-        },
-        good={
-            engine("max_num_seqs"): constant(64, 1600),
-            engine("recommended_max_num_seqs_lower"): constant(20, 1600),
-            engine("recommended_max_num_seqs_upper"): constant(30, 1600),
-            engine("advice_confidence_ratio"): constant(0.7, 1600),
-        },
+        bad=ABOVE_ITS_BOUNDS | {engine("advice_confidence_ratio"): constant(0.9, 1600)},
+        good=ABOVE_ITS_BOUNDS | {engine("advice_confidence_ratio"): constant(0.7, 1600)},
         at="1500m",
         not_before="1430m",
         says=f"{ON_ENGINE} runs with max-num-seqs 64;",
