@@ -161,3 +161,10 @@ def test_a_look_that_was_missed_does_not_make_a_long_wait_begin_anew(judged, nam
     gaps = {shown: f"{value}+0x5 stale _x2 {value}+0x20"}
     firing = [{**subject, "severity": "warning"}]
     assert_passes(judged(gaps, ("11m", name, firing), alerts=both(name)))
+
+
+def test_a_risk_that_wavers_is_one_alert(judged):
+    risk = {gpu("oom_risk_ratio"): "0.3+0x20 0.1+0x8 0.3+0x5 0.1+0x60"}
+    firing = [{**GPU, "severity": "warning"}]
+    through = ((f"{minute}m", "HeadroomGpuOomRisk", firing) for minute in range(2, 45))
+    assert_passes(judged(risk, *through, ("47m", "HeadroomGpuOomRisk", []), alerts=both("HeadroomGpuOomRisk")))
