@@ -22,6 +22,7 @@ from exporter.cli import cli
 from exporter.lint import Known, Query, dashboard_queries, own_names, rule_queries
 from exporter.promql import selectors, without_variables
 from exporter.reference import all_metrics
+from exporter.sources.nvml import _THROTTLE_REASONS
 from tests.dashboards.promtool import assert_passes, promtool
 
 ALERTS = all_alerts(Policy())
@@ -32,7 +33,7 @@ PANELS = [
     for panel in panels_of(content)
 ]
 BY_PROMETHEUS = {"instance", "job", "le", "alertname", "alertstate", "severity"}
-VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS)}
+VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS), "reason": set(_THROTTLE_REASONS)}
 OF_VLLM = {"model_name", "engine"}
 
 
@@ -68,6 +69,10 @@ def test_every_metric_of_every_rule_and_panel_exists():
     assert Known().remarks(all_queries()) == ()
 
 
+def means_something(label, pattern):
+    return label not in VALUES or any(re.fullmatch(pattern, value) for value in VALUES[label])
+
+
 def test_every_label_exists_on_its_metric_and_has_that_value():
     ours = labels_of_ours()
     wrong = []
@@ -75,8 +80,7 @@ def test_every_label_exists_on_its_metric_and_has_that_value():
         for selector in selectors(query.expr):
             for label, value in selector.matchers:
                 known = ours.get(selector.name, OF_VLLM | BY_PROMETHEUS)
-                values = set(value.split("|")) if re.fullmatch(r"[\w|]+", value) else set()
-                if label not in known or (label in VALUES and not values <= VALUES[label]):
+                if label not in known or not all(means_something(label, each) for each in value.split("|")):
                     wrong.append((query.where, selector.name, label, value))
     assert wrong == []
 
@@ -102,17 +106,23 @@ def test_a_dashboard_is_found_by_its_uid_and_asks_for_its_data_source(board):
     assert "id" not in content
 
 
+def every_panel(content):
+    """Yield rows and panels."""
+    for panel in content["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
 def test_ids_of_panels_are_unique_within_their_dashboard():
     for content in BOARDS.values():
-        ids = [panel["id"] for panel in [*content["panels"], *panels_of(content)] if panel["type"] == "row"]
-        ids += [panel["id"] for panel in panels_of(content)]
+        ids = [panel["id"] for panel in every_panel(content)]
         assert len(ids) == len(set(ids))
 
 
 @pytest.mark.parametrize("content", BOARDS.values(), ids=[board.value for board in BOARDS])
 def test_panels_do_not_overlap_and_stay_within_24_columns(content):
     taken = {}
-    for panel in [*content["panels"], *(each for row in content["panels"] for each in row.get("panels", ()))]:
+    for panel in every_panel(content):
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
         columns = range(place["x"], place["x"] + place["w"])
