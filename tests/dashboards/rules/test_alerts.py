@@ -11,8 +11,9 @@ from dashboards.rules.catalogue import all_alerts
 from dashboards.rules.prometheus import Places, alert_groups, annotations
 from exporter.promql import selectors
 from exporter.reference import all_metrics
+from exporter.sources.nvml import _THROTTLE_REASONS
 from tests.dashboards.promtool import assert_passes, promtool, run_unit_test
-from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, engine, gpu
+from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, constant, engine, gpu
 
 ALERTS = all_alerts(Policy())
 NAMES = sorted({alert.name for alert in ALERTS})
@@ -168,3 +169,10 @@ def test_a_risk_that_wavers_is_one_alert(judged):
     firing = [{**GPU, "severity": "warning"}]
     through = ((f"{minute}m", "HeadroomGpuOomRisk", firing) for minute in range(2, 45))
     assert_passes(judged(risk, *through, ("47m", "HeadroomGpuOomRisk", []), alerts=both("HeadroomGpuOomRisk")))
+
+
+def test_clocks_held_down_for_every_reason_but_the_boards_settings_are_an_alert(judged):
+    held = {gpu("throttled", reason=reason, gpu=reason): constant(1) for reason in _THROTTLE_REASONS}
+    alarming = _THROTTLE_REASONS.keys() - {"sw_power_cap", "sync_boost"}
+    firing = [{**GPU, "gpu": reason, "severity": "warning"} for reason in alarming]
+    assert_passes(judged(held, ("30m", "HeadroomGpuThrottled", firing)))
