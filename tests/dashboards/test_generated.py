@@ -21,8 +21,8 @@ from dashboards.rules.prometheus import Places
 from exporter.cli import cli
 from exporter.lint import Known, Query, dashboard_queries, own_names, rule_queries
 from exporter.promql import selectors, without_variables
-from exporter.reference import all_metrics
 from exporter.sources.nvml import _THROTTLE_REASONS
+from tests.dashboards.carried import labels_of, labels_of_metric
 from tests.dashboards.promtool import assert_passes, promtool
 
 ALERTS = all_alerts(Policy())
@@ -32,13 +32,7 @@ PANELS = [
     for board, content in BOARDS.items()
     for panel in panels_of(content)
 ]
-BY_PROMETHEUS = {"instance", "job", "le", "alertname", "alertstate", "severity"}
 VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS), "reason": set(_THROTTLE_REASONS)}
-OF_VLLM = {"model_name", "engine"}
-
-
-def labels_of_ours():
-    return {metric.name: set(metric.labels) | BY_PROMETHEUS for _, metric in all_metrics()}
 
 
 def all_queries():
@@ -74,15 +68,36 @@ def means_something(label, pattern):
 
 
 def test_every_label_exists_on_its_metric_and_has_that_value():
-    ours = labels_of_ours()
     wrong = []
     for query in all_queries():
         for selector in selectors(query.expr):
             for label, value in selector.matchers:
-                known = ours.get(selector.name, OF_VLLM | BY_PROMETHEUS)
-                if label not in known or not all(means_something(label, each) for each in value.split("|")):
+                exists = label in labels_of_metric(selector.name)
+                if not exists or not all(means_something(label, each) for each in value.split("|")):
                     wrong.append((query.where, selector.name, label, value))
     assert wrong == []
+
+
+def test_every_query_groups_by_and_matches_on_labels_that_are_there():
+    for query in all_queries():
+        labels_of(query.expr)
+
+
+def test_legends_and_columns_are_made_of_labels_that_their_queries_return():
+    for board, content in BOARDS.items():
+        for panel in panels_of(content):
+            returned = [labels_of(target["expr"]) for target in panel.get("targets", ())]
+            for target, labels in zip(panel.get("targets", ()), returned, strict=True):
+                assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, (board, panel["title"])
+            for each in panel.get("transformations", ()):
+                columns = each["options"].get("indexByName", {})
+                wanted = {name for name in columns if not name.startswith("Value")}
+                assert wanted <= frozenset().union(*returned), (board, panel["title"])
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
+def test_an_alert_speaks_of_labels_that_it_has(alert):
+    assert set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description)) <= labels_of(alert.expr)
 
 
 @pytest.mark.parametrize("board", list(Board))
