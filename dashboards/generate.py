@@ -7,7 +7,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.policy import Policy
-from dashboards.files import GENERATED, RUNBOOKS, rule_files, write
+from dashboards.files import GENERATED, RUNBOOKS, panels_of, rule_files, write
 from dashboards.grafana import advice, engine, fleet, server
 from dashboards.links import Board
 from dashboards.rules.catalogue import all_alerts
@@ -35,10 +35,9 @@ def _as_grafana_saves(built: Dashboard) -> dict[str, Any]:
     for variable in content["templating"]["list"]:
         for key in ("auto", "auto_min", "auto_count"):
             variable.pop(key, None)
-    for panel in content["panels"]:
-        for each in (panel, *panel.get("panels", ())):
-            if each["type"] == "table":
-                each["options"].pop("footer", None)
+    for panel in panels_of(content):
+        if panel["type"] == "table":
+            panel["options"].pop("footer", None)
     return content
 
 

@@ -1,5 +1,6 @@
 """What the flags should be: recommended against configured, how sure that is, what binds and what it would bring."""
 
+from grafana_foundation_sdk.builders import stat, timeseries
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import CONFIDENCE, POLICY, REQUESTS_LEFT
@@ -47,43 +48,8 @@ def build() -> Dashboard:
         title="vLLM headroom: advice",
         description="Recommended against configured flags, from observed load, with bounds and confidence.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("engine", "Engine", 'label_values(headroom_engine_up{instance=~"$instance"}, engine)')
-    figures = (
-        ("max-num-seqs", "", engine("max_num_seqs"), "short", Steps(base=BLUE)),
-        ("Recommended", "", engine("recommended_max_num_seqs"), "short", Steps()),
-        ("Confidence", "", engine("advice_confidence_ratio"), "percentunit", CONFIDENCE),
-        (
-            "Most that ran at once",
-            "In the time shown.",
-            f"max_over_time({engine('requests_running')}[$__range])",
-            "short",
-            Steps(base=BLUE),
-        ),
-        ("Tokens a request", "A typical one.", engine("typical_request_tokens"), "short", Steps(base=BLUE)),
-        (
-            "Full contexts that fit",
-            "Below one, a request of max-model-len can never run.",
-            engine("full_context_concurrency"),
-            "short",
-            REQUESTS_LEFT,
-        ),
-    )
-    for title, note, expr, unit, steps in figures:
-        layout.add(
-            figure(
-                title,
-                note,
-                Query(expr=expr, legend=ENGINE_LEGEND),
-                unit=unit,
-                steps=steps,
-                spark=False,
-                decimals=0 if unit == "percentunit" else None,
-                no_value=_NOT_YET if title in {"Recommended", "Confidence"} else NOT_REPORTED,
-            ),
-            width=4,
-            height=4,
-        )
+    _figures(layout)
     layout.add(_over_time(), width=16, height=10)
     layout.add(words("How to read this", _HOW), width=8, height=10)
     layout.add(
@@ -121,7 +87,47 @@ def build() -> Dashboard:
     return layout.built()
 
 
-def _over_time() -> object:
+def _figures(layout: Layout) -> None:
+    panels = (
+        _figure("max-num-seqs", "", engine("max_num_seqs")),
+        _figure("Recommended", "", engine("recommended_max_num_seqs"), steps=Steps(), no_value=_NOT_YET),
+        _figure(
+            "Confidence",
+            "",
+            engine("advice_confidence_ratio"),
+            unit="percentunit",
+            steps=CONFIDENCE,
+            no_value=_NOT_YET,
+        ),
+        _figure(
+            "Most that ran at once", "In the time shown.", f"max_over_time({engine('requests_running')}[$__range])"
+        ),
+        _figure("Tokens a request", "A typical one.", engine("typical_request_tokens")),
+        _figure(
+            "Full contexts that fit",
+            "Below one, a request of max-model-len can never run.",
+            engine("full_context_concurrency"),
+            steps=REQUESTS_LEFT,
+        ),
+    )
+    for panel in panels:
+        layout.add(panel, width=4, height=4)
+
+
+def _figure(
+    title: str,
+    note: str,
+    expr: str,
+    *,
+    unit: str = "short",
+    steps: Steps | None = None,
+    no_value: str = NOT_REPORTED,
+) -> stat.Panel:
+    query = Query(expr=expr, legend=ENGINE_LEGEND)
+    return figure(title, note, query, unit=unit, steps=steps, no_value=no_value, spark=False)
+
+
+def _over_time() -> timeseries.Panel:
     panel = lines(
         "max-num-seqs: recommended against configured",
         "The shade is what observed load supports.",

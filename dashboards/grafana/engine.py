@@ -1,5 +1,6 @@
 """One engine: what its KV cache holds and should hold, what more fits, what limits it, how its requests fare."""
 
+from grafana_foundation_sdk.models.common import LineInterpolation
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import (
@@ -22,6 +23,7 @@ from dashboards.grafana.panels import (
     ENGINE_LEGEND,
     GREEN,
     GREY,
+    NOT_REPORTED,
     ORANGE,
     Column,
     Layout,
@@ -47,7 +49,12 @@ _LATENCIES = (
 
 _FURTHEST_SECONDS = 5 * POLICY.kv_exhaustion_warning_seconds
 _MINUTE_SECONDS = 60
+_ENGINE = "engine, dp_rank, model_name"
 _LIMITER = limiter_number(lambda name: engine("limiter", limiter=name))
+
+
+def _each(field_name: str, *, by: str = _ENGINE) -> str:
+    return f"max by ({by}) ({engine(field_name)})"
 
 
 def build() -> Dashboard:
@@ -57,7 +64,6 @@ def build() -> Dashboard:
         title="vLLM headroom: engine",
         description="What a vLLM engine holds, what more fits, what limits it and how close it is to preempting.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("engine", "Engine", 'label_values(headroom_engine_up{instance=~"$instance"}, engine)')
     layout.variable(
         "model_name",
@@ -95,25 +101,32 @@ def _figures(layout: Layout) -> None:
         width=4,
         height=4,
     )
+    layout.add(
+        figure(
+            "More requests",
+            "Typical requests that fit now.",
+            Query(expr=engine("request_headroom"), legend=ENGINE_LEGEND),
+            unit="short",
+            steps=REQUESTS_LEFT,
+            decimals=0,
+        ),
+        width=3,
+        height=4,
+    )
     figures = (
-        ("More requests", "Typical requests that fit now.", engine("request_headroom"), "short", REQUESTS_LEFT, 0),
-        ("Free tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE), None),
+        ("Free tokens", "", engine("kv_headroom_tokens"), "short", Steps(base=BLUE)),
         (
             "KV in use",
             "High is healthy as long as nothing waits and nothing is preempted.",
             engine("kv_usage_ratio"),
             "percentunit",
             KV_USAGE,
-            0,
         ),
-        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK, 0),
+        ("Preemption risk", "", engine("preemption_risk_ratio"), "percentunit", PREEMPTION_RISK),
     )
-    for title, note, expr, unit, steps, decimals in figures:
-        layout.add(
-            figure(title, note, Query(expr=expr, legend=ENGINE_LEGEND), unit=unit, steps=steps, decimals=decimals),
-            width=3,
-            height=4,
-        )
+    for title, note, expr, unit, steps in figures:
+        query = Query(expr=expr, legend=ENGINE_LEGEND)
+        layout.add(figure(title, note, query, unit=unit, steps=steps), width=3, height=4)
     layout.add(
         figure(
             "KV full in",
@@ -158,7 +171,7 @@ def _room(layout: Layout) -> None:
     )
     colored(capacity, "/^used$/", GREEN)
     colored(capacity, "/^capacity$/", BLUE, fill=False)
-    colored(capacity, "/^theory$/", GREY, dashed=True, fill=False)
+    colored(capacity, "/^theory$/", GREY, dashed=True)
     band(capacity, "theory, upper bound", "theory, lower bound", GREY)
     layout.add(capacity, width=12, height=9)
     layout.add(
@@ -185,8 +198,8 @@ def _room(layout: Layout) -> None:
         low=0,
     )
     colored(requests, "/ fits$/", GREEN)
-    colored(requests, "/ by KV$/", ORANGE, dashed=True, fill=False)
-    colored(requests, "/ by max-num-seqs$/", BLUE, dashed=True, fill=False)
+    colored(requests, "/ by KV$/", ORANGE, dashed=True)
+    colored(requests, "/ by max-num-seqs$/", BLUE, dashed=True)
     layout.add(requests, width=6, height=9)
 
 
@@ -214,7 +227,7 @@ def _load(layout: Layout) -> None:
     )
     colored(running, "/ running$/", GREEN)
     colored(running, "/ waiting$/", ORANGE)
-    colored(running, "/ max-num-seqs$/", GREY, dashed=True, fill=False)
+    colored(running, "/ max-num-seqs$/", GREY, dashed=True)
     layout.add(running, width=8, height=8)
     layout.add(
         lines(
@@ -265,19 +278,6 @@ def _load(layout: Layout) -> None:
 
 
 def _start(layout: Layout) -> None:
-    starts = lines(
-        "Capacity at each start (7 days)",
-        "An engine fixes its KV cache when it starts, so each step is a start. A step down with the same flags means "
-        "that something else held memory then, or that a new release needs more.",
-        [
-            Query(expr=engine("kv_capacity_tokens"), legend=f"{ENGINE_LEGEND} {{{{model_name}}}}"),
-            Query(expr=engine("kv_theory_tokens"), legend=f"{ENGINE_LEGEND} theory"),
-        ],
-        unit="short",
-        low=0,
-        stepped=True,
-    )
-    colored(starts, "/ theory$/", GREY, dashed=True, fill=False)
     layout.add(
         sheet(
             "What it is and what it lacks",
@@ -289,12 +289,12 @@ def _start(layout: Layout) -> None:
                 Column(
                     title="vLLM",
                     label="vllm_version",
-                    expr=f"max by (engine, dp_rank, model_name, vllm_version) ({engine('info')})",
+                    expr=_each("info", by=f"{_ENGINE}, vllm_version"),
                     width=80,
                 ),
                 Column(
                     title="Against theory",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('kv_capacity_gap_ratio')})",
+                    expr=_each("kv_capacity_gap_ratio"),
                     unit="percentunit",
                     steps=CAPACITY_GAP,
                     decimals=1,
@@ -302,25 +302,25 @@ def _start(layout: Layout) -> None:
                 ),
                 Column(
                     title="A token takes",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('kv_bytes_per_token')})",
+                    expr=_each("kv_bytes_per_token"),
                     unit="bytes",
                 ),
                 Column(
                     title="Full contexts",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('full_context_concurrency')})",
+                    expr=_each("full_context_concurrency"),
                     decimals=1,
                     steps=REQUESTS_LEFT,
                 ),
                 Column(
                     title="Restart lacks",
-                    expr=f"max by (engine, dp_rank, model_name) ({engine('restart_shortfall_bytes')})",
+                    expr=_each("restart_shortfall_bytes"),
                     unit="bytes",
                     steps=COUNT_OF_BAD,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Lacks metrics",
-                    expr=f"sum by (engine, dp_rank, model_name) ({engine('metric_missing')})",
+                    expr=f"sum by ({_ENGINE}) ({engine('metric_missing')})",
                     steps=COUNT_OF_BAD,
                     no_value="none",
                 ),
@@ -330,7 +330,20 @@ def _start(layout: Layout) -> None:
         width=24,
         height=5,
     )
-    layout.add(starts.time_from("7d"), width=24, height=7)
+    starts = lines(
+        "Capacity at each start (7 days)",
+        "An engine fixes its KV cache when it starts, so each step is a start. A step down with the same flags means "
+        "that something else held memory then, or that a new release needs more.",
+        [
+            Query(expr=engine("kv_capacity_tokens"), legend=f"{ENGINE_LEGEND} {{{{model_name}}}}"),
+            Query(expr=engine("kv_theory_tokens"), legend=f"{ENGINE_LEGEND} theory"),
+        ],
+        unit="short",
+        low=0,
+    )
+    colored(starts, "/ theory$/", GREY, dashed=True)
+    starts.line_interpolation(LineInterpolation.STEP_AFTER).time_from("7d")
+    layout.add(starts, width=24, height=7)
 
 
 def _latency(layout: Layout) -> None:

@@ -1,5 +1,6 @@
 """Every server, GPU and engine at a glance, the worst first."""
 
+from grafana_foundation_sdk.builders import stat, table
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.grafana.looks import (
@@ -33,6 +34,7 @@ from dashboards.grafana.panels import (
     Steps,
     at_server,
     figure,
+    firing,
     lines,
     sheet,
     to,
@@ -51,7 +53,6 @@ def build() -> Dashboard:
         title="vLLM headroom: fleet",
         description="Every GPU and vLLM engine, worst first. A row leads to its server or engine.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     _figures(layout)
     layout.row("Worst first")
     layout.add(_alerts(), width=24, height=6)
@@ -98,68 +99,65 @@ def build() -> Dashboard:
 
 def _figures(layout: Layout) -> None:
     seqs = at_server("engine_max_num_seqs")
-    lower, upper = (
-        at_server("engine_recommended_max_num_seqs_lower"),
-        at_server("engine_recommended_max_num_seqs_upper"),
-    )
-    counts = (
-        (
+    lower, upper = (at_server(f"engine_recommended_max_num_seqs_{bound}") for bound in ("lower", "upper"))
+    panels = (
+        figure(
             "OOM risk",
             "The highest of all GPUs.",
-            f"max({at_server('gpu_oom_risk_ratio')})",
-            "percentunit",
-            RISK,
+            Query(expr=f"max({at_server('gpu_oom_risk_ratio')})"),
+            unit="percentunit",
+            steps=RISK,
         ),
-        (
+        _count(
             "GPUs at risk",
             f"GPUs whose OOM risk is {POLICY.oom_risk_warning_ratio:.0%} or more.",
             f"sum({at_server('gpu_oom_risk_ratio')} >= bool {POLICY.oom_risk_warning_ratio:g})",
-            "short",
             COUNT_OF_BAD,
         ),
-        ("Lowest slack", "Of all GPUs.", f"min({at_server('gpu_memory_slack_bytes')})", "bytes", SLACK),
-        ("Engines down", "Engines that do not answer.", f"sum(1 - {at_server('engine_up')})", "short", COUNT_OF_BAD),
-        (
+        figure(
+            "Lowest slack",
+            "Of all GPUs.",
+            Query(expr=f"min({at_server('gpu_memory_slack_bytes')})"),
+            unit="bytes",
+            steps=SLACK,
+        ),
+        _count("Engines down", "Engines that do not answer.", f"sum(1 - {at_server('engine_up')})", COUNT_OF_BAD),
+        _count(
             "No restart",
             "Engines that would not start again on the memory that is free now.",
             f"sum(1 - {at_server('engine_restart_fits')})",
-            "short",
             COUNT_OF_WARNINGS,
         ),
-        (
+        _count(
             "Mis-sized",
             "Engines whose max-num-seqs lies outside the bounds of the recommendation.",
             f"sum({seqs} < bool {lower}) + sum({seqs} > bool {upper})",
-            "short",
             COUNT_OF_ADVICE,
+            no_value="no advice yet",
         ),
-        (
+        _count(
             "Room left",
             "More typical requests that all engines together take now.",
             f"sum({at_server('engine_request_headroom')})",
-            "short",
             REQUESTS_LEFT,
         ),
-        (
+        _count(
             "Blind",
             "Sources that could not be read the last time, over all servers.",
             f"sum(1 - {at_server('collector_success')})",
-            "short",
             COUNT_OF_WARNINGS,
         ),
     )
-    for title, note, expr, unit, steps in counts:
-        decimals = None if unit == "bytes" else 0
-        none = "no advice yet" if title == "Mis-sized" else NOT_REPORTED
-        panel = figure(title, note, Query(expr=expr), unit=unit, steps=steps, decimals=decimals, no_value=none)
+    for panel in panels:
         layout.add(panel, width=3, height=4)
 
 
-def _alerts() -> object:
-    firing = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
-    ranks = " or ".join(
-        f'{firing.replace("}", "")}, severity="{severity}"}} * {rank}' for rank, (severity, _) in SEVERITIES.items()
-    )
+def _count(title: str, note: str, expr: str, steps: Steps, no_value: str = NOT_REPORTED) -> stat.Panel:
+    return figure(title, note, Query(expr=expr), unit="short", steps=steps, decimals=0, no_value=no_value)
+
+
+def _alerts() -> table.Panel:
+    ranks = " or ".join(f"{firing(severity=severity)} * {rank}" for rank, (severity, _) in SEVERITIES.items())
     return sheet(
         "Firing now",
         "Our alerts, as Prometheus evaluates them; each has a runbook. Empty where nothing fires, and where the rules "
@@ -183,7 +181,7 @@ def _alerts() -> object:
     )
 
 
-def _gpus() -> object:
+def _gpus() -> table.Panel:
     server = to(Board.SERVER, instance='${__data.fields["Server"]}', gpu='${__data.fields["GPU"]}')
 
     def each(field: str, **labels: str) -> str:
@@ -201,7 +199,6 @@ def _gpus() -> object:
                 unit="percentunit",
                 steps=RISK,
                 background=True,
-                decimals=0,
             ),
             Column(
                 title="Ends in",
@@ -232,7 +229,6 @@ def _gpus() -> object:
                 title="Busy",
                 expr=each("utilization_ratio"),
                 unit="percentunit",
-                decimals=0,
             ),
             Column(title="Product", label="name", width=190, expr=f"max by ({_GPU}, name) ({at_server('gpu_info')})"),
         ],
@@ -240,7 +236,7 @@ def _gpus() -> object:
     )
 
 
-def _engines() -> object:
+def _engines() -> table.Panel:
     engine = to(Board.ENGINE, instance='${__data.fields["Server"]}', engine='${__data.fields["Engine"]}')
     advice = to(Board.ADVICE, instance='${__data.fields["Server"]}', engine='${__data.fields["Engine"]}')
     limiter = limiter_number(lambda name: at_server("engine_limiter", limiter=name), by=_ENGINE)
@@ -258,9 +254,7 @@ def _engines() -> object:
             Column(title="Model", label="model_name"),
             Column(title="State", expr=each("up"), states=UP, background=True, width=56),
             Column(title="Fit more", expr=each("request_headroom"), steps=REQUESTS_LEFT, decimals=0, width=75),
-            Column(
-                title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, decimals=0, width=75
-            ),
+            Column(title="KV used", expr=each("kv_usage_ratio"), unit="percentunit", steps=KV_USAGE, width=75),
             Column(
                 title="KV full in",
                 width=95,
@@ -274,10 +268,9 @@ def _engines() -> object:
                 expr=each("preemption_risk_ratio"),
                 unit="percentunit",
                 steps=PREEMPTION_RISK,
-                decimals=0,
                 width=86,
             ),
-            Column(title="Waiting", expr=each("requests_waiting"), steps=Steps(above=((1.0, "orange"),)), width=70),
+            Column(title="Waiting", expr=each("requests_waiting"), steps=COUNT_OF_WARNINGS, width=70),
             Column(title="Limited by", expr=limiter, states=LIMITER_STATES, width=105),
             Column(title="Restart", expr=each("restart_fits"), states=FITS, width=85),
             Column(title="Max seqs", expr=each("max_num_seqs"), width=86, link=("Show the advice", advice)),
@@ -287,7 +280,6 @@ def _engines() -> object:
                 expr=each("advice_confidence_ratio"),
                 unit="percentunit",
                 steps=CONFIDENCE,
-                decimals=0,
                 width=55,
             ),
         ],

@@ -69,12 +69,6 @@ class Steps:
         steps += [dm.Threshold(value=value, color=color) for value, color in self.above]
         return dashboard.ThresholdsConfig().mode(dm.ThresholdsMode.ABSOLUTE).steps(steps)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the same as a field override."""
-        steps: list[dict[str, Any]] = [{"value": None, "color": self.base}]
-        steps += [{"value": value, "color": color} for value, color in self.above]
-        return {"mode": "absolute", "steps": steps}
-
 
 @cache
 def _helps() -> dict[str, str]:
@@ -84,8 +78,8 @@ def _helps() -> dict[str, str]:
 def described(note: str, exprs: Sequence[str]) -> str:
     """Return a panel's description: what it is for, then what each metric of ours on it means, as declared."""
     names = dict.fromkeys(selector.name for expr in exprs for selector in selectors(expr))
-    lines = [f"`{name}`: {_helps()[name]}" for name in names if name in _helps()]
-    return "\n\n".join([note, *lines]) if note else "\n\n".join(lines)
+    meanings = [f"`{name}`: {_helps()[name]}" for name in names if name in _helps()]
+    return "\n\n".join(filter(None, (note, *meanings)))
 
 
 def values(states: dict[int, tuple[str, str]]) -> dm.ValueMap:
@@ -107,10 +101,20 @@ def _absent(shown: str) -> dm.SpecialValueMap:
     )
 
 
-def _targets(panel: Any, queries: Sequence[Query], *, instant: bool = False, as_table: bool = False) -> Any:
-    panel.datasource(SOURCE)
+def _begun(
+    panel: Any,
+    title: str,
+    note: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    instant: bool = False,
+    as_table: bool = False,
+) -> Any:
+    """Give a panel what every panel with queries has."""
+    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit).datasource(SOURCE)
     for position, query in enumerate(queries):
-        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(chr(ord("A") + position))
+        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(_ref(position))
         target = target.instant() if instant else target.range()
         panel.with_target(target.format(pm.PromQueryFormat.TABLE) if as_table else target)
     return panel
@@ -139,31 +143,21 @@ def lines(
     steps: Steps | None = None,
     low: float | None = None,
     high: float | None = None,
-    least_high: float | None = None,
-    decimals: int | None = None,
     fill: int = 8,
-    stepped: bool = False,
     legend_at: cm.LegendPlacement = cm.LegendPlacement.BOTTOM,
     no_value: str = NOT_REPORTED,
 ) -> timeseries.Panel:
     """Return lines over time; with steps, their borders are drawn as dashed lines.
 
-    ``low`` and ``high`` fix the axis; ``least_high`` is where it ends unless a value is higher.
+    ``low`` and ``high`` fix the axis.
     """
-    panel: timeseries.Panel = _targets(timeseries.Panel(), queries)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit)
+    panel: timeseries.Panel = _begun(timeseries.Panel(), title, note, queries, unit=unit)
     panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
-    if stepped:
-        panel.line_interpolation(cm.LineInterpolation.STEP_AFTER)
     if low is not None:
         panel.min(low)
     if high is not None:
         panel.max(high)
-    if least_high is not None:
-        panel.axis_soft_max(least_high)
-    if decimals is not None:
-        panel.decimals(decimals)
     if steps is not None:
         panel.thresholds(steps.built())
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(cm.GraphThresholdsStyleMode.DASHED))
@@ -191,11 +185,11 @@ def _fixed(color: str) -> dm.DynamicConfigValue:
 
 
 def colored(panel: timeseries.Panel, pattern: str, color: str, *, dashed: bool = False, fill: bool = True) -> None:
-    """Give the series whose name matches a pattern a colour; dashed for what is meant, solid for what is."""
+    """Give the series whose name matches a pattern a colour; dashed and not filled for what is meant."""
     properties = [_fixed(color)]
     if dashed:
         properties.append(dm.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]}))
-    if not fill:
+    if dashed or not fill:
         properties.append(_opacity(0))
     panel.override_by_regexp(pattern, properties)
 
@@ -229,10 +223,12 @@ def figure(
     named: bool = False,
     spark: bool = True,
 ) -> stat.Panel:
-    """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to."""
-    panel: stat.Panel = _targets(stat.Panel(), [query], instant=not spark)
-    panel.title(title).description(described(note, [query.expr])).unit(unit).no_value(no_value)
-    panel.thresholds((steps or Steps(base=BLUE)).built())
+    """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to.
+
+    A share has whole percents unless ``decimals`` are given.
+    """
+    panel: stat.Panel = _begun(stat.Panel(), title, note, [query], unit=unit, instant=not spark)
+    panel.no_value(no_value).thresholds((steps or Steps(base=BLUE)).built())
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
     panel.graph_mode(cm.BigValueGraphMode.AREA if spark else cm.BigValueGraphMode.NONE)
@@ -240,8 +236,8 @@ def figure(
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.mappings([*([values(states)] if states is not None else []), _absent(no_value)])
-    if decimals is not None:
-        panel.decimals(decimals)
+    if (shown := _decimals(unit, decimals)) is not None:
+        panel.decimals(shown)
     return panel
 
 
@@ -249,8 +245,7 @@ def timeline(
     title: str, note: str, queries: Sequence[Query], *, states: dict[int, tuple[str, str]]
 ) -> statetimeline.Panel:
     """Return states over time, one row a series, each state with its word and colour."""
-    panel: statetimeline.Panel = _targets(statetimeline.Panel(), queries)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit("short")
+    panel: statetimeline.Panel = _begun(statetimeline.Panel(), title, note, queries, unit="short")
     panel.mappings([values(states)]).no_value(NOT_REPORTED)
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.thresholds(Steps(base=GREY).built())
@@ -274,6 +269,7 @@ class Column:
     label: str = ""
     unit: str = "short"
     decimals: int | None = None
+    """None: whole percents for a share, else as many as Grafana finds fit."""
     steps: Steps | None = None
     states: dict[int, tuple[str, str]] | None = None
     no_value: str = "-"
@@ -297,10 +293,8 @@ def sheet(
         empty: What it says without rows.
     """
     asked = [column for column in columns if column.expr]
-    panel: table.Panel = _targets(
-        table.Panel(), [Query(expr=column.expr, legend="") for column in asked], instant=True, as_table=True
-    )
-    panel.title(title).description(described(note, [column.expr for column in asked])).unit("string")
+    queries = [Query(expr=column.expr, legend="") for column in asked]
+    panel: table.Panel = _begun(table.Panel(), title, note, queries, unit="string", instant=True, as_table=True)
     panel.show_header(True).cell_height(cm.TableCellHeight.SM).min_width(60).filterable(False).no_value(empty)
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
     from_name = {
@@ -308,18 +302,14 @@ def sheet(
         **{_value_of(position, asked): column.title for position, column in enumerate(asked)},
     }
     order = {column.title: position for position, column in enumerate(columns)}
+    # Values that are always 1: their query was made for its labels.
+    silent = tuple(_value_of(position, asked) for position, column in enumerate(asked) if column.label)
     panel.transformations(
-        [
-            dm.DataTransformerConfig(id_val="merge", options={}),
-            dm.DataTransformerConfig(
-                id_val="organize",
-                options={
-                    "excludeByName": dict.fromkeys(("Time", *_silent(asked)), True),
-                    "indexByName": {name: order[title] for name, title in from_name.items()},
-                    "renameByName": {name: title for name, title in from_name.items() if name not in _silent(asked)},
-                },
-            ),
-        ]
+        _joined(
+            hidden=silent,
+            order={name: order[title] for name, title in from_name.items()},
+            names={name: title for name, title in from_name.items() if name not in silent},
+        )
     )
     for column in columns:
         properties = _cell(column)
@@ -328,14 +318,29 @@ def sheet(
     return panel
 
 
-def _silent(asked: Sequence[Column]) -> tuple[str, ...]:
-    """Value columns that are always 1: their query was made for its labels."""
-    return tuple(_value_of(position, asked) for position, column in enumerate(asked) if column.label)
+def _joined(
+    *, hidden: Sequence[str], order: Mapping[str, int], names: Mapping[str, str]
+) -> list[dm.DataTransformerConfig]:
+    """Make one table of all queries' answers, in which these columns are hidden, ordered and renamed."""
+    organized = {"excludeByName": dict.fromkeys(("Time", *hidden), True), "indexByName": order, "renameByName": names}
+    return [
+        dm.DataTransformerConfig(id_val="merge", options={}),
+        dm.DataTransformerConfig(id_val="organize", options=organized),
+    ]
 
 
-def _value_of(position: int, asked: Sequence[Column]) -> str:
+def _value_of(position: int, asked: Sequence[object]) -> str:
     """What Grafana calls the value column of a query."""
-    return f"Value #{chr(ord('A') + position)}" if len(asked) > 1 else "Value"
+    return f"Value #{_ref(position)}" if len(asked) > 1 else "Value"
+
+
+def _ref(position: int) -> str:
+    """What a query is called within its panel."""
+    return chr(ord("A") + position)
+
+
+def _decimals(unit: str, wanted: int | None) -> int | None:
+    return 0 if wanted is None and unit == "percentunit" else wanted
 
 
 def _cell(column: Column) -> list[dm.DynamicConfigValue]:
@@ -343,13 +348,13 @@ def _cell(column: Column) -> list[dm.DynamicConfigValue]:
     properties: list[tuple[str, Any]] = [("noValue", "-")] if column.label else []
     if column.expr and not column.label:
         properties.append(("unit", column.unit))
-    if column.decimals is not None:
-        properties.append(("decimals", column.decimals))
+    if (shown := _decimals(column.unit, column.decimals)) is not None:
+        properties.append(("decimals", shown))
     if column.expr and not column.label:
-        states = [] if column.states is None else [values(column.states).to_json()]
-        properties.append(("mappings", [*states, _absent(column.no_value).to_json()]))
+        states = [] if column.states is None else [values(column.states)]
+        properties.append(("mappings", [*states, _absent(column.no_value)]))
     if column.steps is not None:
-        properties.append(("thresholds", column.steps.as_json()))
+        properties.append(("thresholds", column.steps.built().build()))
     if column.steps is not None or column.states is not None:
         cell = {"type": "color-background", "mode": "basic"} if column.background else {"type": "color-text"}
         properties.append(("custom.cellOptions", cell))
@@ -365,25 +370,13 @@ def bars(
 ) -> barchart.Panel:
     """Return one horizontal stacked bar for each value of the label ``by``; the parts are its pieces, in order."""
     queries = list(parts.values())
-    panel: barchart.Panel = _targets(barchart.Panel(), queries, instant=True, as_table=True)
-    panel.title(title).description(described(note, [query.expr for query in queries])).unit(unit).min(0)
-    panel.orientation(cm.VizOrientation.HORIZONTAL).stacking(cm.StackingMode.NORMAL).x_field(by)
+    panel: barchart.Panel = _begun(barchart.Panel(), title, note, queries, unit=unit, instant=True, as_table=True)
+    panel.min(0).orientation(cm.VizOrientation.HORIZONTAL).stacking(cm.StackingMode.NORMAL).x_field(by)
     panel.show_value(cm.VisibilityMode.NEVER).bar_width(0.8).group_width(0.8).fill_opacity(85).line_width(0)
     panel.legend(_legend()).tooltip(_all_series()).no_value(NOT_REPORTED)
-    names = {f"Value #{chr(ord('A') + position)}": name for position, name in enumerate(parts)}
-    panel.transformations(
-        [
-            dm.DataTransformerConfig(id_val="merge", options={}),
-            dm.DataTransformerConfig(
-                id_val="organize",
-                options={
-                    "excludeByName": {"Time": True},
-                    "indexByName": {by: 0, **{value: position + 1 for position, value in enumerate(names)}},
-                    "renameByName": names,
-                },
-            ),
-        ]
-    )
+    names = {_value_of(position, queries): name for position, name in enumerate(parts)}
+    order = {name: position for position, name in enumerate((by, *names))}
+    panel.transformations(_joined(hidden=(), order=order, names=names))
     for name, (color, opacity) in colors.items():
         panel.override_by_name(name, [_fixed(color), _opacity(opacity)])
     return panel
@@ -391,7 +384,10 @@ def bars(
 
 @dataclass(kw_only=True)
 class Layout:
-    """A dashboard in the making: panels flow from left to right in rows of 24 columns."""
+    """A dashboard in the making: panels flow from left to right in rows of 24 columns.
+
+    Every dashboard asks for its data source and, as all selectors and the marks of alerts do, for servers.
+    """
 
     board: Board
     title: str
@@ -426,6 +422,7 @@ class Layout:
                 .keep_time(True)
             )
         )
+        self.variable("instance", "Server", "label_values(headroom_build_info, instance)")
 
     def variable(self, name: str, label: str, query: str, *, hidden: bool = False) -> None:
         """Add a variable that lists the values of a label; All by default."""
@@ -455,14 +452,14 @@ class Layout:
         else:
             self._builder.with_row(row)
 
-    def add(self, panel: Any, *, width: int, height: int, repeat: str | None = None, per_row: int = 2) -> None:
-        """Place the next panel; with ``repeat`` one for each value of a variable."""
+    def add(self, panel: Any, *, width: int, height: int, repeat: str | None = None) -> None:
+        """Place the next panel; with ``repeat`` one for each value of a variable, two in a row."""
         if self._x + width > 24:
             self._y += self._height
             self._x = self._height = 0
         panel.id(self._new_id()).grid_pos(dm.GridPos(h=height, w=width, x=self._x, y=self._y))
         if repeat is not None:
-            panel.repeat(repeat).repeat_direction("h").max_per_row(per_row)
+            panel.repeat(repeat).repeat_direction("h").max_per_row(2)
         self._x += width
         self._height = max(self._height, height)
         if self._collapsed is not None:
@@ -489,8 +486,7 @@ class Layout:
 
 def _alerts() -> dashboard.AnnotationQuery:
     """Marks the times at which our alerts fire, where Prometheus evaluates them."""
-    expr = 'ALERTS{alertname=~"Headroom.+", alertstate="firing", instance=~"$instance|"}'
-    return dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color(RED).expr(expr)
+    return dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color(RED).expr(firing())
 
 
 def _source_variable() -> dashboard.DatasourceVariable:
@@ -510,6 +506,11 @@ def engine(field_name: str, **labels: str) -> str:
 def at_server(name: str, **labels: str) -> str:
     """Return the selector of any metric of ours for the chosen servers; labels as in `_selector`."""
     return _selector(f"headroom_{name}", OF_SERVER, labels)
+
+
+def firing(**labels: str) -> str:
+    """Return the selector of our alerts that fire at the chosen servers, or at none; labels as in `_selector`."""
+    return _selector("ALERTS", ('alertname=~"Headroom.+"', 'alertstate="firing"', 'instance=~"$instance|"'), labels)
 
 
 def _selector(name: str, chosen: tuple[str, ...], labels: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from advisor.report import COMPONENTS
 from dashboards.grafana.looks import (
     CLOCKS,
     COMPONENT_COLORS,
+    COUNT_OF_WARNINGS,
     OOM_NEVER_OR_NOW,
     POLICY,
     RISK,
@@ -17,14 +18,14 @@ from dashboards.grafana.looks import (
     scaled,
 )
 from dashboards.grafana.panels import (
-    BLUE,
     GPU_LEGEND,
+    GREEN,
+    NOT_REPORTED,
     ORANGE,
     RED,
     Column,
     Layout,
     Query,
-    Steps,
     at_server,
     bars,
     colored,
@@ -40,11 +41,14 @@ from dashboards.grafana.panels import (
 from dashboards.links import Board
 
 _GPU = "instance, gpu"
+_CLAIMANT = "instance, gpu, engine"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 _HOUR_SECONDS = 3600
 _TELLING_RATIO = 0.01
+_GROWTH_AN_HOUR = f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}"
+_NO_TREND = "no trend yet"
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
@@ -61,6 +65,10 @@ def _part(component: str) -> str:
     return gpu("memory_component_bytes", component=component)
 
 
+def _each(field_name: str, *, by: str = _GPU) -> str:
+    return f"max by ({by}) ({gpu(field_name)})"
+
+
 def build() -> Dashboard:
     """Return the dashboard."""
     layout = Layout(
@@ -68,7 +76,6 @@ def build() -> Dashboard:
         title="vLLM headroom: server",
         description="Where the memory of one server's GPUs went, and what can still go wrong with it.",
     )
-    layout.variable("instance", "Server", "label_values(headroom_build_info, instance)")
     layout.variable("gpu", "GPU", 'label_values(headroom_gpu_memory_total_bytes{instance=~"$instance"}, gpu)')
     parts = {
         name: Query(expr=f'max by (GPU) (label_join({_part(name)}, "GPU", " GPU ", "instance", "gpu"))')
@@ -106,88 +113,60 @@ def build() -> Dashboard:
     layout.row("Hardware")
     _hardware(layout)
     layout.row("What the daemon sees")
-    last_success = at_server("collector_last_success_timestamp_seconds")
-    failing = f"{at_server('collector_success')} == 0"
-    layout.add(
-        timeline(
-            "Collectors",
-            "Whether each source could be read. What a failing source would tell is missing, not zero.",
-            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
-            states=WORKS,
-        ),
-        width=16,
-        height=7,
-    )
-    layout.add(
-        sheet(
-            "Why a collector fails",
-            "Empty while all sources can be read.",
-            [
-                Column(title="Server", label="instance"),
-                Column(title="Collector", label="collector"),
-                Column(
-                    title="Reason",
-                    label="reason",
-                    expr=f"max by (instance, collector, reason) ({at_server('collector_failing')})",
-                ),
-                Column(
-                    title="Last success",
-                    expr=f"1000 * max by (instance, collector) ({last_success}) and on (instance, collector) {failing}",
-                    unit="dateTimeFromNow",
-                ),
-            ],
-            sort=(("Server", False),),
-            empty="every source can be read",
-        ),
-        width=8,
-        height=7,
-    )
+    _daemon(layout)
     return layout.built()
 
 
 def _figures(layout: Layout) -> None:
-    figures = (
-        ("OOM risk", "Of each GPU.", gpu("oom_risk_ratio"), "percentunit", RISK, "not reported"),
-        ("Slack", "Of each GPU.", gpu("memory_slack_bytes"), "bytes", SLACK, "not reported"),
-        (
+    def each(expr: str) -> Query:
+        return Query(expr=expr, legend="GPU {{gpu}}")
+
+    risk, slack = gpu("oom_risk_ratio"), gpu("memory_slack_bytes")
+    layout.add(
+        figure("OOM risk", "Of each GPU.", each(risk), unit="percentunit", steps=RISK, named=True), width=5, height=4
+    )
+    layout.add(figure("Slack", "Of each GPU.", each(slack), unit="bytes", steps=SLACK, named=True), width=5, height=4)
+    layout.add(
+        figure(
             "Lowest slack in this time",
             "The low-water mark over the time shown.",
-            f"min_over_time({gpu('memory_slack_bytes')}[$__range])",
-            "bytes",
-            SLACK,
-            "not reported",
+            each(f"min_over_time({slack}[$__range])"),
+            unit="bytes",
+            steps=SLACK,
+            named=True,
+            spark=False,
         ),
-        (
+        width=5,
+        height=4,
+    )
+    layout.add(
+        figure(
             "Growth an hour",
             "What use grows by in an hour at the present trend.",
-            f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}",
-            "bytes",
-            Steps(base=BLUE),
-            "no trend yet",
+            each(_GROWTH_AN_HOUR),
+            unit="bytes",
+            no_value=_NO_TREND,
+            named=True,
+            spark=False,
         ),
-        (
+        width=4,
+        height=4,
+    )
+    layout.add(
+        figure(
             "Out of memory in",
             "At the present growth.",
-            until(gpu("time_to_oom_seconds")),
-            "dtdurations",
-            TIME_TO_OOM,
-            "no trend yet",
-        ),
-    )
-    for (title, note, expr, unit, steps, none), width in zip(figures, (5, 5, 5, 4, 5), strict=True):
-        panel = figure(
-            title,
-            note,
-            Query(expr=expr, legend="GPU {{gpu}}"),
-            unit=unit,
-            steps=steps,
-            no_value=none,
-            decimals=0 if unit == "percentunit" else None,
+            each(until(gpu("time_to_oom_seconds"))),
+            unit="dtdurations",
+            steps=TIME_TO_OOM,
+            states=OOM_NEVER_OR_NOW,
+            no_value=_NO_TREND,
             named=True,
-            states=OOM_NEVER_OR_NOW if unit == "dtdurations" else None,
-            spark=title in {"OOM risk", "Slack"},
-        )
-        layout.add(panel, width=width, height=4)
+            spark=False,
+        ),
+        width=5,
+        height=4,
+    )
 
 
 def _risk(layout: Layout) -> None:
@@ -232,7 +211,7 @@ def _risk(layout: Layout) -> None:
         unit="bytes",
         steps=SLACK,
     )
-    colored(slack, "/lowest of 1 h$/", RED, dashed=True, fill=False)
+    colored(slack, "/lowest of 1 h$/", RED, dashed=True)
     layout.add(slack, width=8, height=8)
     layout.add(
         sheet(
@@ -242,7 +221,7 @@ def _risk(layout: Layout) -> None:
             [
                 Column(title="Server", label="instance"),
                 Column(title="GPU", label="gpu", width=60),
-                Column(title="Total", expr=f"max by ({_GPU}) ({gpu('memory_total_bytes')})", unit="bytes"),
+                Column(title="Total", expr=_each("memory_total_bytes"), unit="bytes"),
                 Column(
                     title="Held by engines",
                     expr=f"sum by ({_GPU}) ({_part(_ENGINE_PARTS)})",
@@ -258,14 +237,14 @@ def _risk(layout: Layout) -> None:
                     expr=f"sum by ({_GPU}) ({_part('driver_reserved')})",
                     unit="bytes",
                 ),
-                Column(title="Free", expr=f"max by ({_GPU}) ({gpu('memory_free_bytes')})", unit="bytes"),
+                Column(title="Free", expr=_each("memory_free_bytes"), unit="bytes"),
                 Column(
                     title="Still claimed",
                     # Free memory is told as soon as it is read, slack when it was judged.
                     expr=f"clamp_min(max by ({_GPU}) ({gpu('memory_free_bytes')} - {gpu('memory_slack_bytes')}), 0)",
                     unit="bytes",
                 ),
-                Column(title="Slack", expr=f"max by ({_GPU}) ({gpu('memory_slack_bytes')})", unit="bytes", steps=SLACK),
+                Column(title="Slack", expr=_each("memory_slack_bytes"), unit="bytes", steps=SLACK),
             ],
             sort=(("Slack", False),),
         ),
@@ -281,11 +260,9 @@ def _risk(layout: Layout) -> None:
                 Column(title="Server", label="instance"),
                 Column(title="GPU", label="gpu", width=60),
                 Column(title="Engine", label="engine"),
-                Column(title="Budget", expr=f"max by ({_GPU}, engine) ({gpu('engine_budget_bytes')})", unit="bytes"),
-                Column(title="Holds", expr=f"max by ({_GPU}, engine) ({gpu('engine_held_bytes')})", unit="bytes"),
-                Column(
-                    title="May still take", expr=f"max by ({_GPU}, engine) ({gpu('engine_claim_bytes')})", unit="bytes"
-                ),
+                Column(title="Budget", expr=_each("engine_budget_bytes", by=_CLAIMANT), unit="bytes"),
+                Column(title="Holds", expr=_each("engine_held_bytes", by=_CLAIMANT), unit="bytes"),
+                Column(title="May still take", expr=_each("engine_claim_bytes", by=_CLAIMANT), unit="bytes"),
             ],
             sort=(("GPU", False),),
             empty="No engine on this GPU",
@@ -309,9 +286,9 @@ def _risk(layout: Layout) -> None:
         lines(
             "Growth an hour",
             "The robust trend of memory use; a leak shows here hours before it ends anything.",
-            [Query(expr=f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}", legend=GPU_LEGEND)],
+            [Query(expr=_GROWTH_AN_HOUR, legend=GPU_LEGEND)],
             unit="bytes",
-            no_value="no trend yet",
+            no_value=_NO_TREND,
         ),
         width=8,
         height=7,
@@ -377,9 +354,9 @@ def _hardware(layout: Layout) -> None:
         ],
         unit="short",
         low=0,
-        least_high=4,
-        decimals=0,
     )
+    # Whole errors on an axis that one error does not fill.
+    errors.decimals(0).axis_soft_max(4)
     layout.add(errors, width=6, height=7)
     reasons = ("~sw_power_cap|sync_boost", "~.*thermal.*", "~hw_slowdown|hw_power_brake")
     clocks = " or ".join(f"{gpu('throttled', reason=each)} * {rank}" for rank, each in enumerate(reasons, start=1))
@@ -394,8 +371,8 @@ def _hardware(layout: Layout) -> None:
         width=8,
         height=8,
     )
-    pending = {0: ("no", "green"), 1: ("yes", ORANGE)}
-    failed = {0: ("no", "green"), 1: ("yes", RED)}
+    pending = {0: ("no", GREEN), 1: ("yes", ORANGE)}
+    failed = {0: ("no", GREEN), 1: ("yes", RED)}
     layout.add(
         sheet(
             "Health",
@@ -405,32 +382,71 @@ def _hardware(layout: Layout) -> None:
                 Column(title="GPU", label="gpu", width=60),
                 Column(
                     title="Uncorrected ECC",
-                    expr=f"max by ({_GPU}) ({gpu('ecc_uncorrected_errors_total')})",
-                    steps=Steps(above=((1.0, ORANGE),)),
+                    expr=_each("ecc_uncorrected_errors_total"),
+                    steps=COUNT_OF_WARNINGS,
                     no_value="no ECC",
                 ),
                 Column(
                     title="Remap pending",
-                    expr=f"max by ({_GPU}) ({gpu('row_remap_pending')})",
+                    expr=_each("row_remap_pending"),
                     states=pending,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Remap failed",
-                    expr=f"max by ({_GPU}) ({gpu('row_remap_failed')})",
+                    expr=_each("row_remap_failed"),
                     states=failed,
-                    no_value="not reported",
+                    no_value=NOT_REPORTED,
                 ),
                 Column(
                     title="Xid errors",
                     expr=f"sum by ({_GPU}) ({gpu('xid_errors_total')})",
-                    steps=Steps(above=((1.0, ORANGE),)),
+                    steps=COUNT_OF_WARNINGS,
                     no_value="none seen",
                 ),
-                Column(title="Driver", label="driver_version", expr=f"max by ({_GPU}, driver_version) ({gpu('info')})"),
+                Column(title="Driver", label="driver_version", expr=_each("info", by=f"{_GPU}, driver_version")),
             ],
             sort=(("GPU", False),),
         ),
         width=16,
         height=8,
+    )
+
+
+def _daemon(layout: Layout) -> None:
+    last_success = at_server("collector_last_success_timestamp_seconds")
+    failing = f"{at_server('collector_success')} == 0"
+    layout.add(
+        timeline(
+            "Collectors",
+            "Whether each source could be read. What a failing source would tell is missing, not zero.",
+            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
+            states=WORKS,
+        ),
+        width=16,
+        height=7,
+    )
+    layout.add(
+        sheet(
+            "Why a collector fails",
+            "Empty while all sources can be read.",
+            [
+                Column(title="Server", label="instance"),
+                Column(title="Collector", label="collector"),
+                Column(
+                    title="Reason",
+                    label="reason",
+                    expr=f"max by (instance, collector, reason) ({at_server('collector_failing')})",
+                ),
+                Column(
+                    title="Last success",
+                    expr=f"1000 * max by (instance, collector) ({last_success}) and on (instance, collector) {failing}",
+                    unit="dateTimeFromNow",
+                ),
+            ],
+            sort=(("Server", False),),
+            empty="every source can be read",
+        ),
+        width=8,
+        height=7,
     )

@@ -1,5 +1,6 @@
 """What an alert and a recording rule are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from advisor.report import Severity
@@ -27,11 +28,6 @@ class Alert:
     panel: str
     """Title of the panel of that dashboard that shows it."""
 
-    @property
-    def group(self) -> str:
-        """Name of the rule group: alerts stand with those that look at the same dashboard."""
-        return str(self.board)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
@@ -41,12 +37,12 @@ class Recording:
     expr: str
 
 
-def duration(seconds: float) -> str:
-    """Return a number of seconds as Prometheus spells durations: the largest unit that divides it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length and seconds % length == 0:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:g}s"
+def by_group(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:
+    """Return alerts by the name of their rule group: they stand with those that look at the same dashboard."""
+    groups: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        groups.setdefault(alert.board.value, []).append(alert)
+    return groups
 
 
 def spoken(seconds: float) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboards.links import Board
-from dashboards.rules.declarations import Alert
+from dashboards.rules.declarations import Alert, by_group
 from dashboards.rules.prometheus import Places, annotations
 
 FOLDER = "vLLM headroom"
@@ -35,7 +35,6 @@ def managed_alerts(
         datasource_uid: The Prometheus data source that holds our metrics; Grafana knows no variable here.
         panel_ids: Id of each panel by dashboard and title.
     """
-    groups = dict.fromkeys(alert.group for alert in alerts)
     return {
         "apiVersion": 1,
         "groups": [
@@ -45,12 +44,10 @@ def managed_alerts(
                 "folder": FOLDER,
                 "interval": "1m",
                 "rules": [
-                    _rule(alert, places, datasource_uid, panel_ids[alert.board, alert.panel])
-                    for alert in alerts
-                    if alert.group == group
+                    _rule(alert, places, datasource_uid, panel_ids[alert.board, alert.panel]) for alert in members
                 ],
             }
-            for group in groups
+            for group, members in by_group(alerts).items()
         ],
     }
 

@@ -2,7 +2,7 @@
 
 from dashboards.rules.declarations import Recording
 
-_ENGINE = "engine, dp_rank"
+_ENGINE = "instance, engine, dp_rank"
 
 RECORDINGS: tuple[Recording, ...] = (
     # Low-water marks over months cost too much to compute from raw samples.
@@ -29,20 +29,20 @@ RECORDINGS: tuple[Recording, ...] = (
     # Numerator and denominator apart: a mean of ratios is no ratio.
     Recording(
         record="model_name:headroom_engine_kv_used_per_capacity:ratio",
-        expr=f"sum without (instance, {_ENGINE}) (headroom_engine_kv_used_tokens)"
-        f" / sum without (instance, {_ENGINE}) (headroom_engine_kv_capacity_tokens)",
+        expr=f"sum without ({_ENGINE}) (headroom_engine_kv_used_tokens)"
+        f" / sum without ({_ENGINE}) (headroom_engine_kv_capacity_tokens)",
     ),
     # For autoscalers, one series a model.
     Recording(
         record="model_name:headroom_engine_request_headroom:sum",
-        expr=f"sum without (instance, {_ENGINE}) (headroom_engine_request_headroom)",
+        expr=f"sum without ({_ENGINE}) (headroom_engine_request_headroom)",
     ),
     Recording(
         record="model_name:headroom_engine_requests_waiting:sum",
-        expr=f"sum without (instance, {_ENGINE}) (headroom_engine_requests_waiting)",
+        expr=f"sum without ({_ENGINE}) (headroom_engine_requests_waiting)",
     ),
     Recording(
         record="model_name:headroom_engine_up:count",
-        expr=f"count without (instance, {_ENGINE}) (headroom_engine_up == 1)",
+        expr=f"count without ({_ENGINE}) (headroom_engine_up == 1)",
     ),
 )

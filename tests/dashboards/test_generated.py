@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 
@@ -22,7 +21,9 @@ from dashboards.rules.prometheus import Places
 from exporter.cli import cli
 from exporter.lint import Known, Query, dashboard_queries, own_names, rule_queries
 from exporter.promql import selectors, without_variables
-from exporter.reference import all_metrics
+from exporter.sources.nvml import _THROTTLE_REASONS
+from tests.dashboards.carried import labels_of, labels_of_metric
+from tests.dashboards.promtool import assert_passes, promtool
 
 ALERTS = all_alerts(Policy())
 BOARDS = {Board(board["uid"]): board for board in map(json.loads, generated_dashboards().values())}
@@ -31,13 +32,7 @@ PANELS = [
     for board, content in BOARDS.items()
     for panel in panels_of(content)
 ]
-BY_PROMETHEUS = {"instance", "job", "le", "alertname", "alertstate", "severity"}
-VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS)}
-OF_VLLM = {"model_name", "engine"}
-
-
-def labels_of_ours():
-    return {metric.name: set(metric.labels) | BY_PROMETHEUS for _, metric in all_metrics()}
+VALUES = {"component": set(COMPONENTS), "limiter": set(LIMITERS), "reason": set(_THROTTLE_REASONS)}
 
 
 def all_queries():
@@ -68,17 +63,41 @@ def test_every_metric_of_every_rule_and_panel_exists():
     assert Known().remarks(all_queries()) == ()
 
 
+def means_something(label, pattern):
+    return label not in VALUES or any(re.fullmatch(pattern, value) for value in VALUES[label])
+
+
 def test_every_label_exists_on_its_metric_and_has_that_value():
-    ours = labels_of_ours()
     wrong = []
     for query in all_queries():
         for selector in selectors(query.expr):
             for label, value in selector.matchers:
-                known = ours.get(selector.name, OF_VLLM | BY_PROMETHEUS)
-                values = set(value.split("|")) if re.fullmatch(r"[\w|]+", value) else set()
-                if label not in known or (label in VALUES and not values <= VALUES[label]):
+                exists = label in labels_of_metric(selector.name)
+                if not exists or not all(means_something(label, each) for each in value.split("|")):
                     wrong.append((query.where, selector.name, label, value))
     assert wrong == []
+
+
+def test_every_query_groups_by_and_matches_on_labels_that_are_there():
+    for query in all_queries():
+        labels_of(query.expr)
+
+
+def test_legends_and_columns_are_made_of_labels_that_their_queries_return():
+    for board, content in BOARDS.items():
+        for panel in panels_of(content):
+            returned = [labels_of(target["expr"]) for target in panel.get("targets", ())]
+            for target, labels in zip(panel.get("targets", ()), returned, strict=True):
+                assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, (board, panel["title"])
+            for each in panel.get("transformations", ()):
+                columns = each["options"].get("indexByName", {})
+                wanted = {name for name in columns if not name.startswith("Value")}
+                assert wanted <= frozenset().union(*returned), (board, panel["title"])
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
+def test_an_alert_speaks_of_labels_that_it_has(alert):
+    assert set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description)) <= labels_of(alert.expr)
 
 
 @pytest.mark.parametrize("board", list(Board))
@@ -102,17 +121,23 @@ def test_a_dashboard_is_found_by_its_uid_and_asks_for_its_data_source(board):
     assert "id" not in content
 
 
+def every_panel(content):
+    """Yield rows and panels."""
+    for panel in content["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
 def test_ids_of_panels_are_unique_within_their_dashboard():
     for content in BOARDS.values():
-        ids = [panel["id"] for panel in [*content["panels"], *panels_of(content)] if panel["type"] == "row"]
-        ids += [panel["id"] for panel in panels_of(content)]
+        ids = [panel["id"] for panel in every_panel(content)]
         assert len(ids) == len(set(ids))
 
 
 @pytest.mark.parametrize("content", BOARDS.values(), ids=[board.value for board in BOARDS])
 def test_panels_do_not_overlap_and_stay_within_24_columns(content):
     taken = {}
-    for panel in [*content["panels"], *(each for row in content["panels"] for each in row.get("panels", ()))]:
+    for panel in every_panel(content):
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
         columns = range(place["x"], place["x"] + place["w"])
@@ -272,13 +297,9 @@ def test_the_daemon_loads_neither_the_sdk_nor_the_parser():
 @pytest.mark.needs_promtool
 def test_every_panels_query_is_promql_to_prometheus_itself(tmp_path):
     """The parser that finds names accepts functions that 2.42 has not; promtool does not."""
-    if not shutil.which("promtool"):
-        pytest.skip("needs promtool (Debian package prometheus)")
     rules = [
         {"record": f"q{position}", "expr": without_variables(query.expr, "1")}
         for position, query in enumerate(all_queries())
     ]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    command = ["promtool", "check", "rules", "--lint=none", "rules.yaml"]
-    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert_passes(promtool("check", "rules", "--lint=none", "rules.yaml", within=tmp_path))

@@ -7,6 +7,10 @@ ENGINE = {"job": "headroom", "instance": "h:9738", "engine": "e:8000", "model_na
 TARGET = {"job": "headroom", "instance": "h:9738"}
 COLLECTOR = {**TARGET, "collector": "nvml"}
 
+OTHER_GPU = {"gpu": "1", "uuid": "GPU-1"}
+OTHER_ENGINE = {"engine": "e:8001"}
+"""A second subject, which is well for another reason than the first."""
+
 ON_GPU = "GPU 0 of h:9738"
 ON_ENGINE = "e:8000 (m) watched by h:9738"
 
@@ -36,8 +40,6 @@ class Example:
     """Still quiet then, for what must last."""
     extra: dict[str, str] = field(default_factory=dict)
     """Labels of the bad series beside the subject's."""
-    ends: bool = True
-    """Whether it ends when its series do."""
 
 
 def gpu(name, **labels):
@@ -46,6 +48,15 @@ def gpu(name, **labels):
 
 def engine(name, **labels):
     return series(f"headroom_engine_{name}", ENGINE | labels)
+
+
+def sized(max_num_seqs, lower, upper, **labels):
+    """Return a day and more of an engine's setting and the bounds of its advice."""
+    return {
+        engine("max_num_seqs", **labels): constant(max_num_seqs, 1600),
+        engine("recommended_max_num_seqs_lower", **labels): constant(lower, 1600),
+        engine("recommended_max_num_seqs_upper", **labels): constant(upper, 1600),
+    }
 
 
 def series(name, labels):
@@ -59,7 +70,11 @@ GROWTH = gpu("memory_growth_bytes_per_second")
 WAITING, RUNNING = engine("requests_waiting"), engine("requests_running")
 PREEMPTED = engine("preemptions_total")
 CAPACITY = engine("kv_capacity_tokens")
-BUILD = series("headroom_build_info", TARGET | {"version": "1"})
+BUILD = series("headroom_build_info", TARGET | {"version": "1", "python_version": "3.11.7", "mode": "serve"})
+
+# What trouble and no trouble have in common, where one more figure tells them apart.
+FILLS_UP = {engine("time_to_kv_exhaustion_seconds"): constant(119)}
+SHORT_OF_TOKENS = {engine("kv_capacity_gap_ratio"): constant(-0.06), CAPACITY: constant(94)}
 
 EXAMPLES = (
     Example(
@@ -69,23 +84,27 @@ EXAMPLES = (
         bad={RISK: constant(0.7)},
         good={RISK: constant(0.69)},
         still=("warning",),
-        not_before="0m",
         says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 70%.",
     ),
     Example(
         alert="HeadroomGpuOomRisk",
         severity="warning",
-        bad={RISK: constant(0.26)},
+        bad={RISK: constant(0.25)},
         good={RISK: constant(0.24)},
-        not_before="0m",
-        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 26%.",
+        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 25%.",
     ),
     Example(
         alert="HeadroomGpuMemoryEnds",
         severity="critical",
         also=("warning",),
         bad={ENDS: constant(840), GROWTH: constant(1e6)},
-        good={ENDS: constant(901), GROWTH: constant(1e6)},
+        # The other is full and nothing grows: that is said by its risk.
+        good={
+            ENDS: constant(901),
+            GROWTH: constant(1e6),
+            gpu("time_to_oom_seconds", **OTHER_GPU): constant(0),
+            gpu("memory_growth_bytes_per_second", **OTHER_GPU): constant(0),
+        },
         still=("warning",),
         not_before="1m",
         says=f"Something on {ON_GPU} grows: memory ends in 14m 0s.",
@@ -94,7 +113,7 @@ EXAMPLES = (
         alert="HeadroomGpuMemoryEnds",
         severity="warning",
         bad={ENDS: constant(14_000), GROWTH: constant(1e6)},
-        good={ENDS: constant("Inf"), GROWTH: constant(0)},
+        good={ENDS: constant(14_500), GROWTH: constant(1e6)},
         not_before="14m",
         says=f"Something on {ON_GPU} grows steadily: memory ends in 3h 53m 20s.",
     ),
@@ -114,7 +133,6 @@ EXAMPLES = (
         good={gpu("xid_errors_total", xid="31"): "_x20 1+0x120", gpu("xid_errors_total", xid="74"): constant(2)},
         extra={"xid": "79"},
         says=f"{ON_GPU} reported Xid 79.",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuXid",
@@ -124,7 +142,6 @@ EXAMPLES = (
         not_before="18m",
         extra={"xid": "94"},
         says=f"{ON_GPU} reported Xid 94.",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuMemoryErrors",
@@ -132,7 +149,6 @@ EXAMPLES = (
         bad={gpu("ecc_uncorrected_errors_total"): "3+0x20 5+0x100"},
         good={gpu("ecc_uncorrected_errors_total"): constant(3)},
         says=f"{ON_GPU} had ",
-        ends=False,
     ),
     Example(
         alert="HeadroomGpuRowRemap",
@@ -188,8 +204,13 @@ EXAMPLES = (
         severity="warning",
         subject=ENGINE,
         bad={WAITING: "1+4x120", RUNNING: constant(16)},
-        # A peak that drains, however long.
-        good={WAITING: "480-4x120", RUNNING: constant(16)},
+        # A peak that drains, however long; and rushes of 24 minutes, each served before the next.
+        good={
+            WAITING: "480-4x120",
+            RUNNING: constant(16),
+            engine("requests_waiting", **OTHER_ENGINE): " ".join(["0+4x23"] * 5),
+            engine("requests_running", **OTHER_ENGINE): constant(16),
+        },
         at="40m",
         not_before="13m",
         says=f"161 requests wait at {ON_ENGINE}, more than run",
@@ -198,28 +219,33 @@ EXAMPLES = (
         alert="HeadroomEnginePreempting",
         severity="warning",
         subject=ENGINE,
-        bad={PREEMPTED: "0+6x120"},
-        good={PREEMPTED: "0+2x120"},
-        not_before="9m",
-        says=f"{ON_ENGINE} preempts 6 requests a minute",
-        ends=False,
+        bad={PREEMPTED: "0+4x120"},
+        good={PREEMPTED: "0+2.9x120"},
+        not_before="17m",
+        says=f"{ON_ENGINE} preempts 4 requests a minute",
     ),
     Example(
         alert="HeadroomEngineRequestNeverFits",
         severity="warning",
         subject=ENGINE,
-        bad={engine("full_context_concurrency"): constant(0.5)},
+        bad={engine("full_context_concurrency"): constant(0.99)},
         good={engine("full_context_concurrency"): constant(1)},
         not_before="4m",
-        says=f"The KV cache of {ON_ENGINE} holds 50% of one request of max-model-len.",
+        says=f"The KV cache of {ON_ENGINE} holds 99% of one request of max-model-len.",
     ),
     Example(
         alert="HeadroomEngineKvFillsUp",
         severity="warning",
         subject=ENGINE,
-        bad={engine("time_to_kv_exhaustion_seconds"): constant(30), engine("preemption_risk_ratio"): constant(0.9)},
-        good={engine("time_to_kv_exhaustion_seconds"): constant(30), engine("preemption_risk_ratio"): constant(0.1)},
-        says=f"The KV cache of {ON_ENGINE} is full in 30s",
+        bad=FILLS_UP | {engine("preemption_risk_ratio"): constant(0.7)},
+        # A full cache that preempts nobody; and a preemption that is far off.
+        good=FILLS_UP
+        | {
+            engine("preemption_risk_ratio"): constant(0.69),
+            engine("time_to_kv_exhaustion_seconds", **OTHER_ENGINE): constant(120),
+            engine("preemption_risk_ratio", **OTHER_ENGINE): constant(0.9),
+        },
+        says=f"The KV cache of {ON_ENGINE} is full in 1m 59s",
     ),
     Example(
         alert="HeadroomEngineWouldNotRestart",
@@ -234,51 +260,53 @@ EXAMPLES = (
         alert="HeadroomEngineCapacityBelowTheory",
         severity="warning",
         subject=ENGINE,
-        bad={
-            engine("kv_capacity_gap_ratio"): constant(-0.2),
-            CAPACITY: constant(80),
-            engine("kv_theory_lower_tokens"): constant(90),
-        },
-        # Inside the bounds of the theory a gap is the theory's own error.
-        good={
-            engine("kv_capacity_gap_ratio"): constant(-0.2),
-            CAPACITY: constant(80),
-            engine("kv_theory_lower_tokens"): constant(70),
+        bad=SHORT_OF_TOKENS | {engine("kv_theory_lower_tokens"): constant(95)},
+        # Inside the bounds of the theory a gap is the theory's own error; a small one is none's.
+        good=SHORT_OF_TOKENS
+        | {
+            engine("kv_theory_lower_tokens"): constant(94),
+            engine("kv_capacity_gap_ratio", **OTHER_ENGINE): constant(-0.05),
+            engine("kv_capacity_tokens", **OTHER_ENGINE): constant(95),
+            engine("kv_theory_lower_tokens", **OTHER_ENGINE): constant(96),
         },
         at="40m",
         not_before="29m",
-        says=f"The KV cache of {ON_ENGINE} is -20% off what model, GPU and flags give",
+        says=f"The KV cache of {ON_ENGINE} is -6% off what model, GPU and flags give",
     ),
     Example(
         alert="HeadroomEngineCapacityDropped",
         severity="warning",
         subject=ENGINE,
-        bad={CAPACITY: "1000+0x20 _x3 800+0x100"},
+        bad={CAPACITY: "1000+0x20 _x3 975+0x100"},
         # The same after a restart, and a larger one after the next.
         good={CAPACITY: "1000+0x20 _x3 985+0x30 _x3 1200+0x60"},
         at="60m",
         not_before="30m",
-        says=f"{ON_ENGINE} has 80% of the KV cache that it had within the last day",
+        says=f"{ON_ENGINE} has 97.5% of the KV cache that it had within the last day",
     ),
     Example(
         alert="HeadroomEngineMissized",
         severity="info",
         subject=ENGINE,
-        bad={
-            engine("max_num_seqs"): constant(64, 1600),
-            engine("recommended_max_num_seqs_lower"): constant(20, 1600),
-            engine("recommended_max_num_seqs_upper"): constant(30, 1600),
-            engine("advice_confidence_ratio"): constant(0.9, 1600),
-        },
-        good={
-            engine("max_num_seqs"): constant(64, 1600),
-            engine("recommended_max_num_seqs_lower"): constant(20, 1600),
-            engine("recommended_max_num_seqs_upper"): constant(30, 1600),
-            engine("advice_confidence_ratio"): constant(0.7, 1600),
-        },
+        bad=sized(64, 20, 30) | {engine("advice_confidence_ratio"): constant(0.9, 1600)},
+        good=sized(64, 20, 30) | {engine("advice_confidence_ratio"): constant(0.79, 1600)},
         at="1500m",
         not_before="1430m",
         says=f"{ON_ENGINE} runs with max-num-seqs 64;",
+    ),
+    Example(
+        alert="HeadroomEngineMissized",
+        severity="info",
+        subject=ENGINE,
+        bad=sized(19, 20, 30) | {engine("advice_confidence_ratio"): constant(0.8, 1600)},
+        # At its lower bound, at its upper one.
+        good=sized(20, 20, 30)
+        | {engine("advice_confidence_ratio"): constant(1, 1600)}
+        | sized(30, 20, 30, **OTHER_ENGINE)
+        | {engine("advice_confidence_ratio", **OTHER_ENGINE): constant(1, 1600)},
+        at="1500m",
+        not_before="1430m",
+        says=f"{ON_ENGINE} runs with max-num-seqs 19;",
     ),
     Example(
         alert="HeadroomExporterDown",
@@ -298,7 +326,6 @@ EXAMPLES = (
         good={BUILD: constant(1)},
         not_before="14m",
         says="These rules are loaded and nothing feeds them",
-        ends=False,
     ),
     Example(
         alert="HeadroomCollectorFailing",

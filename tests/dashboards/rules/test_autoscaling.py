@@ -1,12 +1,9 @@
 """The number that autoscalers follow, worked out by Prometheus' own engine."""
 
-import shutil
-import subprocess
-
 import pytest
-import yaml
 
 from dashboards.rules import autoscaling
+from tests.dashboards.promtool import assert_passes, run_unit_test
 
 pytestmark = pytest.mark.needs_promtool
 
@@ -18,9 +15,6 @@ DOWN = {"up": 0}
 
 @pytest.fixture
 def demand(tmp_path):
-    if not shutil.which("promtool"):
-        pytest.skip("needs promtool (Debian package prometheus)")
-
     def evaluated(expected, *replicas):
         series = [
             {"series": f'headroom_engine_{field}{{model_name="{model}", engine="e{number}"}}', "values": f"{value}x5"}
@@ -35,11 +29,7 @@ def demand(tmp_path):
                 {"expr": autoscaling.replicas_of_demand("m"), "eval_time": "3m", "exp_samples": samples}
             ],
         }
-        (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": [test]}))
-        done = subprocess.run(
-            ["promtool", "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert_passes(run_unit_test(tmp_path, test))
 
     return evaluated
 
