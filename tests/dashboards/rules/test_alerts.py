@@ -1,7 +1,6 @@
 """Every alert through promtool: it fires, it waits, it stays quiet, it ends, it survives restarts."""
 
 import re
-import shutil
 import subprocess
 from urllib.parse import quote
 
@@ -17,14 +16,10 @@ from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, TARGET
 ALERTS = all_alerts(Policy())
 NAMES = sorted({alert.name for alert in ALERTS})
 
-pytestmark = pytest.mark.needs_promtool
-
 
 @pytest.fixture(scope="module")
 def promtool(tmp_path_factory):
     """Run unit tests over the alerts; without their words unless these are asked for."""
-    if not shutil.which("promtool"):
-        pytest.skip("needs promtool (Debian package prometheus)")
     directory = tmp_path_factory.mktemp("promtool")
 
     def run(tests, *, alerts=ALERTS, words=False):
@@ -74,6 +69,7 @@ def test_every_alert_has_an_example_at_each_severity():
     assert {(each.alert, each.severity) for each in EXAMPLES} == {(each.name, str(each.severity)) for each in ALERTS}
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_fires_and_only_after_the_time_it_must_last(promtool, example):
     firing = [labels_of(example, severity) for severity in (example.severity, *example.also)]
@@ -85,6 +81,7 @@ def test_it_fires_and_only_after_the_time_it_must_last(promtool, example):
     )
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_stays_quiet_at_what_is_no_trouble(promtool, example):
     milder = [labels_of(example, severity) for severity in example.still]
@@ -96,6 +93,7 @@ def test_it_stays_quiet_at_what_is_no_trouble(promtool, example):
     )
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", [each for each in cases() if each.values[0].ends])
 def test_it_ends_when_its_series_do(promtool, example):
     """A source that fails takes its series away: that is an alert of its own, not one that never ends."""
@@ -107,10 +105,12 @@ def test_it_ends_when_its_series_do(promtool, example):
     assert_passes(promtool([unit_test(vanishing, (f"{minutes + 60}m", example.alert, []))], alerts=both(example.alert)))
 
 
+@pytest.mark.needs_promtool
 def test_an_idle_server_is_silent(promtool):
     assert_passes(promtool([unit_test(IDLE, *((at, name, []) for name in NAMES for at in ("5m", "60m", "115m")))]))
 
 
+@pytest.mark.needs_promtool
 def test_nothing_at_all_is_one_alert(promtool):
     absent = [{"severity": "warning"}]
     assert_passes(
@@ -120,6 +120,7 @@ def test_nothing_at_all_is_one_alert(promtool):
     )
 
 
+@pytest.mark.needs_promtool
 def test_a_restart_of_daemon_and_engine_is_silent(promtool):
     """Three minutes without any series, after which counters begin again at zero."""
     restarted = {
@@ -133,6 +134,7 @@ def test_a_restart_of_daemon_and_engine_is_silent(promtool):
     )
 
 
+@pytest.mark.needs_promtool
 def test_an_engine_that_comes_back_as_another_model_has_dropped_no_capacity(promtool):
     before = 'headroom_engine_kv_capacity_tokens{engine="e:8000",instance="h:9738",model_name="small"}'
     after = 'headroom_engine_kv_capacity_tokens{engine="e:8000",instance="h:9738",model_name="large"}'
@@ -140,6 +142,7 @@ def test_an_engine_that_comes_back_as_another_model_has_dropped_no_capacity(prom
     assert_passes(promtool([unit_test(series, ("90m", "HeadroomEngineCapacityDropped", []))]))
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_says_what_is_wrong_with_values_and_where_to_look(promtool, example):
     alert = next(each for each in ALERTS if (each.name, str(each.severity)) == (example.alert, example.severity))
@@ -155,10 +158,9 @@ def test_it_says_what_is_wrong_with_values_and_where_to_look(promtool, example):
     assert ("dashboard_url", re.sub(r"\{\{.*?\}\}", "", board)) in said
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("kind", ["alerts", "recordings"])
 def test_promtool_has_nothing_to_say_of_the_committed_rules(kind):
-    if not shutil.which("promtool"):
-        pytest.skip("needs promtool (Debian package prometheus)")
     file = GENERATED / "prometheus" / f"vllm-headroom.{kind}.yaml"
     checked = subprocess.run(
         ["promtool", "check", "rules", "--lint=all", "--lint-fatal", str(file)],
@@ -173,6 +175,7 @@ def test_examples_name_the_subjects_that_alerts_are_about():
     assert {"gpu"} <= GPU.keys() and {"engine"} <= ENGINE.keys() and {"instance"} <= TARGET.keys()
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize(
     ("name", "series", "value", "subject"),
     [
