@@ -141,6 +141,14 @@ def test_a_cgroup_of_another_namespace_tells_nothing(v2, membership):
     assert read(v2) == ()
 
 
+def test_version_1_spells_no_limit_as_a_number(tmp_path):
+    write(tmp_path, "/proc/self/mountinfo", V1_MOUNTINFO)
+    process(tmp_path, 100, V1_MEMBERSHIP)
+    write(tmp_path, "/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write(tmp_path, "/sys/fs/cgroup/memory/memory.usage_in_bytes", "5000000000\n")
+    assert read(tmp_path) == ()
+
+
 def test_without_a_limit_nothing_is_told(v2):
     v2_group(v2, SERVICE, limit="max", current=20 * GIB)
     assert read(v2) == ()

@@ -51,6 +51,23 @@ def test_every_figure_of_a_healthy_gpu_is_read(nvml, source):
     assert gpu.cuda_version == "12.8"
 
 
+@pytest.mark.parametrize(
+    ("reason", "bit"),
+    [
+        ("sw_power_cap", pynvml.nvmlClocksEventReasonSwPowerCap),
+        ("hw_slowdown", pynvml.nvmlClocksThrottleReasonHwSlowdown),
+        ("sync_boost", pynvml.nvmlClocksEventReasonSyncBoost),
+        ("sw_thermal_slowdown", pynvml.nvmlClocksEventReasonSwThermalSlowdown),
+        ("hw_thermal_slowdown", pynvml.nvmlClocksThrottleReasonHwThermalSlowdown),
+        ("hw_power_brake", pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown),
+    ],
+)
+def test_each_reason_to_throttle_is_the_drivers_own(nvml, source, reason, bit):
+    nvml.add_gpu().set("clocks.reasons", bit)
+    (gpu,) = source.read().gpus
+    assert {each for each, on in gpu.throttled.items() if on} == {reason}
+
+
 def test_what_a_board_does_not_support_is_absent_and_no_failure(nvml, source):
     card = nvml.add_gpu()
     for name in ("power", "temperature", "ecc.uncorrected.aggregate", "ecc.uncorrected.volatile", "rows.pending"):
