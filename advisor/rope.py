@@ -37,6 +37,9 @@ _MROPE_FACTOR = 4
 _MROPE_FAMILIES = ("Qwen2VL", "Qwen2_5_VL", "Qwen2_5Omni", "Qwen3VL", "Qwen3Omni", "Qwen3_5")
 """Every published model of these has it, also where an abridged config leaves ``mrope_section`` out."""
 
+LARGEST_FACTOR = 2**16
+"""No model's context is stretched so far: a larger factor is a damaged config."""
+
 _GEMMA3_SCALING = {"rope_type": "linear", "factor": 8.0}
 """Of the global layers of every published Gemma 3 that sees, where an abridged config leaves it out."""
 
@@ -86,10 +89,8 @@ def _of_compressed(config: Mapping[str, Any], positions: int) -> tuple[RopeTable
         return ()
     inner = scaling.get("compress")
     scaling = inner if isinstance(inner, Mapping) else scaling
-    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
-    compressed = positions
-    if isinstance(original, int) and isinstance(factor, int | float) and factor > 0:
-        compressed = int(original * factor)
+    original, factor = scaling.get("original_max_position_embeddings"), _factor(scaling)
+    compressed = int(original * factor) if isinstance(original, int) and factor is not None else positions
     dims = config.get("qk_rope_head_dim")
     ratios = config.get("compress_ratios")
     if not isinstance(dims, int) or not isinstance(ratios, list):
@@ -109,10 +110,10 @@ def _table(
     *,
     full_attention: bool,
 ) -> RopeTable:
-    kind = scaling.get("rope_type", scaling.get("type")) or "default"
+    kind = scaling.get("rope_type", scaling.get("type"))
+    kind = kind if isinstance(kind, str) else "default"
     dims = _dims(config, scaling, head_size, full_attention=full_attention, proportional=kind == "proportional")
-    factor = scaling.get("factor")
-    factor = factor if isinstance(factor, int | float) and factor > 0 else 1
+    factor = _factor(scaling) or 1
     original = scaling.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
     original = original if isinstance(original, int) else None
     if kind in {"yarn", "deepseek_yarn"}:
@@ -131,6 +132,11 @@ def _table(
     elif config.get("kv_lora_rank") is not None and kind in {"yarn", "deepseek_yarn"}:
         since = _FLASHINFER_ROPE
     return RopeTable(positions=rows, dims=dims, float32_since=since)
+
+
+def _factor(scaling: Mapping[str, Any]) -> float | None:
+    factor = scaling.get("factor")
+    return factor if isinstance(factor, int | float) and 0 < factor <= LARGEST_FACTOR else None
 
 
 def _dims(

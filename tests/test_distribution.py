@@ -13,6 +13,8 @@ import pytest
 
 from exporter.cli import COMMANDS
 
+pytestmark = pytest.mark.needs_checkout
+
 ROOT = Path(__file__).resolve().parent.parent
 _BUILD = """
 import sys
@@ -26,8 +28,6 @@ build_meta.build_sdist(to)
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
     """A copy of the files under version control, and their names: building leaves traces in its folder."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     names = [name for name in listed.decode().split("\0") if name and (ROOT / name).is_file()]
     copy = tmp_path_factory.mktemp("source")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.nvml_standin.standin import GIB, MIB, BuildError, Process, State, build, environment, has_compiler
+from tests.nvml_standin.standin import GIB, MIB, BuildError, Process, State, build, environment
 
 needs_cc = pytest.mark.needs_cc
 
@@ -77,13 +77,6 @@ class Caller:
         self.process.communicate()
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    if not has_compiler():
-        pytest.skip("no C compiler: there is no 'cc' on the PATH")
-    return build(tmp_path_factory.mktemp("nvml_standin"))
-
-
 @pytest.fixture
 def state(tmp_path):
     return State(tmp_path / "state")
@@ -95,13 +88,13 @@ def stderr(tmp_path):
 
 
 @pytest.fixture
-def start(library, state, tmp_path, stderr):
+def start(nvml_library, state, tmp_path, stderr):
     """Start a process that uses the library, by default with nvmlInit called."""
     callers = []
 
     def starter(*, initialized=True):
         with stderr.open("a") as errors:
-            callers.append(Caller(environment(library, state, log=tmp_path / "log"), errors))
+            callers.append(Caller(environment(nvml_library, state, log=tmp_path / "log"), errors))
         if initialized:
             assert callers[-1]("nvmlInit()") is None
         return callers[-1]
@@ -131,10 +124,10 @@ def test_a_machine_without_a_compiler_is_told_so(tmp_path, monkeypatch):
 
 
 @needs_cc
-def test_the_library_is_built_once_for_the_same_sources(library):
-    built = library.stat().st_mtime_ns
-    assert build(library.parent.parent) == library
-    assert library.stat().st_mtime_ns == built
+def test_the_library_is_built_once_for_the_same_sources(nvml_library):
+    built = nvml_library.stat().st_mtime_ns
+    assert build(nvml_library.parent.parent) == nvml_library
+    assert nvml_library.stat().st_mtime_ns == built
 
 
 @needs_cc

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advisor.model.keys import Keys, is_finite
+from advisor.rope import LARGEST_FACTOR
 
 _LENGTH_KEYS = (
     "max_position_embeddings",
@@ -17,7 +18,6 @@ _LENGTH_KEYS = (
     "seq_len",
 )
 _ALREADY_SCALED = frozenset({"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"})
-_LARGEST_FACTOR = 2**16
 _UNKNOWN_LENGTH = 2048
 """What vLLM assumes of a config that names no length."""
 
@@ -44,8 +44,8 @@ def context_length(text: Keys) -> tuple[int, int | None]:
             raise text.error("rope_scaling rope_type", kind, "a string")
         stated = scaling.get("factor")
         original = scaling.get("original_max_position_embeddings")
-        if stated is not None and not (is_finite(stated) and 0 < stated <= _LARGEST_FACTOR):
-            raise text.error("rope_scaling factor", stated, f"a number from 0 to {_LARGEST_FACTOR:,}")
+        if stated is not None and not (is_finite(stated) and 0 < stated <= LARGEST_FACTOR):
+            raise text.error("rope_scaling factor", stated, f"a number from 0 to {LARGEST_FACTOR:,}")
         if kind not in _ALREADY_SCALED and stated is not None:
             factor = stated
         elif kind == "yarn" and stated is not None and is_finite(original) and 0 < original * stated < 2**40:

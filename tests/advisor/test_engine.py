@@ -73,6 +73,13 @@ def test_request_headroom_is_the_tighter_of_kv_and_max_num_seqs():
     assert (by_seqs.kv_request_headroom, by_seqs.seqs_request_headroom, by_seqs.request_headroom) == (90, 6, 6)
 
 
+def test_headroom_counts_whole_requests_and_never_fewer_than_none():
+    partly = judged(reading(running=10.0, usage=0.9075, histograms=LENGTHS))
+    assert partly.kv_request_headroom == 9  # 9,250 tokens are free, 1,000 make one
+    lowered = judged(reading(running=10.0, usage=0.1, histograms=LENGTHS), max_num_seqs=(8, "given"))
+    assert (lowered.seqs_request_headroom, lowered.request_headroom) == (0, 0)
+
+
 def test_a_typical_request_is_the_mean_of_those_finished():
     assert typical_request_tokens(reading(histograms=LENGTHS)) == 1_000
 
@@ -93,6 +100,8 @@ def test_a_queue_at_max_num_seqs_names_max_num_seqs():
 
 def test_a_queue_below_max_num_seqs_with_full_kv_names_kv():
     assert limits(reading(running=9.0, waiting=4.0, usage=0.98)) == "kv"
+    assert limits(reading(running=9.0, waiting=4.0, usage=0.95)) == "kv"
+    assert limits(reading(running=9.0, waiting=4.0, usage=0.949)) == "compute"
 
 
 def test_a_recent_preemption_names_kv_although_usage_has_just_fallen():

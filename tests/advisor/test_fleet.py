@@ -102,13 +102,14 @@ def test_sums_are_over_what_is_up_and_known():
         [engine(), engine(is_up=False), engine(capacity_tokens=None), engine(used_tokens=1_000.0)],
         [
             FleetGpu(where="h", gpu="0", uuid="a", total_bytes=80e9, used_bytes=70e9),
-            FleetGpu(where="h", gpu="1", uuid="b", total_bytes=80e9, used_bytes=5e8),
+            FleetGpu(where="h", gpu="1", uuid="b", total_bytes=80e9, used_bytes=1.5e9),
+            FleetGpu(where="h", gpu="2", uuid="c", total_bytes=80e9, used_bytes=1.7e9),
         ],
         POLICY,
     ).sums
     assert (sums.engines, sums.up, sums.counted, sums.idle) == (4, 3, 2, 1)
     assert (sums.capacity_tokens, sums.used_tokens, sums.idle_tokens) == (20_000.0, 7_000.0, 13_000.0)
-    assert (sums.gpus, sums.idle_gpus) == (2, 1)
+    assert (sums.gpus, sums.idle_gpus) == (3, 1)
 
 
 def test_the_load_that_vllms_series_tell_says_how_many_kv_takes():

@@ -28,11 +28,11 @@ from advisor.layers import (
 )
 from advisor.model import parse_model
 from advisor.spec import DeclinedError
+from advisor.units import GIB
 from advisor.versions import parse_version
 from tests.advisor.examples import DEEPSEEK_V4_FLASH
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "kv"
-GIB = 1 << 30
 
 
 def recorded() -> Iterator[Any]:

@@ -111,6 +111,19 @@ def test_calm_minutes_at_half_the_usage_say_nothing_about_a_full_cache():
     assert preemption_risk_ratio(now(**full, usual=0.4), HORIZON) > preemption_risk_ratio(now(**full), HORIZON)
 
 
+def test_calm_minutes_with_a_fuller_cache_say_as_much_about_an_emptier_one():
+    emptier = {"running": 18.0, "used": 10_800.0, "observed": 3_600.0}
+    as_full = preemption_risk_ratio(now(**emptier), HORIZON)
+    assert preemption_risk_ratio(now(**emptier, usual=1.0), HORIZON) == pytest.approx(as_full)
+    assert preemption_risk_ratio(now(**emptier, usual=0.5), HORIZON) > as_full
+
+
+def test_a_cache_that_is_nearly_full_is_full_to_those_who_wait():
+    nearly = {"running": 20.0, "used": 0.995 * 12_288, "mean": 600.0, "limit": 20}
+    assert time_to_kv_exhaustion_seconds(now(**nearly, waiting=1.0)) == 0.0
+    assert time_to_kv_exhaustion_seconds(now(**nearly)) == math.inf
+
+
 def test_few_who_are_there_by_chance_do_not_hide_a_demand_that_comes_back():
     few = {"running": 6.0, "used": 3_600.0}
     assert preemption_risk_ratio(now(**few, arrivals=1.0), HORIZON) > 2 * preemption_risk_ratio(now(**few), HORIZON)

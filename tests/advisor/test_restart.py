@@ -50,6 +50,12 @@ def test_before_0_9_1_a_neighbour_takes_kv_and_not_the_start():
     assert left == pytest.approx(theory.layout.bytes_needed() - (pool - missing), rel=1e-6)
 
 
+def test_free_memory_is_checked_from_0_9_1_on():
+    short = gpu(free=1, held=60)
+    assert shortfall(short, version=(0, 9, 0)) is None  # without theory nothing else is checked
+    assert shortfall(short, version=(0, 9, 1)) > 0
+
+
 def test_a_pool_too_small_for_one_request_is_short_of_it():
     theory = plan()
     needed = theory.layout.bytes_needed()

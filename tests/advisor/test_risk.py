@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from dataclasses import replace
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
@@ -194,6 +195,20 @@ def test_a_leak_beneath_an_allocators_teeth_is_seen():
     assert said(both, seconds=6 * HOUR).growth_bytes_per_second == pytest.approx(GIB / HOUR, rel=0.3)
 
 
+def test_a_leak_has_only_what_recent_peaks_of_others_leave():
+    """A neighbour that swings by 6 GiB is low now: of 7 GiB that are free, one is left to the leak."""
+
+    def leaking_beside(swing):
+        def life(now):
+            peak = swing if now % 1800 < 900 else 0
+            return (foreign(20 * GIB + GIB * now / HOUR), foreign(20 * GIB + peak, key="901"))
+
+        return said(life, seconds=5.4 * HOUR, capacity=(20 + 5.4 + 20 + 7) * GIB).sentences["trend"]
+
+    assert "what is left lasts 7.0 h" in leaking_beside(0)
+    assert "what is left lasts 105 min" in leaking_beside(6 * GIB)  # no less than a quarter of what is free
+
+
 def test_a_restart_resets_the_trend_of_the_process_that_restarted():
     state, seen = lived(leak(20.0, start=40.0), seconds=HOUR)
     assert assess(state, seen, horizon_seconds=HORIZON).growth_bytes_per_second > 0
@@ -275,6 +290,16 @@ def test_a_new_foreign_process_is_a_risk_until_it_settles():
     assert "came lately" in said(guest, seconds=HOUR + 15).sentences["foreign"]
 
 
+def test_a_process_came_lately_for_ten_minutes():
+    def guest(now):
+        return (engine(60), *((foreign(GIB + (now - HOUR) * MIB, key="901"),) if now >= HOUR else ()))
+
+    early, late = (said(guest, seconds=HOUR + after, capacity=63 * GIB) for after in (600, 615))
+    assert "came lately" in early.sentences["foreign"]
+    assert "came lately" not in late.sentences["foreign"]
+    assert late.factors["foreign"] < early.factors["foreign"] / 10
+
+
 def test_a_process_that_was_there_at_the_first_look_has_not_come():
     assert said((foreign(70 * GIB),), seconds=0).factors["foreign"] < 0.01
 
@@ -352,6 +377,13 @@ def test_time_to_oom_is_infinite_without_growth_and_unknown_before_a_trend_can_b
     expected, lower, upper = time_to_oom(GIB, GIB / 2, MIB)
     assert expected == 512
     assert lower < expected < 2 * expected < upper
+
+
+def test_the_bounds_of_time_to_oom_hold_nine_in_ten():
+    largest = math.exp(0.2 * NormalDist().inv_cdf(0.95))  # of the rate over its expected value
+    _, lower, upper = time_to_oom(GIB, GIB / 2, MIB, spread=0.2)
+    assert lower == pytest.approx(512 / largest, rel=1e-3)
+    assert upper == pytest.approx(1024 * largest, rel=1e-3)
 
 
 def test_the_lowest_slack_is_kept_for_a_day_and_then_forgotten():

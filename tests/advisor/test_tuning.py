@@ -159,6 +159,13 @@ def test_what_is_still_missing_is_told_in_figures():
     assert advised(few) is None
 
 
+def test_everybody_who_runs_must_have_been_replaced_five_times():
+    """120 requests in an hour of 32 at once: each was replaced 3.75 times, in 720 looks."""
+    few, enough = (told(running=32.0, finished=finished) for finished in (120.0, 161.0))
+    assert "replaced 5 times (so far 3)" in not_yet(few, POLICY)
+    assert not_yet(enough, POLICY) is None
+
+
 @given(st.floats(0, 99), st.floats(0, 1e5))
 @settings(max_examples=50, deadline=None)
 def test_no_advice_without_a_hundred_requests_however_long_it_took(finished, seconds):

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -450,21 +451,27 @@ def test_the_bounds_hold_the_figure_and_are_narrow(shape, quantization, tp, head
 
 
 ODD = st.sampled_from(
-    [None, -1, 0, 7, 1.5, "x", [], {}, {"type": 3}, {"factor": "x"}, {"full_attention": {"rope_type": 1}}]
+    [
+        *(None, -1, 0, 7, 1.5, "x", [], {}),
+        *({"type": 3}, {"type": [0]}, {"type": {}}, {"full_attention": {"rope_type": 1}}),
+        *({"factor": "x"}, {"type": "linear", "factor": math.nan}, {"type": "linear", "factor": math.inf}),
+        *({"type": "yarn", "factor": 1e308}, {"factor": math.inf, "original_max_position_embeddings": 4096}),
+    ]
 )
 
 
 @given(
+    architecture=st.sampled_from(["LlamaForCausalLM", "Gemma3ForCausalLM", "DeepseekV4ForCausalLM"]),
     config=st.fixed_dictionaries(
-        {},
+        {"qk_rope_head_dim": st.sampled_from([None, 64]), "compress_ratios": st.sampled_from([None, [4, 0]])},
         optional=dict.fromkeys(
             ["alibi", "max_position_embeddings", "head_dim", "rope_scaling", "rope_parameters", "hidden_size"],
             ODD,
         ),
-    )
+    ),
 )
-def test_no_config_makes_the_rope_tables_fall_over(config):
-    for table in rope_tables(config, architecture="LlamaForCausalLM", head_size=64, max_position_embeddings=2048):
+def test_no_config_makes_the_rope_tables_fall_over(architecture, config):
+    for table in rope_tables(config, architecture=architecture, head_size=64, max_position_embeddings=2048):
         assert isinstance(table, RopeTable)
 
 

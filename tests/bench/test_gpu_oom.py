@@ -9,12 +9,10 @@ import time
 import pytest
 
 from advisor.policy import Policy
+from advisor.units import GIB, MIB
 from bench.gpu_oom.__main__ import Look, steps_of, told
 from bench.gpu_oom.holder import Cuda, taken
 from tests.nvml_standin.standin import Process, State, environment
-
-GIB = 1024**3
-MIB = 1024**2
 
 
 class FakeCuda:

@@ -38,7 +38,6 @@ from bench.performance.report import (
 from bench.performance.world import PAGE, free_ports, world
 from exporter.sources.vllm import Server, parse_page, read_engines
 from tests.exporter.daemon import FakeServer
-from tests.nvml_standin.standin import has_compiler
 
 RECORDED = PAGE.read_text()
 
@@ -133,7 +132,7 @@ def test_the_costs_of_a_page_are_of_that_page():
     assert min(cost.library_seconds, cost.first_seconds, cost.later_seconds, cost.least_seconds, cost.peak_bytes) > 0
 
 
-@pytest.mark.skipif(not has_compiler(), reason="builds the stand-in library")
+@pytest.mark.needs_cc
 def test_a_daemon_sees_the_gpus_and_the_server_of_the_made_up_host(tmp_path):
     with world(tmp_path / "host", gpus=2, engines=1) as host:
         (port,) = free_ports(1)

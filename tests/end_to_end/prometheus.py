@@ -1,7 +1,6 @@
 """A real Prometheus server that scrapes loopback."""
 
 import json
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ def prometheus(directory, *targets, rules=()):
     port = free_port()
     process = subprocess.Popen(
         [
-            shutil.which("prometheus"),
+            "prometheus",
             f"--config.file={directory / 'prometheus.yml'}",
             f"--storage.tsdb.path={directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",

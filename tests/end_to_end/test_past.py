@@ -1,7 +1,6 @@
 """The same pages kept by a real Prometheus and a real VictoriaMetrics: both answer what a daemon that watched knows."""
 
 import json
-import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -35,8 +34,6 @@ def past():
 @contextmanager
 def opened(name, past, directory):
     """Yield the address of a store of this kind that keeps it."""
-    if not shutil.which(name):
-        pytest.skip(f"needs {name} (the Debian package of that name)")
     if name == "prometheus":
         filled(directory, past.lines)
         with prometheus(directory) as running:

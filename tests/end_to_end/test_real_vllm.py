@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tests.end_to_end.prometheus import prometheus
 from tests.end_to_end.real_vllm import Load, RealVllm, remembering_proxy
 from tests.exporter.daemon import daemon
 
-pytestmark = [pytest.mark.needs_vllm, pytest.mark.needs_prometheus]
+pytestmark = pytest.mark.needs_vllm
 
 BLOCKS, BLOCK_TOKENS = 96, 128
 CAPACITY = BLOCKS * BLOCK_TOKENS
@@ -45,13 +44,6 @@ def server(vllm, model, tmp_path_factory):
     running.wait_until_up()
     yield running
     running.stop()
-
-
-@pytest.fixture
-def prom():
-    if not shutil.which("prometheus"):
-        pytest.skip("needs a Prometheus server (Debian package prometheus)")
-    return prometheus
 
 
 def shown(page, name, **labels):
@@ -98,7 +90,8 @@ def test_our_figures_are_vllms_own_at_every_sample(server):
     assert max(usages) > 0.9, "the load was meant to fill the cache"
 
 
-def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server, prom, tmp_path):
+@pytest.mark.needs_prometheus
+def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server, tmp_path):
     with daemon("--poll-interval", "1") as running:
         engine = f"127.0.0.1:{server.port}"
         running.wait_for(
@@ -113,7 +106,7 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
         assert running.value("headroom_engine_full_context_concurrency", engine=engine) == CAPACITY / 2048
         assert running.value("headroom_engine_metric_missing", engine=engine) is None
         with (
-            prom(tmp_path, f"127.0.0.1:{running._port}", f"127.0.0.1:{server.port}") as store,
+            prometheus(tmp_path, f"127.0.0.1:{running._port}", f"127.0.0.1:{server.port}") as store,
             Load(server.port, clients=40, prompt_tokens=600, output_tokens=400),
         ):
             limited = {"engine": engine, "limiter": "kv"}

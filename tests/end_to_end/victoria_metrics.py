@@ -1,6 +1,5 @@
 """A real VictoriaMetrics, single node."""
 
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ def victoria_metrics(directory):
     port = free_port()
     process = subprocess.Popen(
         [
-            shutil.which("victoria-metrics"),
+            "victoria-metrics",
             f"-storageDataPath={directory / 'data'}",
             f"-httpListenAddr=127.0.0.1:{port}",
             "-retentionPeriod=1y",

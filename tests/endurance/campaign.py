@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from advisor.units import MIB
 from tests.endurance.ends import ENDS
 from tests.endurance.faults import FAULTS
 from tests.endurance.process import forget_peak, peak_resident_bytes
 from tests.endurance.report import write_section
 from tests.endurance.scene import Scene
 
-MIB = 1024**2
 MOST_RESIDENT_BYTES = 192 * MIB
 """MemoryHigh= of the service's unit: above it the kernel takes memory back."""
 MOST_RECOVERY_INTERVALS = 2.0

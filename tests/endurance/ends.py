@@ -1,7 +1,6 @@
 """What ends the process, or meets it at its start: one declaration each, with what the daemon is to do about it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -9,8 +8,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from tests.endurance.faults import hold_connections, let_connections_go
 from tests.endurance.machine import VllmProcess
@@ -180,18 +177,15 @@ def no_growth(scene):
     with scene.daemon() as running:
         scene.wait_until_whole()
         assert running.stop()[0] == 0
-    limit = shutil.which("prlimit")
-    if limit is None:
-        pytest.skip("needs prlimit (Debian package util-linux)")
-    return _not_written(scene, prefix=(limit, "--fsize=0"))
+    return _not_written(scene, prefix=("prlimit", "--fsize=0"))
 
 
 @contextmanager
 def _mounted(directory, options):
     directory.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert mounted.returncode == 0, f"needs the right to mount a file system: {mounted.stderr}"
     try:
         yield
     finally:
@@ -271,10 +265,7 @@ def frozen(scene):
 
 @end("300 clients and a limit of 64 file descriptors")
 def few_descriptors(scene):
-    limit = shutil.which("prlimit")
-    if limit is None:
-        pytest.skip("needs prlimit (Debian package util-linux)")
-    with scene.daemon(prefix=(limit, "--nofile=64")) as running:
+    with scene.daemon(prefix=("prlimit", "--nofile=64")) as running:
         scene.wait_until_whole()
         hold_connections(scene)
         let_connections_go(scene)

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 
+from advisor.units import MIB
 from tests.exporter.daemon import vllm_page
-
-MIB = 1024**2
 
 
 def nothing(scene):

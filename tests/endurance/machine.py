@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,27 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
+from tests.advisor.examples import LLAMA_8B
+from tests.end_to_end.real_vllm import free_port
 from tests.nvml_standin.standin import GIB, Process, State, build, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "tests/captures/vllm/0.32.0/single_after_load.metrics"
-_MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 8192,
-    "vocab_size": 128256,
-    "torch_dtype": "bfloat16",
-}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class VllmProcess:
@@ -45,7 +29,7 @@ class VllmProcess:
         if not self._program.exists():
             shutil.copy(Path(__file__).with_name("vllm_process.py"), self._program)
         self._model.mkdir(parents=True, exist_ok=True)
-        (self._model / "config.json").write_text(json.dumps(_MODEL))
+        (self._model / "config.json").write_text(json.dumps(LLAMA_8B))
         self.process = None
         self.port = None
         self._ports = [free_port(), free_port()]

@@ -6,8 +6,6 @@ from tests.endurance.campaign import MOST_RESIDENT_BYTES, side_by_side, try_end
 from tests.endurance.ends import ENDS
 from tests.endurance.faults import FAULTS
 
-pytestmark = pytest.mark.needs_cc
-
 SHORT = (
     "a GPU is lost",
     "a call hangs and holds the driver's lock",
@@ -35,6 +33,7 @@ def test_no_two_faults_have_one_name():
     assert len({end.name for end in ENDS}) == len(ENDS)
 
 
+@pytest.mark.needs_cc
 @pytest.mark.parametrize("name", SHORT)
 def test_a_fault_is_told_shows_nothing_false_and_passes(outcomes, name):
     outcome = outcomes[name]
@@ -44,6 +43,7 @@ def test_a_fault_is_told_shows_nothing_false_and_passes(outcomes, name):
     assert outcome.resident_bytes < MOST_RESIDENT_BYTES
 
 
+@pytest.mark.needs_cc
 @pytest.mark.parametrize("name", SHORT_ENDS)
 def test_an_end_is_told_at_the_next_start_and_nothing_is_lost(name):
     (end,) = (each for each in ENDS if each.name == name)

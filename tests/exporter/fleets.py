@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from advisor.units import GIB
 from tests.exporter.pasts import MadeUpServer, sample
 
 STEP_SECONDS = 30.0
 HOURS = 6
-GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from xml.etree import ElementTree as ET
 
 import pytest
+from PIL import Image
 
 from exporter.chart import Chart, Panel, Series, Words, marks, save, size_of, svg
 from exporter.errors import UsageError
@@ -55,9 +56,8 @@ def test_ratios_are_shown_as_percent_and_nothing_is_a_flat_line():
 def test_a_picture_is_saved_as_its_name_says(tmp_path):
     save(chart(), tmp_path / "x.svg")
     assert (tmp_path / "x.svg").read_text() == svg(chart())
-    image = pytest.importorskip("PIL.Image")
     save(chart(), tmp_path / "x.png")
-    with image.open(tmp_path / "x.png") as picture:
+    with Image.open(tmp_path / "x.png") as picture:
         assert picture.format == "PNG"
         assert picture.size == tuple(2 * each for each in size_of(chart()))
         assert len(picture.getcolors(1 << 24)) > 10

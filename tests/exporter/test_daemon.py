@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from exporter.reference import all_metrics
 from tests.exporter.daemon import FakeServer, daemon, vllm_page
+from tests.exporter.typed import typed
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
 FAST = ("--poll-interval", "0.25")
@@ -196,13 +196,7 @@ def test_an_unknown_path_is_not_found():
 
 def test_a_port_in_use_is_told_in_one_line(server):
     port = server.url.rpartition(":")[2]
-    result = subprocess.run(
-        [sys.executable, "-m", "exporter", "serve", "--web.listen-address", f"127.0.0.1:{port}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
+    result = typed("serve", "--web.listen-address", f"127.0.0.1:{port}")
     assert result.returncode == 2
     assert result.stderr == (
         f"vllm-headroom: --web.listen-address: cannot listen on 127.0.0.1:{port}: Address already in use\n"
@@ -221,8 +215,6 @@ def test_a_model_name_cannot_inject_into_the_page(server):
 @pytest.mark.needs_promtool
 @pytest.mark.needs_cc
 def test_promtool_has_nothing_to_say_of_the_page(card, server):
-    if not shutil.which("promtool"):
-        pytest.skip("needs promtool (Debian package prometheus)")
     _, gpu, variables = card
     gpu.add_xid(1)
     with daemon(*FAST, "--engine", server.url, environment=variables) as running:
@@ -328,13 +320,7 @@ def test_what_an_engine_was_seen_to_do_survives_the_daemon_and_tells_the_same_in
         server.page(counted_page(912))
         running.wait_for(lambda: seen(running) == 42)
         assert running.stop()[0] == 0
-    told = subprocess.run(
-        [sys.executable, "-m", "exporter", "advise", "--engine", server.url, "--state-dir", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    told = typed("advise", "--engine", server.url, "--state-dir", str(tmp_path))
     assert "not enough seen yet: 42 finished requests" in " ".join(told.stdout.split())
     assert len((tmp_path / "load.json").read_bytes()) < 4_096
 

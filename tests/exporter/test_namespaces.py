@@ -2,39 +2,22 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from functools import cache
 
 import psutil
 import pytest
 
 from exporter.sources.process import ProcessSource
 from tests.exporter.daemon import FakeServer, daemon, vllm_page
+from tests.namespaces import unshare
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
 FAST = ("--poll-interval", "0.25")
 
 
-@cache
-def unshare(*kinds):
-    """Return the command that gives a program its own namespaces; skip where that is not allowed."""
-    as_user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    prefix = ("unshare", *as_user, *(f"--{kind}" for kind in kinds), "--fork", "--kill-child")
-    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
-        return None
-    return prefix
-
-
-def namespaces(*kinds):
-    prefix = unshare(*kinds)
-    if prefix is None:
-        pytest.skip("needs to be allowed to make namespaces (unshare)")
-    return prefix
-
-
 @pytest.mark.needs_cc
+@pytest.mark.needs_namespaces("pid", "mount-proc")
 def test_a_daemon_in_a_pid_namespace_of_its_own_says_what_it_cannot_map(tmp_path, nvml_library):
     state = State(tmp_path / "nvml.state")
     gpu = state.add_gpu()
@@ -42,7 +25,7 @@ def test_a_daemon_in_a_pid_namespace_of_its_own_says_what_it_cannot_map(tmp_path
     gpu.set_processes(Process(pid=os.getpid(), memory=60 * GIB))  # a number of the host's
     server = FakeServer()
     server.page(vllm_page())
-    prefix = namespaces("pid", "mount-proc")
+    prefix = unshare("pid", "mount-proc")
     variables = environment(nvml_library, state)
     with daemon(*FAST, "--engine", server.url, environment=variables, prefix=prefix) as running:
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
@@ -74,7 +57,7 @@ def contained(tmp_path):
 
     def start(*kinds, before="true"):
         shell = ("sh", "-c", f'{before}; exec "$@"', "sh")
-        command = [*namespaces(*kinds), *shell, sys.executable, str(program), "serve", "m", "--port", "8123"]
+        command = [*unshare(*kinds), *shell, sys.executable, str(program), "serve", "m", "--port", "8123"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "ready\n"
@@ -88,6 +71,7 @@ def contained(tmp_path):
         process.communicate()
 
 
+@pytest.mark.needs_namespaces("pid", "mount-proc")
 def test_a_server_in_a_pid_namespace_of_its_own_is_found_with_the_pids_that_the_driver_uses(contained):
     outer = contained("pid", "mount-proc")
     here = {child.pid for child in psutil.Process(outer.pid).children(recursive=True)}
@@ -96,6 +80,7 @@ def test_a_server_in_a_pid_namespace_of_its_own_is_found_with_the_pids_that_the_
     assert len(here) == 2
 
 
+@pytest.mark.needs_namespaces("net")
 def test_a_server_whose_network_has_no_address_is_looked_for_at_loopback(contained):
     outer = contained("net")
     here = {child.pid for child in psutil.Process(outer.pid).children(recursive=True)}
@@ -103,9 +88,9 @@ def test_a_server_whose_network_has_no_address_is_looked_for_at_loopback(contain
     assert server.host == "127.0.0.1"
 
 
+@pytest.mark.needs_ip
+@pytest.mark.needs_namespaces("net")
 def test_a_server_in_a_network_of_its_own_is_asked_at_its_own_address(contained):
-    if not shutil.which("ip"):
-        pytest.skip("needs ip (Debian package iproute2)")
     outer = contained("net", before="ip link set lo up && ip address add 198.51.100.7/32 dev lo")
     here = {child.pid for child in psutil.Process(outer.pid).children(recursive=True)}
     (server,) = (each for each in ProcessSource(psutil).read() if each.pids & here)

@@ -101,6 +101,15 @@ def test_of_several_engines_the_worst_decides_the_collectors_health():
     assert (health.collector, health.success, health.last_success_timestamp_seconds) == ("thing", 0, None)
 
 
+def test_of_several_engines_the_one_that_succeeded_longest_ago_is_told():
+    board, watch = Board(), Stopwatch()
+    board.put(observe("thing a", Thing("fact"), watch.clock))
+    watch.now = 130.0
+    board.put(observe("thing b", Thing("fact"), watch.clock))
+    (health,) = board.health()
+    assert health.last_success_timestamp_seconds == 1e9 + 100
+
+
 def test_a_read_that_never_returned_is_a_failure_that_says_since_when():
     watch = Stopwatch()
     reading = never_returned("nvml", "nvml", 88.0, watch.clock)

@@ -56,6 +56,34 @@ def test_nothing_is_well_while_a_source_cannot_be_read(collector, reason, told):
     assert words.headline(failing(collector, reason, statuses.good())) == ("warning", f"Look at {told}.")
 
 
+@pytest.mark.parametrize(
+    ("risk", "level"), [(0.249, "good"), (0.25, "warning"), (0.699, "warning"), (0.7, "critical"), (None, "unknown")]
+)
+def test_a_gpu_is_as_bad_as_its_risk_from_each_threshold_on(risk, level):
+    policy = statuses.good()["policy"]
+    assert words.gpu_level({"oom_risk_ratio": risk, "memory_slack_bytes": 0}, policy) == level
+
+
+def test_a_gpu_is_over_committed_below_no_slack_and_not_at_it():
+    policy = statuses.good()["policy"]
+    assert words.gpu_level({"oom_risk_ratio": 0.0, "memory_slack_bytes": -1}, policy) == "warning"
+
+
+@pytest.mark.parametrize(
+    ("capacity", "verdict"),
+    [
+        (899, "less than expected"),
+        (900, "as expected"),
+        (999, "as expected"),
+        (1_100, "as expected"),
+        (1_101, "more than expected"),
+    ],
+)
+def test_a_capacity_is_as_expected_between_the_bounds_of_theory(capacity, verdict):
+    theory = {"kv_theory_tokens": 1_000, "kv_theory_lower_tokens": 900, "kv_theory_upper_tokens": 1_100}
+    assert words.capacity_sentence({"kv_capacity_tokens": capacity, **theory}).endswith(f": {verdict}.")
+
+
 def test_gpus_that_are_lost_all_at_once_are_no_good_state():
     status = failing("nvml", "driver_unloaded", statuses.good()) | {"gpus": []}
     assert words.headline(status)[0] == "warning"

@@ -126,11 +126,6 @@ class Process:
     """SM, memory, encoder and decoder in percent; None leaves the process out of the utilisation samples."""
 
 
-def has_compiler() -> bool:
-    """Return whether ``build`` can work here."""
-    return shutil.which("cc") is not None
-
-
 def build(directory: Path) -> Path:
     """Compile the stand-in below ``directory``, unless it is there for the same sources, and return the library.
 

@@ -18,8 +18,6 @@ from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, constan
 ALERTS = all_alerts(Policy())
 NAMES = sorted({alert.name for alert in ALERTS})
 
-pytestmark = pytest.mark.needs_promtool
-
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
@@ -63,6 +61,7 @@ def test_every_alert_has_an_example_at_each_severity():
     assert {(each.alert, each.severity) for each in EXAMPLES} == {(each.name, str(each.severity)) for each in ALERTS}
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_fires_and_only_after_the_time_it_must_last(judged, example):
     firing = [labels_of(example, severity) for severity in (example.severity, *example.also)]
@@ -76,6 +75,7 @@ def test_it_fires_and_only_after_the_time_it_must_last(judged, example):
     )
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_stays_quiet_at_what_is_no_trouble(judged, example):
     """At every minute, as it may be over within few, and when trouble that had lasted as long would fire."""
@@ -85,6 +85,7 @@ def test_it_stays_quiet_at_what_is_no_trouble(judged, example):
     assert_passes(judged(example.good, *minutes, alerts=both(example.alert)))
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", [each for each in cases() if each.values[0].bad])
 def test_it_ends_when_its_series_do(judged, example):
     """A source that fails takes its series away: that is an alert of its own, not one that never ends."""
@@ -96,15 +97,18 @@ def test_it_ends_when_its_series_do(judged, example):
     assert_passes(judged(vanishing, (f"{minutes + 60}m", example.alert, []), alerts=both(example.alert)))
 
 
+@pytest.mark.needs_promtool
 def test_an_idle_server_is_silent(judged):
     assert_passes(judged(IDLE, *((at, name, []) for name in NAMES for at in ("5m", "60m", "115m"))))
 
 
+@pytest.mark.needs_promtool
 def test_nothing_at_all_is_one_alert(judged):
     absent = [{"severity": "warning"}]
     assert_passes(judged({}, *(("60m", name, absent if name == "HeadroomExporterAbsent" else []) for name in NAMES)))
 
 
+@pytest.mark.needs_promtool
 def test_a_restart_of_daemon_and_engine_is_silent(judged):
     """Three minutes without any series, after which counters begin again at zero."""
     restarted = {
@@ -116,12 +120,14 @@ def test_a_restart_of_daemon_and_engine_is_silent(judged):
     assert_passes(judged(restarted, *((f"{at}m", name, []) for name in NAMES for at in range(40, 104, 8))))
 
 
+@pytest.mark.needs_promtool
 def test_an_engine_that_comes_back_as_another_model_has_dropped_no_capacity(judged):
     before, after = (engine("kv_capacity_tokens", model_name=name) for name in ("small", "large"))
     capacity = {before: "1000+0x20 stale", after: "_x25 200+0x90"}
     assert_passes(judged(capacity, ("90m", "HeadroomEngineCapacityDropped", [])))
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("example", cases())
 def test_it_says_what_is_wrong_with_values_and_where_to_look(judged, example):
     alert = next(each for each in ALERTS if (each.name, str(each.severity)) == (example.alert, example.severity))
@@ -137,6 +143,7 @@ def test_it_says_what_is_wrong_with_values_and_where_to_look(judged, example):
     assert ("dashboard_url", re.sub(r"\{\{.*?\}\}", "", board)) in said
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize("kind", ["alerts", "recordings"])
 def test_promtool_has_nothing_to_say_of_the_committed_rules(kind):
     file = f"vllm-headroom.{kind}.yaml"
@@ -151,6 +158,7 @@ def test_examples_are_made_of_series_as_the_daemon_and_prometheus_write_them():
         assert {label for label, _ in selector.matchers} == written[selector.name] | {"job", "instance"}
 
 
+@pytest.mark.needs_promtool
 @pytest.mark.parametrize(
     ("name", "shown", "value", "subject"),
     [
@@ -164,6 +172,7 @@ def test_a_look_that_was_missed_does_not_make_a_long_wait_begin_anew(judged, nam
     assert_passes(judged(gaps, ("11m", name, firing), alerts=both(name)))
 
 
+@pytest.mark.needs_promtool
 def test_a_risk_that_wavers_is_one_alert(judged):
     risk = {gpu("oom_risk_ratio"): "0.3+0x20 0.1+0x8 0.3+0x5 0.1+0x60"}
     firing = [{**GPU, "severity": "warning"}]
@@ -171,6 +180,7 @@ def test_a_risk_that_wavers_is_one_alert(judged):
     assert_passes(judged(risk, *through, ("47m", "HeadroomGpuOomRisk", []), alerts=both("HeadroomGpuOomRisk")))
 
 
+@pytest.mark.needs_promtool
 def test_clocks_held_down_for_every_reason_but_the_boards_settings_are_an_alert(judged):
     held = {gpu("throttled", reason=reason, gpu=reason): constant(1) for reason in _THROTTLE_REASONS}
     alarming = _THROTTLE_REASONS.keys() - {"sw_power_cap", "sync_boost"}

@@ -5,8 +5,6 @@ import pytest
 from dashboards.rules import autoscaling
 from tests.dashboards.promtool import assert_passes, run_unit_test
 
-pytestmark = pytest.mark.needs_promtool
-
 IDLE = {"requests_running": 0, "requests_waiting": 0, "request_headroom": 20, "up": 1}
 HALF = IDLE | {"requests_running": 10, "request_headroom": 10}
 FULL = IDLE | {"requests_running": 20, "requests_waiting": 20, "request_headroom": 0}
@@ -34,22 +32,27 @@ def demand(tmp_path):
     return evaluated
 
 
+@pytest.mark.needs_promtool
 def test_an_idle_model_needs_no_replica_and_the_autoscalers_least_number_keeps_one(demand):
     demand(0, IDLE)
 
 
+@pytest.mark.needs_promtool
 def test_two_half_filled_replicas_are_one_of_demand(demand):
     demand(1, HALF, HALF)
 
 
+@pytest.mark.needs_promtool
 def test_who_waits_is_demand_too(demand):
     demand(2, FULL)
 
 
+@pytest.mark.needs_promtool
 def test_a_replica_that_is_down_counts_for_nothing(demand):
     demand(0.5, HALF, DOWN)
 
 
+@pytest.mark.needs_promtool
 def test_with_all_replicas_down_there_is_no_number_to_act_on(demand):
     demand(None, DOWN)
 

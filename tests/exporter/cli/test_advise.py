@@ -1,11 +1,9 @@
 """The command as it is typed, with the state directory of a daemon that has watched, and without."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -15,23 +13,13 @@ from exporter.state import FORMAT
 from tests.advisor.loads import told
 from tests.exporter.cli.test_explain import vllm_process
 from tests.exporter.daemon import FakeServer, vllm_page
-from tests.nvml_standin.standin import GIB, Process, State, environment
+from tests.exporter.typed import typed
+from tests.nvml_standin.standin import GIB, Process
 
 ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
 
 
-def typed(*arguments, variables=None, program="exporter"):
-    """Run the command."""
-    result = subprocess.run(
-        [sys.executable, "-m", program, "advise", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, **(variables or {})},
-    )
-    assert "Traceback" not in result.stderr
-    return result
+advise = partial(typed, "advise")
 
 
 def kept(directory, engine, load=ENOUGH):
@@ -50,14 +38,6 @@ def server():
 
 
 @pytest.fixture
-def card(tmp_path, nvml_library):
-    state = State(tmp_path / "nvml.state")
-    gpu = state.add_gpu()
-    gpu.set_memory(total=80 * GIB, used=34 * GIB, reserved=GIB // 2)
-    return gpu, environment(nvml_library, state)
-
-
-@pytest.fixture
 def host(tmp_path, card, server):
     """A GPU with one vLLM server on it."""
     gpu, variables = card
@@ -70,7 +50,7 @@ def host(tmp_path, card, server):
 @pytest.mark.needs_cc
 def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(tmp_path, host, server):
     state = kept(tmp_path, server.engine)
-    result = typed("--engine", server.url, "--state-dir", state, variables=host)
+    result = advise("--engine", server.url, "--state-dir", state, variables=host)
     assert (result.returncode, result.stderr) == (1, "")
     text = " ".join(result.stdout.split())
     assert "max-num-seqs: 64 -> 19 (between 18 and 20;" in text
@@ -94,7 +74,7 @@ def test_where_max_num_seqs_is_right_the_line_to_paste_takes_one_way_to_more_kv(
     state = kept(tmp_path, server.engine)
     with vllm_process(tmp_path, port, flags=("--max-num-seqs", "19")) as pid:
         gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
-        result = typed("--engine", server.url, "--state-dir", state, variables=variables)
+        result = advise("--engine", server.url, "--state-dir", state, variables=variables)
     assert (result.returncode, result.stderr) == (1, "")
     assert "max-num-seqs: leave it at 19" in result.stdout
     assert "More KV instead" not in result.stdout
@@ -105,7 +85,7 @@ def test_where_max_num_seqs_is_right_the_line_to_paste_takes_one_way_to_more_kv(
 @pytest.mark.needs_cc
 def test_the_json_is_what_the_api_shows_and_holds_no_command_line(tmp_path, host, server):
     state = kept(tmp_path, server.engine)
-    told_as_json = json.loads(typed("--engine", server.url, "--state-dir", state, "--json", variables=host).stdout)
+    told_as_json = json.loads(advise("--engine", server.url, "--state-dir", state, "--json", variables=host).stdout)
     (engine,) = told_as_json["engines"]
     assert engine["max_num_seqs"]["recommended"] == 19
     assert engine["max_num_seqs"]["binding"] == "kv"
@@ -116,7 +96,7 @@ def test_the_json_is_what_the_api_shows_and_holds_no_command_line(tmp_path, host
 
 
 def test_one_look_says_honestly_that_it_saw_too_little(server):
-    result = typed("--engine", server.url)
+    result = advise("--engine", server.url)
     assert (result.returncode, result.stderr) == (1, "")
     text = " ".join(result.stdout.split())
     assert "No advice: no load has been seen yet." in text
@@ -124,7 +104,7 @@ def test_one_look_says_honestly_that_it_saw_too_little(server):
 
 
 def test_watching_for_a_moment_counts_what_was_seen_and_says_what_is_missing(server):
-    result = typed("--engine", server.url, "--watch", "4")
+    result = advise("--engine", server.url, "--watch", "4")
     assert "not enough seen yet: 0 finished requests in" in " ".join(result.stdout.split())
     assert "100 in 10 min are needed" in " ".join(result.stdout.split())
 
@@ -132,26 +112,26 @@ def test_watching_for_a_moment_counts_what_was_seen_and_says_what_is_missing(ser
 def test_the_state_of_a_running_daemon_is_read_and_not_written(tmp_path, server):
     state = kept(tmp_path, server.engine)
     before = (tmp_path / "load.json").read_bytes()
-    typed("--engine", server.url, "--state-dir", state, "--watch", "2")
+    advise("--engine", server.url, "--state-dir", state, "--watch", "2")
     assert (tmp_path / "load.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["load.json"]
 
 
 def test_a_file_of_a_daemon_that_cannot_be_read_is_left_to_the_daemon(tmp_path, server):
     (tmp_path / "load.json").write_text("half a fi")
-    result = typed("--engine", server.url, "--state-dir", str(tmp_path))
+    result = advise("--engine", server.url, "--state-dir", str(tmp_path))
     assert "No advice: no load has been seen yet." in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["load.json"]
 
 
 def test_a_server_that_does_not_answer_is_told():
-    result = typed("--engine", "http://127.0.0.1:1")
+    result = advise("--engine", "http://127.0.0.1:1")
     assert result.returncode == 1
     assert "127.0.0.1:1: does not answer (connection_refused)." in result.stdout
 
 
 def test_a_machine_with_nothing_says_what_to_do():
-    result = typed(program="tests.exporter.bare")
+    result = advise(program="tests.exporter.bare")
     assert (result.returncode, result.stderr) == (1, "")
     assert "name one with --engine" in result.stdout
 
@@ -166,7 +146,7 @@ def test_a_machine_with_nothing_says_what_to_do():
     ],
 )
 def test_a_wrong_use_exits_with_2(arguments, problem):
-    result = typed(*arguments)
+    result = advise(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert problem in result.stderr
 
@@ -174,7 +154,7 @@ def test_a_wrong_use_exits_with_2(arguments, problem):
 @pytest.mark.needs_cc
 def test_a_drop_in_holds_the_whole_new_command_line_and_no_key(tmp_path, host, server):
     state = kept(tmp_path, server.engine)
-    result = typed("--engine", server.url, "--state-dir", state, "--systemd-drop-in", "chat.service", variables=host)
+    result = advise("--engine", server.url, "--state-dir", state, "--systemd-drop-in", "chat.service", variables=host)
     assert (result.returncode, result.stderr) == (1, "")
     text = result.stdout
     assert text.startswith("# /etc/systemd/system/chat.service.d/50-headroom.conf\n")
@@ -191,12 +171,10 @@ def test_a_drop_in_holds_the_whole_new_command_line_and_no_key(tmp_path, host, s
 @pytest.mark.needs_cc
 @pytest.mark.needs_systemd
 def test_systemd_has_nothing_to_say_of_a_unit_with_the_drop_in(tmp_path, host, server):
-    if not shutil.which("systemd-analyze"):
-        pytest.skip("needs systemd-analyze (Debian package systemd)")
     state = kept(tmp_path, server.engine)
     arguments = ("--engine", server.url, "--state-dir", state, "--systemd-drop-in", "chat.service")
     (tmp_path / "chat.service.d").mkdir()
-    (tmp_path / "chat.service.d" / "50-headroom.conf").write_text(typed(*arguments, variables=host).stdout)
+    (tmp_path / "chat.service.d" / "50-headroom.conf").write_text(advise(*arguments, variables=host).stdout)
     # Without the drop-in it would not start, so it is the drop-in that is judged.
     (tmp_path / "chat.service").write_text("[Service]\nExecStart=/no/such/program\n")
     analyze = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "chat.service")]
@@ -205,7 +183,7 @@ def test_systemd_has_nothing_to_say_of_a_unit_with_the_drop_in(tmp_path, host, s
 
 
 def test_a_drop_in_without_advice_is_a_comment(server):
-    result = typed("--engine", server.url, "--systemd-drop-in")
+    result = advise("--engine", server.url, "--systemd-drop-in")
     assert result.returncode == 1
     assert result.stdout.startswith(f"# {server.engine} (m): no advice: no load has been seen yet.")
 
@@ -214,7 +192,7 @@ def test_a_drop_in_for_one_unit_wants_one_server(server):
     other = FakeServer()
     other.page(vllm_page())
     try:
-        result = typed("--engine", server.url, "--engine", other.url, "--systemd-drop-in", "chat.service")
+        result = advise("--engine", server.url, "--engine", other.url, "--systemd-drop-in", "chat.service")
     finally:
         other.close()
     assert (result.returncode, result.stdout) == (2, "")
@@ -232,7 +210,7 @@ def test_a_prometheus_that_tells_nothing_is_said_beside_the_advice(server, answe
     store = FakeServer()
     store.answers = answers
     try:
-        result = typed("--engine", server.url, "--prometheus", store.url, "--json")
+        result = advise("--engine", server.url, "--prometheus", store.url, "--json")
     finally:
         store.close()
     assert json.loads(result.stdout)["engines"][0]["not_yet"]
@@ -251,7 +229,7 @@ def full_card(card):
 
 @pytest.mark.needs_cc
 def test_the_risk_of_a_gpu_is_told_with_every_factor_why_and_what_to_do(server, full_card):
-    result = typed("--engine", server.url, variables=full_card)
+    result = advise("--engine", server.url, variables=full_card)
     text = " ".join(result.stdout.split())
     assert result.returncode == 1
     assert "Out of memory within 15 min with probability 1.00: exhausted 1.00," in text
@@ -263,7 +241,7 @@ def test_the_risk_of_a_gpu_is_told_with_every_factor_why_and_what_to_do(server, 
 
 @pytest.mark.needs_cc
 def test_the_json_tells_the_same_risk(server, full_card):
-    told_as_json = json.loads(typed("--engine", server.url, "--json", variables=full_card).stdout)
+    told_as_json = json.loads(advise("--engine", server.url, "--json", variables=full_card).stdout)
     (gpu,) = told_as_json["gpus"]
     assert (gpu["gpu"], gpu["oom_risk_ratio"], gpu["horizon_seconds"]) == ("0", 1.0, 900.0)
     assert gpu["culprit"] == "a process that is no vLLM engine"
@@ -278,7 +256,7 @@ def test_the_json_tells_the_same_risk(server, full_card):
 def test_a_gpu_out_of_danger_takes_few_lines(server, card):
     gpu, variables = card
     gpu.set_processes(Process(pid=1, memory=34 * GIB))
-    lines = typed("--engine", server.url, variables=variables).stdout.split("\n\n")[0].splitlines()
+    lines = advise("--engine", server.url, variables=variables).stdout.split("\n\n")[0].splitlines()
     assert lines[0] == "GPU 0"
     assert "with probability 0.0" in lines[1]
     assert lines[-3] == "Slack: 45.50 GiB, 45.50 GiB at its lowest. Growth cannot be told yet."
@@ -290,6 +268,6 @@ def test_a_gpu_out_of_danger_takes_few_lines(server, card):
 def test_of_a_gpu_split_by_mig_the_instances_are_told(server, card):
     gpu, variables = card
     gpu.add_mig(0, memory=10 * GIB)
-    text = typed("--engine", server.url, variables=variables).stdout
+    text = advise("--engine", server.url, variables=variables).stdout
     assert text.startswith("GPU 0:0\n")
     assert "is not known, and so no risk" not in text

@@ -17,6 +17,7 @@ from exporter.demo.world import build_demo
 from tests.advisor.examples import LLAMA_8B
 from tests.end_to_end.real_vllm import RealVllm
 from tests.exporter.daemon import FakeServer, vllm_page
+from tests.exporter.typed import typed
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "vllm"
@@ -30,17 +31,9 @@ INFO 12-13 02:10:28 w.py:1] CUDA graph pool memory: 0.5 GiB (actual), 0.4 GiB (e
 """
 
 
-def typed(*arguments, variables=None, program="exporter"):
+def explain(*arguments, **more):
     """Run the command; no line of what it prints for people may be wider than 80."""
-    result = subprocess.run(
-        [sys.executable, "-m", program, "explain", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, **(variables or {})},
-    )
-    assert "Traceback" not in result.stderr
+    result = typed("explain", *arguments, **more)
     if "--json" not in arguments:
         assert max(map(len, result.stdout.splitlines()), default=0) <= 80
         assert "\x1b" not in result.stdout, "colour is for terminals"
@@ -79,22 +72,14 @@ def vllm_process(folder, port, text=START, flags=()):
         started.wait()
 
 
-@pytest.fixture
-def card(tmp_path, nvml_library):
-    state = State(tmp_path / "nvml.state")
-    gpu = state.add_gpu()
-    gpu.set_memory(total=80 * GIB, used=34 * GIB, reserved=GIB // 2)
-    return gpu, environment(nvml_library, state)
-
-
 @pytest.mark.needs_cc
 def test_every_byte_of_a_gpu_is_explained_from_driver_page_model_and_log(tmp_path, card, page):
     gpu, variables = card
     port = page.url.rpartition(":")[2]
     with vllm_process(tmp_path, port) as pid:
         gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
-        told = typed("--engine", page.url, "--json", variables=variables)
-        shown = typed("--engine", page.url, variables=variables)
+        told = explain("--engine", page.url, "--json", variables=variables)
+        shown = explain("--engine", page.url, variables=variables)
     assert (told.returncode, told.stderr) == (0, "")
     explained = json.loads(told.stdout)
     (one,) = explained["gpus"]
@@ -122,8 +107,8 @@ def test_gpus_that_the_engine_asked_for_is_not_on_are_left_out(tmp_path, card, p
     state.add_gpu()
     with vllm_process(tmp_path, page.url.rpartition(":")[2]) as pid:
         gpu.set_processes(Process(pid=pid, memory=30 * GIB))
-        chosen = json.loads(typed("--engine", page.url, "--json", variables=variables).stdout)
-        everything = json.loads(typed("--json", variables=variables).stdout)
+        chosen = json.loads(explain("--engine", page.url, "--json", variables=variables).stdout)
+        everything = json.loads(explain("--json", variables=variables).stdout)
     assert [each["gpu"] for each in chosen["gpus"]] == ["0"]
     assert [each["gpu"] for each in everything["gpus"]] == ["0", "1"]
 
@@ -132,7 +117,7 @@ def test_gpus_that_the_engine_asked_for_is_not_on_are_left_out(tmp_path, card, p
 def test_a_start_that_failed_is_told_from_the_log_named_by_hand(card):
     _, variables = card
     log = CAPTURES / "0.32.0" / "start_failing.log"
-    result = typed("--engine", "http://127.0.0.1:1", "--log", str(log), variables=variables)
+    result = explain("--engine", "http://127.0.0.1:1", "--log", str(log), variables=variables)
     assert result.returncode == 1
     assert "It does not answer (connection_refused)." in result.stdout
     assert "one request of 1,048,576 tokens needs 2.00 GiB" in " ".join(result.stdout.split())
@@ -140,7 +125,7 @@ def test_a_start_that_failed_is_told_from_the_log_named_by_hand(card):
 
 
 def test_a_log_alone_is_explained_without_gpu_and_without_engine():
-    result = typed("--log", str(CAPTURES / "0.27.0" / "single.log"), program="tests.exporter.bare")
+    result = explain("--log", str(CAPTURES / "0.27.0" / "single.log"), program="tests.exporter.bare")
     assert result.returncode == 0
     assert "vLLM 0.27.0, /models/tiny" in result.stdout
     assert "The KV cache holds 12,288 tokens: 6 requests of full length." in result.stdout
@@ -148,7 +133,7 @@ def test_a_log_alone_is_explained_without_gpu_and_without_engine():
 
 
 def test_a_machine_with_nothing_says_what_to_do():
-    result = typed(program="tests.exporter.bare")
+    result = explain(program="tests.exporter.bare")
     assert (result.returncode, result.stderr) == (1, "")
     assert "GPUs: none is readable here (no_driver_library)." in result.stdout
     assert "name one with --engine, or a log with --log" in " ".join(result.stdout.split())
@@ -168,7 +153,7 @@ def test_a_machine_with_nothing_says_what_to_do():
     ],
 )
 def test_a_wrong_use_is_one_line_and_status_2(arguments, problem):
-    result = typed(*arguments)
+    result = explain(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert problem in result.stderr
 
@@ -178,7 +163,7 @@ def test_a_hung_driver_does_not_hang_the_command(tmp_path, nvml_library, page):
     state = State(tmp_path / "nvml.state")
     state.add_gpu()
     state.delay("nvmlDeviceGetMemoryInfo*", None)
-    result = typed("--engine", page.url, variables=environment(nvml_library, state))
+    result = explain("--engine", page.url, variables=environment(nvml_library, state))
     assert result.returncode == 0
     assert "GPUs: none is readable here (hung)." in result.stdout
 
@@ -207,8 +192,8 @@ def test_a_real_vllm_on_the_cpu_is_explained_by_its_page_and_its_log(tmp_path):
     server = RealVllm(executable, tmp_path / "tiny", *flags, log=tmp_path / "vllm.log")
     try:
         server.wait_until_up()
-        explained = json.loads(typed("--engine", server.url, "--json").stdout)
-        assert typed("--engine", server.url).returncode == 0
+        explained = json.loads(explain("--engine", server.url, "--json").stdout)
+        assert explain("--engine", server.url).returncode == 0
     finally:
         server.stop()
     (engine,) = explained["engines"]

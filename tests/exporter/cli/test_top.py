@@ -18,6 +18,7 @@ import pytest
 
 from exporter.cli.top_view import SORTS, Canvas, View, draw
 from tests.exporter.daemon import FakeServer
+from tests.exporter.typed import typed
 from tests.exporter.web import statuses
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
@@ -178,29 +179,21 @@ def test_an_answer_that_is_no_status_ends_nothing(answer):
     server.close()
 
 
-def typed(*arguments, variables=None):
-    result = subprocess.run(
-        [sys.executable, "-m", "exporter", "top", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, **(variables or {})},
-    )
-    assert "Traceback" not in result.stderr
+def piped(*arguments, **more):
+    result = typed("top", *arguments, **more)
     assert max(map(len, result.stdout.splitlines()), default=0) <= 80
     assert "\x1b" not in result.stdout
     return result
 
 
 def test_into_a_pipe_it_prints_once_and_its_status_says_whether_something_is_wrong(server):
-    result = typed("--url", server.url)
+    result = piped("--url", server.url)
     assert result.returncode == 1
     assert "Look at GPU 1" in result.stdout
     assert "To do: find the process" in result.stdout
     assert "q quit" not in result.stdout
     show(server, statuses.good())
-    result = typed("--url", server.url)
+    result = piped("--url", server.url)
     assert (result.returncode, "All is well" in result.stdout) == (0, True)
 
 
@@ -210,14 +203,14 @@ def test_without_a_daemon_it_reads_this_host_itself(tmp_path, nvml_library):
     gpu = state.add_gpu()
     gpu.set_memory(total=80 * GIB, used=60 * GIB, reserved=GIB // 2)
     gpu.set_processes(Process(pid=1, memory=60 * GIB))
-    result = typed(variables=environment(nvml_library, state))
+    result = piped(variables=environment(nvml_library, state))
     assert "GPU 0" in result.stdout
     assert " others 60.0 " in result.stdout
     assert "really in use 60.5 GiB of 80.0 GiB, slack 19.50 GiB" in result.stdout
 
 
 def test_nothing_to_talk_to_is_told_in_a_line():
-    result = typed("--url", "http://127.0.0.1:1")
+    result = piped("--url", "http://127.0.0.1:1")
     assert result.returncode == 1
     assert "http://127.0.0.1:1/api/v1/status cannot be read (no connection)" in result.stdout
 
@@ -232,7 +225,7 @@ def test_nothing_to_talk_to_is_told_in_a_line():
     ],
 )
 def test_a_wrong_address_is_a_wrong_use(url, told):
-    result = typed("--url", url)
+    result = piped("--url", url)
     assert result.returncode == 2
     assert told in result.stderr
     assert "secret" not in result.stderr

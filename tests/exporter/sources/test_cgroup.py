@@ -1,10 +1,8 @@
 import pytest
 
-from advisor.flags import parse_flags
-from advisor.readings import EngineProcess
+from advisor.units import GIB
 from exporter.sources.cgroup import CgroupSource, Mount, parse_membership, parse_mounts
-
-GIB = 1 << 30
+from tests.advisor.examples import server
 
 # Version 1: recorded on Linux with a limit of 96 MiB, of which a process took 80 and read a file.
 V1_MOUNTINFO = """\
@@ -42,17 +40,6 @@ V2_MOUNTINFO = "30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shar
 SERVICE = "/system.slice/vllm.service"
 
 
-def server(*pids):
-    return EngineProcess(
-        host="127.0.0.1",
-        port=8000,
-        secure=False,
-        flags=parse_flags(["vllm", "serve", "m"]),
-        pids=frozenset(pids),
-        started_at_seconds=1.0,
-    )
-
-
 def write(root, path, text):
     file = root / path.lstrip("/")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +69,7 @@ def v2(tmp_path):
 
 def read(root, *pids):
     source = CgroupSource(root=root)
-    source.want([server(*(pids or (100,)))])
+    source.want([server(pids=pids or (100,))])
     return source.read()
 
 
@@ -139,6 +126,14 @@ def test_in_a_container_of_its_own_the_mount_is_the_containers_cgroup(tmp_path):
 def test_a_cgroup_of_another_namespace_tells_nothing(v2, membership):
     process(v2, 100, membership)
     assert read(v2) == ()
+
+
+def test_version_1_spells_no_limit_as_a_number(tmp_path):
+    write(tmp_path, "/proc/self/mountinfo", V1_MOUNTINFO)
+    process(tmp_path, 100, V1_MEMBERSHIP)
+    write(tmp_path, "/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write(tmp_path, "/sys/fs/cgroup/memory/memory.usage_in_bytes", "5000000000\n")
+    assert read(tmp_path) == ()
 
 
 def test_without_a_limit_nothing_is_told(v2):

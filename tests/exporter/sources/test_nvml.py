@@ -1,8 +1,5 @@
 """The source over the real nvidia-ml-py, which calls the stand-in library through ctypes."""
 
-import ctypes.util
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -53,6 +50,23 @@ def test_every_figure_of_a_healthy_gpu_is_read(nvml, source):
     assert gpu.compute_capability == "9.0"
     assert gpu.driver_version
     assert gpu.cuda_version == "12.8"
+
+
+@pytest.mark.parametrize(
+    ("reason", "bit"),
+    [
+        ("sw_power_cap", pynvml.nvmlClocksEventReasonSwPowerCap),
+        ("hw_slowdown", pynvml.nvmlClocksThrottleReasonHwSlowdown),
+        ("sync_boost", pynvml.nvmlClocksEventReasonSyncBoost),
+        ("sw_thermal_slowdown", pynvml.nvmlClocksEventReasonSwThermalSlowdown),
+        ("hw_thermal_slowdown", pynvml.nvmlClocksThrottleReasonHwThermalSlowdown),
+        ("hw_power_brake", pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown),
+    ],
+)
+def test_each_reason_to_throttle_is_the_drivers_own(nvml, source, reason, bit):
+    nvml.add_gpu().set("clocks.reasons", bit)
+    (gpu,) = source.read().gpus
+    assert {each for each, on in gpu.throttled.items() if on} == {reason}
 
 
 def test_what_a_board_does_not_support_is_absent_and_no_failure(nvml, source):
@@ -154,18 +168,6 @@ def test_a_machine_without_a_driver_says_so_and_is_asked_again(nvml, source):
     assert failed(source) == "driver_not_loaded"
     nvml.load_driver()
     assert len(source.read().gpus) == 1
-
-
-def test_a_machine_without_the_library_says_so():
-    program = (
-        "import pynvml; from exporter.sources.nvml import NvmlSource; from exporter.errors import SourceError\n"
-        "try: print(NvmlSource(pynvml).read())\n"
-        "except SourceError as error: print(error.reason)"
-    )
-    if ctypes.util.find_library("nvidia-ml"):
-        pytest.skip("this machine has the real library")
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout == "no_driver_library\n"
 
 
 def test_a_driver_reload_is_survived(nvml, source):

@@ -1,5 +1,6 @@
 """The source on pages recorded from real servers, on hand-made ones for older names, and over real HTTP."""
 
+import json
 import time
 from pathlib import Path
 
@@ -14,11 +15,20 @@ from advisor.engine import judge_engine
 from advisor.history import EngineHistory
 from advisor.policy import Policy
 from advisor.readings import CacheConfig
+from advisor.start_log import parse_start_logs
 from advisor.versions import parse_version
 from exporter.config import EngineConfig
 from exporter.engines import open_session
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
-from exporter.sources.vllm import PageReader, Server, VllmSource, parse_models, parse_page, read_engines
+from exporter.sources.vllm import (
+    PageReader,
+    Server,
+    VllmSource,
+    parse_models,
+    parse_page,
+    parse_server_version,
+    read_engines,
+)
 from exporter.sources.vllm_names import BY_SPELLING, FIGURES, Shape, expected_figures
 from tests.exporter.daemon import FakeServer, vllm_page
 from tests.exporter.web.certificates import Authority
@@ -154,6 +164,25 @@ def test_of_a_page_of_more_lines_than_are_remembered_the_same_is_read_at_every_l
     assert reader._understood == {}
 
 
+@pytest.mark.parametrize(
+    ("log", "page"),
+    [
+        ("0.27.0/single", "0.27.0/single_idle"),
+        ("0.32.0/single", "0.32.0/single_idle"),
+        ("0.32.0/limited", "0.32.0/limited_by_seqs"),
+        ("0.32.0/refusing", "0.32.0/refusing_queue_full"),
+        ("0.32.0/api_servers_2", "0.32.0/api_servers_2_before_first_request"),
+        ("0.32.0/data_parallel_2", "0.32.0/data_parallel_2_after_requests"),
+    ],
+)
+def test_a_servers_start_up_log_and_its_page_tell_the_same_capacity(log, page):
+    lines = (CAPTURES / f"{log}.log").read_text().splitlines(keepends=True)
+    (start,) = parse_start_logs(lines)
+    version = log.partition("/")[0]
+    assert start.version == version
+    assert {judged(rank).kv_capacity_tokens for rank in engines(f"{page}.metrics", version)} == {start.kv_tokens}
+
+
 # What surprises about vLLM's figures, one by one
 
 
@@ -269,6 +298,12 @@ def test_a_value_that_is_no_number_is_unknown_and_labels_may_be_absent():
     assert (reading.requests_running, reading.dp_rank, reading.model_name) == (2, "0", "")
 
 
+@pytest.mark.parametrize(("shown", "read"), [(1.0, 1.0), (1.01, None)])
+def test_a_full_cache_is_full_and_more_than_full_is_unknown(shown, read):
+    (reading,) = read_engines(parse_page(vllm_page(usage=shown)), Server(), engine="e", url="http://e")
+    assert reading.kv_usage_ratio == read
+
+
 def test_label_values_may_hold_anything():
     assert engine("handmade/absurd_labels.metrics").model_name == 'a "quoted" \\ name, with }braces{ and\nnewline'
 
@@ -347,6 +382,14 @@ def test_no_shuffled_or_cut_page_makes_the_parser_fall_over(lines, cut):
 )
 def test_whatever_v1_models_says_the_server_is_read(answer):
     assert parse_models(answer, "0.32.0").vllm_version == "0.32.0"
+
+
+@pytest.mark.parametrize("version", ["0.27.0", "0.32.0"])
+def test_what_a_real_server_says_of_itself_is_read(version):
+    told, models = (json.loads((CAPTURES / version / f"{name}.json").read_text()) for name in ("version", "models"))
+    assert parse_models(models, parse_server_version(told)) == Server(
+        vllm_version=version, model_names=("tiny",), model_path="/models/tiny", max_model_len=2048
+    )
 
 
 def test_adapters_are_no_base_model():

@@ -14,6 +14,7 @@ import bcrypt
 import pytest
 
 from tests.exporter.daemon import daemon
+from tests.exporter.typed import typed
 from tests.exporter.web.certificates import Authority
 
 FAST = ("--poll-interval", "0.25")
@@ -182,13 +183,8 @@ def test_over_the_rate_limit_the_answer_is_429(web):
 
 
 def test_a_web_configuration_with_problems_stops_the_start_and_tells_them_all(web, tmp_path):
-    import subprocess
-    import sys
-
     flags = web("tls_server_config: {cert_file: a, colour: 1}\nbasic_auth_users: {b: plain}\n")
-    result = subprocess.run(
-        [sys.executable, "-m", "exporter", "serve", *flags], capture_output=True, text=True, check=False, timeout=20
-    )
+    result = typed("serve", *flags)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 3
     assert f"vllm-headroom: {tmp_path}/web.yaml: tls_server_config.colour: unknown key" in result.stderr

@@ -1,8 +1,5 @@
 """The moment as data, of a service whose clock a test moves."""
 
-from types import SimpleNamespace
-
-import psutil
 import pynvml
 import pytest
 
@@ -11,9 +8,8 @@ from exporter.config import Config
 from exporter.service import Service, World
 from exporter.web.page import render_page
 from exporter.web.status import recents, status
+from tests.exporter.test_service import NO_PROCESSES
 from tests.nvml_standin.standin import GIB, Process
-
-NO_PROCESSES = SimpleNamespace(**{**vars(psutil), "pids": list})
 
 
 class HaltingClock:

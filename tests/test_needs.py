@@ -1,0 +1,46 @@
+"""What happens to a test that needs what this machine has not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """Run the tests that ask for systemd-analyze where nothing is on the PATH."""
+
+    def run(**variables):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "needs_systemd",
+            "tests/test_systemd.py",
+        ]
+        plain = {name: value for name, value in os.environ.items() if name != "VLLM_HEADROOM_NO_SKIPS"}
+        environment = {**plain, "PATH": str(tmp_path), **variables}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_it_is_skipped_and_says_what_brings_it(ended):
+    run = ended()
+    assert run.returncode == 0, run.stdout
+    assert "needs systemd-analyze on the PATH (Debian package systemd)" in run.stdout
+    assert " 2 skipped" in run.stdout
+
+
+def test_it_fails_where_nothing_may_be_skipped(ended):
+    run = ended(VLLM_HEADROOM_NO_SKIPS="1")
+    assert run.returncode == 1, run.stdout
+    assert "skipped where nothing may be: Skipped: needs systemd-analyze on the PATH" in run.stdout
+    assert "skipped" not in run.stdout.splitlines()[-1]
