@@ -165,6 +165,21 @@ def test_more_gpus_than_there_are_is_refused_in_words():
         planned(LLAMA_3_1_8B, "-tp", "4", gpu_count=2)
 
 
+@pytest.mark.parametrize(
+    ("flag", "config"),
+    [
+        ("--compilation-config", '{"cudagraph_capture_sizes": 5}'),
+        ("--compilation-config", '{"cudagraph_capture_sizes": ["x"]}'),
+        ("--compilation-config", '{"max_cudagraph_capture_size": "x"}'),
+        ("--speculative-config", '{"num_speculative_tokens": [1]}'),
+    ],
+)
+def test_a_number_that_is_none_within_a_flags_json_is_refused_in_words(flag, config):
+    key = config.split('"')[1]
+    with pytest.raises(ValueError, match=f"{flag} {key}: .* is not a (whole number|list)"):
+        planned(LLAMA_3_1_8B, flag, config, version=(0, 32, 0))
+
+
 def test_a_window_keeps_less_where_no_step_is_scheduled_ahead():
     """From 0.26 a sliding window keeps what is in flight: a CPU server and --no-async-scheduling have half of it."""
     windowed = LLAMA_8B | {"architectures": ["MistralForCausalLM"], "sliding_window": 1024, "head_dim": 128}
