@@ -6,20 +6,19 @@ from advisor.capacity import cuda_total_bytes
 from advisor.counsel import Replanner, counsel, utilization_in_effect
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
-from advisor.estimate import added, exactly
+from advisor.estimate import Estimate, added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, History
 from advisor.memory import budget
-from advisor.plan import EnginePlan, plan_again
+from advisor.plan import EnginePlan
 from advisor.policy import Policy
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit
 from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
-from advisor.spec import ModelSpec
 from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
@@ -31,16 +30,12 @@ class Placed:
     reading: EngineReading
     server: EngineProcess | None
     gpus: tuple[Gpu, ...]
+    device: Device | None
+    """What one rank runs on, None where that is not known."""
+    planned: Replanner | None
+    """What plans it with other flags, None without a theory."""
     theory: EnginePlan | None
     no_theory: str | None
-    spec: ModelSpec | None = None
-    planned: Replanner | None = None
-    """The theory again, with other flags."""
-
-    @property
-    def device(self) -> Device | None:
-        """What it runs on, None where that is not known."""
-        return _device(self.gpus, self.reading, self.server) if self.server is not None else None
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -121,19 +116,15 @@ def _learned(residuals: Residuals, placed: list[Placed]) -> Residuals:
     for each in placed:
         memory = each.theory.memory if each.theory else None
         blocks = each.reading.cache.num_gpu_blocks
-        if each.theory is None or memory is None or blocks is None or each.server is None or each.spec is None:
+        if each.theory is None or each.planned is None or memory is None or blocks is None:
             continue
         flags = each.theory.flags
         if flags.kv_cache_memory_bytes is not None or flags.num_gpu_blocks_override is not None:
             continue
         missed = blocks * each.theory.layout.bytes_per_block - memory.available_for_kv.expected
-        place = place_key(
-            each.spec,
-            version=parse_version(each.reading.vllm_version),
-            gpu=each.theory.device_name,
-            flags=each.server.flags,
-        )
-        residuals = residuals.learned(place, flags_key(each.server.flags), missed)
+        plans = each.planned
+        place = place_key(plans.spec, version=plans.version, gpu=each.theory.device_name, flags=plans.flags)
+        residuals = residuals.learned(place, flags_key(plans.flags), missed)
     return residuals
 
 
@@ -164,52 +155,47 @@ def _absent(target: EngineTarget) -> tuple[Engine, ...]:
 def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int) -> Placed:
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
-    theory, reason = _theory(snapshot, reading, server, gpus)
+    device = _device(gpus, reading, server) if server else None
     files = snapshot.model_at(server.model_path, reading.model_path) if server else None
-    planned = None
-    if theory is not None and server is not None:
-        device = _device(gpus, reading, server)
-        assert files is not None  # else there were no theory
-        assert device is not None
-        planned = Replanner(files=files, server=server, reading=reading, device=device)
+    planned, reason = _replanner(reading, server, files, device)
+    theory = None
+    if planned is not None:
+        try:
+            theory = planned.plan()
+        except ValueError as error:
+            planned, reason = None, str(error)
     return Placed(
         reading=reading,
         server=server,
         gpus=gpus,
+        device=device,
+        planned=planned,
         theory=theory,
         no_theory=reason,
-        spec=files.spec if files else None,
-        planned=planned,
     )
 
 
-def _theory(
-    snapshot: Snapshot, reading: EngineReading, server: EngineProcess | None, gpus: tuple[Gpu, ...]
-) -> tuple[EnginePlan | None, str | None]:
+def _replanner(
+    reading: EngineReading, server: EngineProcess | None, files: ModelFiles | None, device: Device | None
+) -> tuple[Replanner | None, str | None]:
+    """Return what plans an engine, or why nothing can."""
     if server is None:
         return None, "the server runs on another host or cannot be found in the process table"
-    files = snapshot.model_at(server.model_path, reading.model_path)
     if files is None:
         return None, "the model's config.json has not been read"
     if files.spec is None:
         return None, (files.declined or "").replace(files.path, "the model")  # shown to all: it must name no path
-    device = _device(gpus, reading, server)
     if device is None:
         return None, "the GPUs that the server runs on are not known"
-    try:
-        return (
-            plan_again(
-                files.spec,
-                server.flags,
-                version=parse_version(reading.vllm_version),
-                device=device,
-                tensors=files.weights,
-                kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
-            ),
-            None,
-        )
-    except ValueError as error:
-        return None, str(error)
+    replanner = Replanner(
+        spec=files.spec,
+        tensors=files.weights,
+        flags=server.flags,
+        version=parse_version(reading.vllm_version),
+        device=device,
+        kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
+    )
+    return replanner, None
 
 
 def _device(gpus: tuple[Gpu, ...], reading: EngineReading, server: EngineProcess) -> Device | None:
@@ -239,10 +225,9 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     if placed.server.flags.max_num_seqs is not None:
         return placed.server.flags.max_num_seqs, "given"
     version = parse_version(placed.reading.vllm_version)
-    device = _device(placed.gpus, placed.reading, placed.server)
-    if version is None or device is None:
+    if version is None or placed.device is None:
         return None
-    return default_max_num_seqs(version, device), "default"
+    return default_max_num_seqs(version, placed.device), "default"
 
 
 def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:
@@ -254,11 +239,15 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
         running = engine.reading.requests_running if engine else None
         first_pid = min(process.pid for process in processes if process.pid in server.pids)
         host = snapshot.host_memory_of(server)
-        share = _share(_name(snapshot, server, engine), server, engine, gpu, held)
+        budget_bytes = _budget(server, engine, gpu)
+        entitled, parts = _entitled(engine, held, budget_bytes)
         shares.append(
-            replace(
-                share,
-                budget_bytes=_budget(server, engine, gpu),
+            EngineShare(
+                engine=server_name(snapshot, server, engine),
+                held_bytes=held,
+                entitled=entitled,
+                parts=parts,
+                budget_bytes=budget_bytes,
                 key=f"engine {first_pid}",
                 busy=None if running is None else running > 0,
                 host_memory_ratio=host.used_ratio if host else None,
@@ -284,7 +273,7 @@ def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | N
         utilization: float | None = utilization_in_effect(server.flags, version, engine.theory if engine else None)
     else:
         utilization = server.flags.gpu_memory_utilization
-    return None if total is None or utilization is None else float(budget(total, utilization))
+    return None if total is None or utilization is None else budget(total, utilization)
 
 
 def holders_on(
@@ -313,7 +302,7 @@ def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuPro
     return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
 
 
-def _name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
+def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
     """Return a server's id, which it has before it answers, too."""
     if engine is not None:
         return engine.reading.engine
@@ -321,35 +310,28 @@ def _name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> s
     return next(watched, f"{server.host}:{server.port}")
 
 
-def _share(name: str, server: EngineProcess, engine: Placed | None, gpu: Gpu, held: float) -> EngineShare:
+def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) -> tuple[Estimate, dict[str, float]]:
+    """Return what an engine may come to hold on a GPU, and the parts of that by plan; none without one."""
     plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
-        # Loading, or of a kind without theory: until it answers, it may take its whole budget.
-        total = cuda_total_bytes(gpu)
-        utilization = server.flags.gpu_memory_utilization
-        if engine is None and total is not None and utilization is not None:
-            return EngineShare(engine=name, held_bytes=held, entitled=exactly(max(held, utilization * total)), parts={})
-        return EngineShare(engine=name, held_bytes=held, entitled=exactly(held), parts={})
+        # Loading: until it answers, it may take its whole budget. Of a kind without theory: what it holds.
+        return exactly(max(held, budget_bytes) if engine is None and budget_bytes is not None else held), {}
     usage = engine.reading.kv_usage_ratio or 0.0
     blocks = engine.reading.cache.num_gpu_blocks
     layout = engine.theory.layout
     pool = blocks * layout.bytes_per_block if blocks is not None else plan.kv_cache.expected
     flags = engine.theory.flags
     sized_by_budget = flags.kv_cache_memory_bytes is None and flags.num_gpu_blocks_override is None
-    return EngineShare(
-        engine=name,
-        held_bytes=held,
-        # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
-        entitled=plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))),
-        parts={
-            "weights": plan.weights.expected,
-            "kv_used": pool * usage,
-            "kv_idle": pool * (1 - usage),
-            "cuda_graphs": plan.cuda_graphs.expected,
-            "engine_other": plan.beside_kv.expected
-            - plan.weights.expected
-            - plan.cuda_graphs.expected
-            - plan.activation_peak.expected,
-            "activation_reserve": plan.activation_peak.expected,
-        },
-    )
+    parts = {
+        "weights": plan.weights.expected,
+        "kv_used": pool * usage,
+        "kv_idle": pool * (1 - usage),
+        "cuda_graphs": plan.cuda_graphs.expected,
+        "engine_other": plan.beside_kv.expected
+        - plan.weights.expected
+        - plan.cuda_graphs.expected
+        - plan.activation_peak.expected,
+        "activation_reserve": plan.activation_peak.expected,
+    }
+    # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
+    return plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))), parts

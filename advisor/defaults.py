@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode
-from advisor.flags import EngineFlags
+from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode, given_sizes
+from advisor.flags import EngineFlags, whole_within
 from advisor.gpus import compute_capability
 from advisor.traits import ModelTraits
 from advisor.units import GIB
@@ -110,16 +110,14 @@ class ResolvedFlags:
     @property
     def num_speculative_tokens(self) -> int:
         """Tokens drafted a request and step; 0 without speculative decoding."""
-        return int((self.speculative_config or {}).get("num_speculative_tokens") or 0)
+        return _drafted(self.speculative_config)
 
     def table(self) -> dict[str, dict[str, Any]]:
         """Return ``{flag: {"value", "origin"}}``."""
         return {name: {"value": getattr(self, name), "origin": origin} for name, origin in self.origins.items()}
 
 
-def uses_v1(
-    flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits | None = None, is_float32: bool = False
-) -> bool:
+def uses_v1(flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits | None = None) -> bool:
     """Tell whether a server runs the V1 engine.
 
     Before 0.8.0 it had to be asked for (``VLLM_USE_V1=1``), since 0.11.0 there is no other. Between, it was taken where
@@ -130,7 +128,6 @@ def uses_v1(
         version: vLLM's release.
         device: What one rank runs on.
         traits: What is asked of the model; None for a dense decoder.
-        is_float32: Whether the model computes in float32.
     """
     if version >= (0, 11, 0):
         return True
@@ -139,16 +136,10 @@ def uses_v1(
         return asked.strip() not in ("", "0")
     if version < (0, 8, 0):
         return False
-    return not any(
-        _reasons_for_v0(
-            flags, version=version, device=device, traits=traits or ModelTraits(), is_float32=is_float32
-        ).values()
-    )
+    return not any(_reasons_for_v0(flags, version=version, device=device, traits=traits or ModelTraits()).values())
 
 
-def _reasons_for_v0(
-    flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits, is_float32: bool
-) -> dict[str, bool]:
+def _reasons_for_v0(flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits) -> dict[str, bool]:
     """What made 0.8.0 to 0.10.2 fall back to V0; 0.9.0, 0.9.1, 0.10.0 and 0.10.1 are taken to be like the next read."""
     early, middle = version < (0, 9, 0), version < (0, 10, 0)
     method = str((flags.speculative_config or {}).get("method") or "") or (
@@ -159,7 +150,7 @@ def _reasons_for_v0(
         "kv_cache_dtype": not _v1_stores(flags, version=version, device=device, traits=traits),
         "scheduling_policy": early and flags.scheduling_policy not in (None, "fcfs"),
         "num_scheduler_steps": middle and (flags.num_scheduler_steps or 1) > 1,
-        "dtype": early and (is_float32 or flags.dtype in ("float32", "float")),
+        "dtype": early and flags.dtype in ("float32", "float"),
         "quantization": early and flags.quantization == "gguf",
         "task": early and (traits.is_pooling or flags.task not in (None, "auto", "generate")),
         "state-space layers": middle and (traits.is_hybrid or traits.is_attention_free),
@@ -337,6 +328,9 @@ def resolve_flags(
         device: What one rank runs on.
         max_position_embeddings: Longest context that the model's config supports.
         traits: What else the defaults ask of the model; None for a dense decoder.
+
+    Raises:
+        FlagError: A number within a flag's JSON is none.
     """
     traits = traits or ModelTraits()
     is_v1 = uses_v1(flags, version=version, device=device, traits=traits)
@@ -383,7 +377,7 @@ def resolve_flags(
     if is_v1 and traits.is_hybrid and version < (0, 12, 0):
         prefix_caching = settle("enable_prefix_caching", False)
     speculative = pick("speculative_config", _speculative(flags))
-    drafted = int((speculative or {}).get("num_speculative_tokens") or 0)
+    drafted = _drafted(speculative)
     eager = pick("enforce_eager", False)
     if is_v1 and version < (0, 9, 0) and (flags.data_parallel_size or 1) > 1:
         eager = settle("enforce_eager", True)
@@ -399,8 +393,7 @@ def resolve_flags(
         is_v1=is_v1,
         is_datacentre_blackwell=(device.capability or (0, 0))[0] == 10,
     )
-    given_sizes = flags.cudagraph_capture_sizes or (flags.compilation_config or {}).get("cudagraph_capture_sizes")
-    origins["cudagraph_capture_sizes"] = "given" if given_sizes else "derived"
+    origins["cudagraph_capture_sizes"] = "given" if given_sizes(flags) else "derived"
     return ResolvedFlags(
         gpu_memory_utilization=pick("gpu_memory_utilization", default_gpu_memory_utilization(version)),
         kv_cache_dtype=kv_cache_dtype,
@@ -531,12 +524,16 @@ def _speculative(flags: EngineFlags) -> Mapping[str, Any] | None:
     return {"model": flags.speculative_model, "num_speculative_tokens": flags.num_speculative_tokens}
 
 
+def _drafted(speculative: Mapping[str, Any] | None) -> int:
+    key = "num_speculative_tokens"
+    return whole_within("--speculative-config", key, (speculative or {}).get(key) or 0)
+
+
 def _draft_slots(version: Version, speculative: Mapping[str, Any] | None) -> int:
     """Tokens that 0.17 to 0.28 set aside of every step for each request (``max_num_new_slots_for_drafting``)."""
     if not speculative or not (0, 17, 0) <= version < (0, 29, 0):
         return 0
-    drafted = int(speculative.get("num_speculative_tokens") or 0)
-    slots = drafted - 1 if speculative.get("parallel_drafting") else 0
+    slots = _drafted(speculative) - 1 if speculative.get("parallel_drafting") else 0
     return slots + (speculative.get("method") == "draft_model")
 
 

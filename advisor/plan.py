@@ -18,7 +18,16 @@ from advisor.layers import DecoderLayer, LatentWindow, State
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
-from advisor.start_up import Fit, RankMemory, Requirement, Verdict, first_flag_error, first_memory_error, verdict
+from advisor.start_up import (
+    FREE_IS_CHECKED_SINCE,
+    Fit,
+    RankMemory,
+    Requirement,
+    Verdict,
+    first_flag_error,
+    first_memory_error,
+    verdict,
+)
 from advisor.traits import ModelTraits, model_traits
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
@@ -95,7 +104,7 @@ def plan_engine(
         flags,
         version=version,
         device=device,
-        max_position_embeddings=spec.max_position_embeddings,
+        max_position_embeddings=spec.default_length(version),
         traits=traits,
     )
     needed = resolved.tensor_parallel_size * resolved.pipeline_parallel_size * resolved.data_parallel_size
@@ -134,7 +143,16 @@ def plan_engine(
     blocks = kv_bytes.mapped(layout.num_blocks)
     if resolved.num_gpu_blocks_override is not None:
         blocks = exactly(resolved.num_gpu_blocks_override)
-    judged, error = _judge(spec, resolved, traits, version=version, device=device, layout=layout, memory=memory)
+    judged, error = _judge(
+        spec,
+        resolved,
+        traits,
+        version=version,
+        device=device,
+        layout=layout,
+        memory=memory,
+        allows_long_max_model_len=flags.environment.get(_ALLOWS_LONG, "").strip().lower() in ("1", "true"),
+    )
     return EnginePlan(
         device_name=device.name,
         gpus_needed=needed,
@@ -334,6 +352,7 @@ def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLaye
     return (windows or attending,) * spec.draft_layers
 
 
+_ALLOWS_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
@@ -348,9 +367,17 @@ def _judge(
     device: Device,
     layout: KvLayout,
     memory: MemoryPlan | None,
+    allows_long_max_model_len: bool,
 ) -> tuple[Verdict | None, str | None]:
     """Hold the plan against the release's start-up checks on a GPU that nobody else uses."""
-    refused = first_flag_error(resolved, spec, version=version, device=device, is_mla=traits.is_mla or device.is_cpu)
+    refused = first_flag_error(
+        resolved,
+        spec,
+        version=version,
+        device=device,
+        is_mla=traits.is_mla or device.is_cpu,
+        allows_long_max_model_len=allows_long_max_model_len,
+    )
     if refused is not None:
         return Verdict(fit="does_not_fit", margin=exactly(0.0), binding="flags"), refused.text
     if memory is None:
@@ -368,7 +395,7 @@ def _judge(
         cache,
         Requirement(name="warm-up", available=free, needed=held),
     ]
-    if resolved.is_v1 and version >= _FREE_MEMORY_CHECKED_SINCE and resolved.kv_cache_memory_bytes is None:
+    if resolved.is_v1 and version >= FREE_IS_CHECKED_SINCE:
         requirements.insert(0, Requirement(name="free memory", available=free, needed=exactly(memory.budget_bytes)))
     if resolved.num_gpu_blocks_override is not None:
         requirements.remove(cache)
@@ -392,9 +419,6 @@ def _judge(
         longest_max_model_len=layout.largest_max_model_len(memory.kv_cache.expected),
     )
     return found, error.text if error is not None else None
-
-
-_FREE_MEMORY_CHECKED_SINCE: Version = (0, 9, 1)
 
 
 def _resident(weights: Estimate, cpu_offload_gb: float) -> Estimate:

@@ -59,7 +59,6 @@ def first_flag_error(
     device: Device,
     is_mla: bool = False,
     allows_long_max_model_len: bool = False,
-    length_key: str = "max_position_embeddings",
 ) -> StartUpError | None:
     """Return the first flag that vLLM refuses, in the order in which it looks.
 
@@ -70,12 +69,11 @@ def first_flag_error(
         device: What one rank runs on.
         is_mla: Whether its attention keeps one compressed vector a token.
         allows_long_max_model_len: Whether ``VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`` is set.
-        length_key: Which key of the config sets its longest context.
     """
     checks: Iterable[StartUpError | None] = (
         None
         if allows_long_max_model_len
-        else max_model_len_error(version, flags.max_model_len, spec.max_position_embeddings, length_key=length_key),
+        else max_model_len_error(version, flags.max_model_len, spec.longest_length(version)),
         batched_tokens_error(flags),
         heads_error(spec.num_attention_heads, flags.tensor_parallel_size),
         None if is_mla else decode_context_error(version, flags, spec),
@@ -85,16 +83,14 @@ def first_flag_error(
     return next((error for error in checks if error is not None), None)
 
 
-def max_model_len_error(
-    version: Version, max_model_len: int, derived: int, *, length_key: str = "max_position_embeddings"
-) -> StartUpError | None:
+def max_model_len_error(version: Version, max_model_len: int, derived: int) -> StartUpError | None:
     """``--max-model-len`` beyond what the config says; 0.10.0 and 0.10.1 are taken to be like 0.10.2."""
     if max_model_len <= derived:
         return None
     shown = f"{float(derived)}" if version >= (0, 12, 0) else f"{derived}"
     text = (
         f"User-specified max_model_len ({max_model_len}) is greater than the derived max_model_len "
-        f"({length_key}={shown} or model_max_length=None in model's config.json)."
+        f"(max_position_embeddings={shown} or model_max_length=None in model's config.json)."
     )
     allow = " To allow overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
     if version < (0, 10, 0):
@@ -286,6 +282,10 @@ def bfloat16_error(version: Version, dtype: str, stored: str | None, device: Dev
 
 # --- memory ---
 
+FREE_IS_CHECKED_SINCE: Version = (0, 9, 1)
+"""From here free memory at start must reach V1's budget (``v1/worker/gpu_worker.py``, later ``utils.py``
+``request_memory``); before, what others hold came out of the KV cache instead."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankMemory:
@@ -316,8 +316,6 @@ def first_memory_error(
     *,
     version: Version,
     longest_max_model_len: int = 0,
-    num_gpu_blocks: int | None = None,
-    device_index: int = 0,
 ) -> StartUpError | None:
     """Return the first thing that does not fit, in the order in which a worker finds out.
 
@@ -325,11 +323,9 @@ def first_memory_error(
         memory: The rank with the least room: it decides for all.
         flags: As resolved.
         version: vLLM's release.
-        longest_max_model_len: The longest context that would fit, for the message; see `longest_that_fits`.
-        num_gpu_blocks: Blocks of the cache; None takes as many as fit.
-        device_index: Which GPU the message names.
+        longest_max_model_len: The longest context that would fit (`KvLayout.largest_max_model_len`), for the message.
     """
-    blocks = num_gpu_blocks if num_gpu_blocks is not None else int(memory.kv_available_bytes // memory.bytes_per_block)
+    blocks = int(memory.kv_available_bytes // memory.bytes_per_block)
     checks: Iterable[Callable[[], StartUpError | None]] = (
         lambda: free_memory_error(
             version,
@@ -337,10 +333,9 @@ def first_memory_error(
             free_bytes=memory.free_bytes,
             gpu_memory_utilization=flags.gpu_memory_utilization,
             is_v1=flags.is_v1,
-            device_index=device_index,
         ),
-        lambda: _loading_error(memory, version, device_index),
-        lambda: _profiling_error(memory, flags, version, device_index),
+        lambda: _loading_error(memory, version),
+        lambda: _profiling_error(memory, flags, version),
         lambda: (
             cache_error(
                 version,
@@ -360,7 +355,7 @@ def first_memory_error(
                 pipeline_parallel_size=flags.pipeline_parallel_size,
             )
         ),
-        lambda: _warm_up_error(memory, flags, version, blocks * memory.bytes_per_block, device_index),
+        lambda: _warm_up_error(memory, flags, version, blocks * memory.bytes_per_block),
     )
     return next((error for check in checks if (error := check()) is not None), None)
 
@@ -372,13 +367,12 @@ def free_memory_error(
     free_bytes: float,
     gpu_memory_utilization: float,
     is_v1: bool = True,
-    device_index: int = 0,
 ) -> StartUpError | None:
-    """Less free at start than the share asked for; V1 asks from 0.9.1 on."""
+    """Less free at start than the share asked for."""
     requested = total_bytes * gpu_memory_utilization
-    if not is_v1 or version < (0, 9, 1) or free_bytes >= requested:
+    if not is_v1 or version < FREE_IS_CHECKED_SINCE or free_bytes >= requested:
         return None
-    device = f"cuda:{device_index} " if version >= (0, 14, 0) else ""
+    device = "cuda:0 " if version >= (0, 14, 0) else ""
     return StartUpError(
         kind="free_memory_below_budget",
         text=f"Free memory on device {device}({_rounded(free_bytes)}/{_rounded(total_bytes)} GiB) on startup is less "
@@ -498,55 +492,38 @@ def sampler_error(num_requests: int) -> StartUpError:
     )
 
 
-def longest_that_fits(needed_bytes: Callable[[int], float], *, available_bytes: float, max_model_len: int) -> int:
-    """Return the longest context whose cache fits, 0 for none; by bisection, as vLLM finds the one it names."""
-    low, high = 0, max_model_len
-    while low < high:
-        middle = (low + high + 1) // 2
-        if needed_bytes(middle) <= available_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _loading_error(memory: RankMemory, version: Version, device_index: int) -> StartUpError | None:
+def _loading_error(memory: RankMemory, version: Version) -> StartUpError | None:
     left = memory.free_bytes - memory.weights_bytes
-    return _out_of_memory("out_of_memory_loading", memory, version, left, device_index) if left < 0 else None
+    return _out_of_memory("out_of_memory_loading", memory, version, left) if left < 0 else None
 
 
-def _profiling_error(
-    memory: RankMemory, flags: ResolvedFlags, version: Version, device_index: int
-) -> StartUpError | None:
+def _profiling_error(memory: RankMemory, flags: ResolvedFlags, version: Version) -> StartUpError | None:
     """The profile run takes its peak from all that is free, whatever share was asked for."""
     left = memory.free_bytes - memory.weights_bytes - memory.non_torch_bytes - memory.activation_peak_bytes
     if left >= 0:
         return None
     if flags.is_v1 and version >= (0, 8, 0) and 0 < memory.activation_peak_bytes <= memory.sampler_bytes:
         return sampler_error(min(flags.max_num_seqs, flags.max_num_batched_tokens))
-    return _out_of_memory("out_of_memory_profiling", memory, version, left, device_index)
+    return _out_of_memory("out_of_memory_profiling", memory, version, left)
 
 
 def _warm_up_error(
-    memory: RankMemory, flags: ResolvedFlags, version: Version, pool_bytes: float, device_index: int
+    memory: RankMemory, flags: ResolvedFlags, version: Version, pool_bytes: float
 ) -> StartUpError | None:
     """Graphs and the sampler's second run take what is left beside weights, cache and what is not PyTorch's."""
     left = memory.free_bytes - memory.weights_bytes - memory.non_torch_bytes - pool_bytes - memory.cuda_graph_bytes
     if left < 0:
-        return _out_of_memory("out_of_memory_capturing", memory, version, left, device_index)
+        return _out_of_memory("out_of_memory_capturing", memory, version, left)
     if flags.is_v1 and version >= (0, 8, 0) and left < memory.sampler_bytes:
         return sampler_error(min(flags.max_num_seqs, flags.max_num_batched_tokens))
     return None
 
 
-def _out_of_memory(
-    kind: ErrorKind, memory: RankMemory, version: Version, left_bytes: float, device_index: int
-) -> StartUpError:
+def _out_of_memory(kind: ErrorKind, memory: RankMemory, version: Version, left_bytes: float) -> StartUpError:
     name = "torch.OutOfMemoryError" if version >= (0, 6, 4) else "torch.cuda.OutOfMemoryError"
     return StartUpError(
         kind=kind,
-        text=f"{name}: CUDA out of memory. GPU {device_index} has a total capacity of "
-        f"{_two_decimals(memory.total_bytes)} GiB",
+        text=f"{name}: CUDA out of memory. GPU 0 has a total capacity of {_two_decimals(memory.total_bytes)} GiB",
         numbers={"total_bytes": memory.total_bytes, "free_bytes": memory.free_bytes, "missing_bytes": -left_bytes},
         is_verbatim=False,
     )

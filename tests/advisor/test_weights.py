@@ -10,7 +10,7 @@ from advisor.layers import Latent
 from advisor.rope import rope_tables
 from advisor.spec import DeclinedError, Encoder, Parameter, Quantization, RopeTable
 from advisor.units import GIB
-from advisor.weights import TensorIndex, TensorInfo, model_dtype, stage_weights, tensor_index, unmatched_tensors
+from advisor.weights import TensorIndex, TensorInfo, model_dtype, stage_weights, unmatched_tensors
 from tests.advisor.specs import decoder, matrix, vector
 
 SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_layers": 3, "heads": 8, "kv_heads": 2, "vocab_size": 1000}
@@ -55,6 +55,11 @@ def held(spec, **more):
     """Bytes of the only stage, as expected."""
     (only,) = stages(spec, **more)
     return only.expected
+
+
+def tensor_index(tensors):
+    total = sum(each.size_bytes for each in tensors.values())
+    return TensorIndex(total_bytes=total, source="safetensors headers", tensors=tensors)
 
 
 def index_of(spec, dtype="BF16", **extra):
@@ -498,6 +503,7 @@ BASE = {"max_position_embeddings": 4096}
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
         ({"max_position_embeddings": None}, [(2048, 128)]),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
+        ({"rope_scaling": {"rope_type": [0], "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
