@@ -1,7 +1,7 @@
 """`ModelSpec`: the geometry of a model, as far as memory depends on it; `advisor.model` makes it of a config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -88,7 +88,6 @@ class Encoder:
     """Decoder tokens of the largest single item (image, clip); None where it depends on more than the config."""
     tokens_per_output: int = 1
     """Encoder positions that are merged into one decoder token."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

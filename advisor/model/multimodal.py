@@ -605,7 +605,7 @@ def _qwen2_5_omni(keys: Keys) -> Whole:
     text, decoder = _text(thinker, fallback="qwen2", family=DENSE["Qwen2ForCausalLM"])
     audio = thinker.nested("audio_config", defaults={})
     sound = towers.whisper(
-        audio, "thinker.audio_tower.", split=False, positions=False, last_norm="ln_post", extra=(), tokens_per_output=2
+        audio, "thinker.audio_tower.", split=False, positions=False, last_norm="ln_post", tokens_per_output=2
     )
     assert sound.encoder is not None
     width, out = sound.encoder.hidden_size, audio.size("output_dim", default=3584)

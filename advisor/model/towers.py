@@ -680,7 +680,6 @@ def whisper(
     split: bool,
     tokens_per_output: int = 1,
     max_item_tokens: int | None = None,
-    extra: Parts = (),
     positions: bool = True,
     last_norm: str = "layer_norm",
 ) -> Tower:
@@ -706,7 +705,6 @@ def whisper(
         *_layers("layers.", layers, whisper_layer(width, inner, split=split)),
         *norm(last_norm, width, bias=True),
         *(held_key_biases(layers, "layers.", width, ("self_attn",)) if split else ()),
-        *extra,
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -717,7 +715,6 @@ def whisper(
             num_heads=keys.size("encoder_attention_heads", "num_attention_heads"),
             max_item_tokens=max_item_tokens,
             tokens_per_output=tokens_per_output,
-            extra={"positions": source},
         ),
     )
 
