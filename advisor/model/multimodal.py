@@ -173,12 +173,12 @@ def _llava_tower(keys: Keys, *, merge: int = 1) -> Tower:
 def _projector(
     inner: int, hidden: int, *, bias: bool = True, split: bool = True, prefix: str = "multi_modal_projector."
 ) -> Parts:
-    first, second = ("column", "row") if split else ("copied", "copied")
+    first, second = towers.sides(split=split)
     return prefixed(
         prefix,
         (
-            *matrix("linear_1", hidden, inner, first, bias=bias),  # type: ignore[arg-type]
-            *matrix("linear_2", hidden, hidden, second, bias=bias),  # type: ignore[arg-type]
+            *matrix("linear_1", hidden, inner, first, bias=bias),
+            *matrix("linear_2", hidden, hidden, second, bias=bias),
         ),
     )
 
@@ -676,11 +676,7 @@ def _whisper(keys: Keys) -> Whole:
     head_size = divided(keys, width, "d_model", heads, "decoder_attention_heads")
     encoder = towers.whisper(keys, "model.encoder.", split=True)
     assert encoder.encoder is not None
-    layer = (
-        *towers.whisper_layer(width, inner, split=True, cross=True),
-        small("self_attn.k_proj.bias", width, sharding="column"),
-        small("encoder_attn.k_proj.bias", width, sharding="column"),
-    )
+    layer = towers.whisper_layer(width, inner, split=True, cross=True)
     kept = (
         FullAttention(num_kv_heads=heads, head_size=head_size, head_size_v=head_size),
         CrossAttention(num_kv_heads=heads, head_size=head_size),

@@ -11,7 +11,7 @@ from typing import Any
 
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import Parts, Tower, matrix, mlp, norm, prefixed, small
-from advisor.spec import Encoder
+from advisor.spec import Encoder, Sharding
 
 CLIP: Mapping[str, Any] = {
     "hidden_size": 768,
@@ -642,34 +642,34 @@ def dots(keys: Keys, prefix: str) -> Tower:
     )
 
 
+def sides(*, split: bool) -> tuple[Sharding, Sharding]:
+    """Return how ranks share a pair of matrices, one after the other: by its inner width, or not at all."""
+    return ("column", "row") if split else ("copied", "copied")
+
+
 def whisper_layer(width: int, inner: int, *, split: bool, cross: bool = False) -> Parts:
-    """Return one layer of Whisper's build; its key projections have no bias."""
-    column, row = ("column", "row") if split else ("copied", "copied")
+    """Return one layer of Whisper's build.
+
+    The checkpoint's key projections have no bias; split over ranks they stand in vLLM's fused projections, which hold
+    one of zeros.
+    """
+    column, row = sides(split=split)
 
     def attend(module: str) -> Parts:
         return (
-            *matrix(f"{module}.q_proj", width, width, column, bias=True),  # type: ignore[arg-type]
-            *matrix(f"{module}.k_proj", width, width, column),  # type: ignore[arg-type]
-            *matrix(f"{module}.v_proj", width, width, column, bias=True),  # type: ignore[arg-type]
-            *matrix(f"{module}.out_proj", width, width, row, bias=True),  # type: ignore[arg-type]
+            *matrix(f"{module}.q_proj", width, width, column, bias=True),
+            *matrix(f"{module}.k_proj", width, width, column, bias=split),
+            *matrix(f"{module}.v_proj", width, width, column, bias=True),
+            *matrix(f"{module}.out_proj", width, width, row, bias=True),
             *norm(f"{module}_layer_norm", width, bias=True),
         )
 
     return (
         *attend("self_attn"),
         *(attend("encoder_attn") if cross else ()),
-        *matrix("fc1", inner, width, column, bias=True),  # type: ignore[arg-type]
-        *matrix("fc2", width, inner, row, bias=True),  # type: ignore[arg-type]
+        *matrix("fc1", inner, width, column, bias=True),
+        *matrix("fc2", width, inner, row, bias=True),
         *norm("final_layer_norm", width, bias=True),
-    )
-
-
-def held_key_biases(layers: int, prefix: str, width: int, modules: tuple[str, ...]) -> Parts:
-    """Return the zero key biases that vLLM's fused projections hold beside a Whisper checkpoint's tensors."""
-    return tuple(
-        small(f"{prefix}{layer}.{module}.k_proj.bias", width, sharding="column")
-        for layer in range(layers)
-        for module in modules
     )
 
 
@@ -704,7 +704,6 @@ def whisper(
         *((small("embed_positions.weight", source, width),) if positions else ()),
         *_layers("layers.", layers, whisper_layer(width, inner, split=split)),
         *norm(last_norm, width, bias=True),
-        *(held_key_biases(layers, "layers.", width, ("self_attn",)) if split else ()),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -736,10 +735,6 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
     layers, out, bins = keys.layers("encoder_layers"), keys.size("output_dim"), keys.size("num_mel_bins")
     for _ in range(3):
         bins = (bins + 1) // 2
-    layer = (
-        *whisper_layer(width, inner, split=True),
-        small("self_attn.k_proj.bias", width, sharding="column"),
-    )
     parts = (
         small("conv2d1.weight", down, 1, 3, 3),
         small("conv2d1.bias", down),
@@ -748,7 +743,7 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
         small("conv2d3.weight", down, down, 3, 3),
         small("conv2d3.bias", down),
         *matrix("conv_out", width, down * bins, "copied"),
-        *_layers("layers.", layers, layer),
+        *_layers("layers.", layers, whisper_layer(width, inner, split=True)),
         *norm("ln_post", width, bias=True),
         *matrix("proj1", width, width, "copied", bias=True),
         *matrix("proj2", out, width, "copied", bias=True),
