@@ -192,7 +192,7 @@ class Tower:
     """An encoder beside the decoder and what joins the two."""
 
     parts: Parts
-    encoder: Encoder | None
+    encoder: Encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

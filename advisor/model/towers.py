@@ -462,9 +462,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size")
     patches = _patch_count(keys, keys.size("image_size"), patch)
-    ratio = keys.number("pixel_shuffle_ratio", default=0.5)
-    if not 0 < ratio <= 1:
-        raise keys.error("pixel_shuffle_ratio", ratio, "above 0 and at most 1")
+    ratio = keys.fraction("pixel_shuffle_ratio", default=0.5)
     shuffled = int(hidden // ratio**2)
     middle = keys.size("projector_input_dim")
     layer = (
