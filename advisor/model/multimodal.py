@@ -347,13 +347,13 @@ def _internvl_joint(keys: Keys, width: int, hidden: int) -> tuple[int, Parts]:
 def _internvl(keys: Keys) -> Whole:
     text, decoder = _text(keys, name="llm_config")
     vision = _vision(keys)
-    layers, chosen = vision.layers(default=24), keys.raw("select_layer")[1]
-    tower = towers.intern_vit(vision, "vision_model.")
+    layers, chosen = vision.layers(), keys.raw("select_layer")[1]
     if isinstance(chosen, int) and chosen != -1:
         used = chosen + 1 if chosen >= 0 else layers + chosen + 1
         if not 0 < used <= layers:
             raise keys.error("select_layer", chosen, f"within the tower's {layers} layers")
-        tower = towers.intern_vit(vision.overridden({"num_hidden_layers": used}), "vision_model.")
+        vision = vision.overridden({"num_hidden_layers": used})
+    tower = towers.intern_vit(vision, "vision_model.")
     squared, joint = _internvl_joint(keys, tower.encoder.hidden_size, decoder.hidden_size)
     image, patch = vision.size("image_size", default=448), vision.size("patch_size", default=14)
     tiles = keys.size("max_dynamic_patch", default=12) + keys.flag("use_thumbnail", default=True)
