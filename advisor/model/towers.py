@@ -61,9 +61,20 @@ def _both_norms(first: str, second: str, size: int, *, bias: bool = True) -> Par
     return (*norm(first, size, bias=bias), *norm(second, size, bias=bias))
 
 
+def _projections(module: str, rows: int, hidden: int, sharding: Sharding, *, bias: bool = False) -> Parts:
+    """Return query, key and value projections, which are alike in a tower."""
+    names = ("q_proj", "k_proj", "v_proj")
+    return tuple(part for name in names for part in matrix(f"{module}.{name}", rows, hidden, sharding, bias=bias))
+
+
 def _patches(name: str, hidden: int, patch: int, *, frames: int = 0, bias: bool = True) -> Parts:
     shape = (hidden, _CHANNELS, *((frames,) if frames else ()), patch, patch)
     return (small(f"{name}.weight", *shape), *((small(f"{name}.bias", hidden),) if bias else ()))
+
+
+def _video_patches(keys: Keys, width: int, *, bias: bool = True) -> Parts:
+    frames = keys.size("temporal_patch_size", default=2)
+    return _patches("patch_embed.proj", width, keys.size("patch_size"), frames=frames, bias=bias)
 
 
 def _layers(prefix: str, count: int, parts: Parts) -> Parts:
@@ -98,26 +109,16 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
     keys = keys.with_defaults(CLIP if family == "clip" else SIGLIP)
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, heads = keys.layers(), keys.size("num_attention_heads")
+    count = layers if used is None else used
     patch = keys.size("patch_size")
     patches = _patch_count(keys, keys.size("image_size"), patch)
-    attention = (
-        part
-        for name in ("q_proj", "k_proj", "v_proj")
-        for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-    )
-    layer = (
-        *attention,
-        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
-        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
-        *_both_norms("layer_norm1", "layer_norm2", hidden),
-    )
     is_clip = family == "clip"
     parts = (
         *((small("embeddings.class_embedding", hidden),) if is_clip else ()),
         *_patches("embeddings.patch_embedding", hidden, patch, bias=not is_clip),
         small("embeddings.position_embedding.weight", patches + is_clip, hidden),
         *(norm("pre_layrnorm", hidden, bias=True) if is_clip else ()),
-        *_layers("encoder.layers.", layers if used is None else used, layer),
+        *_layers("encoder.layers.", count, _clip_layer(hidden, inner)),
         *(norm("post_layernorm", hidden, bias=True) if used is None else ()),
     )
     return Tower(
@@ -125,10 +126,19 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
         encoder=Encoder(
             hidden_size=hidden,
             intermediate_size=inner,
-            num_layers=layers if used is None else used,
+            num_layers=count,
             num_heads=heads,
             max_item_tokens=patches,
         ),
+    )
+
+
+def _clip_layer(hidden: int, inner: int) -> Parts:
+    return (
+        *_projections("self_attn", hidden, hidden, "column", bias=True),
+        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
+        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
+        *_both_norms("layer_norm1", "layer_norm2", hidden),
     )
 
 
@@ -137,20 +147,10 @@ def siglip2(keys: Keys, prefix: str) -> Tower:
     keys = keys.with_defaults({**SIGLIP, "num_patches": 256})
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size")
-    layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-        ),
-        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
-        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
-        *_both_norms("layer_norm1", "layer_norm2", hidden),
-    )
     parts = (
         *matrix("embeddings.patch_embedding", hidden, _CHANNELS * patch * patch, "copied", bias=True),
         small("embeddings.position_embedding.weight", keys.size("num_patches"), hidden),
-        *_layers("encoder.layers.", layers, layer),
+        *_layers("encoder.layers.", layers, _clip_layer(hidden, inner)),
         *norm("post_layernorm", hidden, bias=True),
     )
     return Tower(
@@ -173,11 +173,7 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
     width = heads * (keys.optional_size("head_dim") or divided(keys, hidden, "hidden_size", heads, "heads"))
     layer = (
         *norm("attention_norm", hidden),
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"attention.{name}", width, hidden, "column")
-        ),
+        *_projections("attention", width, hidden, "column"),
         *matrix("attention.o_proj", hidden, width, "row"),
         *mlp("feed_forward", hidden, inner),
         *norm("ffn_norm", hidden),
@@ -211,7 +207,6 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
     width, out = keys.size("embed_dim"), keys.size("hidden_size")
     inner = int(width * keys.number("mlp_ratio"))
     merge = keys.size("spatial_merge_size", default=2)
-    merged = width * merge * merge
     layer = (
         *_both_norms("norm1", "norm2", width),
         *matrix("attn.qkv", 3 * width, width, "column", bias=True),
@@ -219,19 +214,21 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, inner, bias=True, names=("fc1", "fc2")),
     )
     parts = (
-        *_patches(
-            "patch_embed.proj",
-            width,
-            keys.size("patch_size"),
-            frames=keys.size("temporal_patch_size", default=2),
-            bias=False,
-        ),
+        *_video_patches(keys, width, bias=False),
         *_layers("blocks.", keys.layers("depth"), layer),
-        *norm("merger.ln_q", width, bias=True),
+        *_merger(width, merge, out),
+    )
+    return _qwen_tower(keys, prefix, parts, width, inner, merge)
+
+
+def _merger(width: int, merge: int, out: int, *, norm_bias: bool = True) -> Parts:
+    """Return what makes one token of a square of ``merge`` x ``merge`` patches."""
+    merged = width * merge * merge
+    return (
+        *norm("merger.ln_q", width, bias=norm_bias),
         *matrix("merger.mlp.0", merged, merged, "column", bias=True),
         *matrix("merger.mlp.2", out, merged, "row", bias=True),
     )
-    return _qwen_tower(keys, prefix, parts, width, inner, merge)
 
 
 def _qwen_tower(keys: Keys, prefix: str, parts: Parts, width: int, inner: int, merge: int) -> Tower:
@@ -262,7 +259,6 @@ def qwen2_5_vl(keys: Keys, prefix: str) -> Tower:
     )
     width, inner, out = keys.size("hidden_size"), keys.size("intermediate_size"), keys.size("out_hidden_size")
     merge = keys.size("spatial_merge_size", default=2)
-    merged = width * merge * merge
     layer = (
         *_both_norms("norm1", "norm2", width, bias=False),
         *matrix("attn.qkv", 3 * width, width, "column", bias=True),
@@ -270,17 +266,9 @@ def qwen2_5_vl(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, inner, bias=True),
     )
     parts = (
-        *_patches(
-            "patch_embed.proj",
-            width,
-            keys.size("patch_size"),
-            frames=keys.size("temporal_patch_size", default=2),
-            bias=False,
-        ),
+        *_video_patches(keys, width, bias=False),
         *_layers("blocks.", keys.layers("depth"), layer),
-        *norm("merger.ln_q", width),
-        *matrix("merger.mlp.0", merged, merged, "column", bias=True),
-        *matrix("merger.mlp.2", out, merged, "row", bias=True),
+        *_merger(width, merge, out, norm_bias=False),
     )
     return _qwen_tower(keys, prefix, parts, width, inner, merge)
 
@@ -323,9 +311,7 @@ def qwen3_vl(keys: Keys, prefix: str, *, omni: bool = False, deepstack: bool = T
 
     deep = len(keys.whole_numbers("deepstack_visual_indexes") or ())
     parts = (
-        *_patches(
-            "patch_embed.proj", width, keys.size("patch_size"), frames=keys.size("temporal_patch_size", default=2)
-        ),
+        *_video_patches(keys, width),
         small("pos_embed.weight", keys.size("num_position_embeddings"), width),
         *_layers("blocks.", keys.layers("depth"), layer),
         *merger("merger", width),
@@ -357,7 +343,7 @@ def glm4v(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, out),
     )
     parts = (
-        *_patches("patch_embed.proj", width, patch, frames=keys.size("temporal_patch_size", default=2)),
+        *_video_patches(keys, width),
         small("embeddings.position_embedding.weight", _patch_count(keys, keys.size("image_size"), patch), width),
         *norm("post_conv_layernorm", width),
         *_layers("blocks.", keys.layers("depth"), layer),
@@ -414,11 +400,7 @@ def intern_vit_transformers(keys: Keys, prefix: str) -> Tower:
     bias = keys.flag("attention_bias")
     has_bias = keys.text("norm_type", default="layer_norm") == "layer_norm"
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"attention.{name}", hidden, hidden, "copied", bias=bias)
-        ),
+        *_projections("attention", hidden, hidden, "copied", bias=bias),
         *(_both_norms("attention.q_norm", "attention.k_norm", hidden, bias=False) if keys.flag("use_qk_norm") else ()),
         *matrix("attention.projection_layer", hidden, hidden, "copied", bias=True),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
@@ -466,11 +448,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
     shuffled = int(hidden // ratio**2)
     middle = keys.size("projector_input_dim")
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-        ),
+        *_projections("self_attn", hidden, hidden, "column", bias=True),
         *matrix("self_attn.o_proj", hidden, hidden, "row", bias=True),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
         *_both_norms("input_layernorm", "post_attention_layernorm", hidden),
@@ -611,7 +589,6 @@ def dots(keys: Keys, prefix: str) -> Tower:
     width, out, inner = keys.size("embed_dim"), keys.size("hidden_size"), keys.size("intermediate_size")
     merge, layers = keys.size("spatial_merge_size", default=2), keys.layers()
     bias = keys.flag("use_bias")
-    merged = width * merge * merge
     layer = (
         *matrix("attn.qkv", 3 * width, width, "column", bias=bias),
         *matrix("attn.proj", width, width, "row", bias=bias),
@@ -623,9 +600,7 @@ def dots(keys: Keys, prefix: str) -> Tower:
         *norm("patch_embed.patchifier.norm", width),
         *_layers("blocks.", layers, layer),
         *(norm("post_trunk_norm", width) if keys.flag("post_norm", default=True) else ()),
-        *norm("merger.ln_q", width, bias=True),
-        *matrix("merger.mlp.0", merged, merged, "column", bias=True),
-        *matrix("merger.mlp.2", out, merged, "row", bias=True),
+        *_merger(width, merge, out),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -766,11 +741,7 @@ def mllama(keys: Keys, prefix: str) -> Tower:
     positions = _patch_count(keys, keys.size("image_size"), patch) + 1
     ratios = _MLLAMA_ASPECT_RATIOS + 1
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column")
-        ),
+        *_projections("self_attn", hidden, hidden, "column"),
         *matrix("self_attn.o_proj", hidden, hidden, "row"),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
         *_both_norms("input_layernorm", "post_attention_layernorm", hidden),
