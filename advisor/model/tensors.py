@@ -149,6 +149,11 @@ def prefixed(prefix: str, parts: Iterable[Part]) -> Parts:
     return tuple(part._replace(name=prefix + part.name) for part in parts)
 
 
+def repeated(prefix: str, count: int, layer: Parts) -> Parts:
+    """Return so many layers alike, numbered after ``prefix``."""
+    return tuple(part for number in range(count) for part in prefixed(f"{prefix}{number}.", layer))
+
+
 def embedding(name: str, rows: int, columns: int) -> Part:
     """Return a vocabulary embedding."""
     return Part(f"{name}.weight", (rows, columns), "embedding", "vocabulary")

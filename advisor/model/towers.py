@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Parts, Tower, matrix, mlp, norm, prefixed, small
+from advisor.model.tensors import Parts, Tower, matrix, mlp, norm, prefixed, repeated, small
 from advisor.spec import Encoder, Sharding
 
 CLIP: Mapping[str, Any] = {
@@ -77,10 +77,6 @@ def _video_patches(keys: Keys, width: int, *, bias: bool = True) -> Parts:
     return _patches("patch_embed.proj", width, keys.size("patch_size"), frames=frames, bias=bias)
 
 
-def _layers(prefix: str, count: int, parts: Parts) -> Parts:
-    return tuple(part for layer in range(count) for part in prefixed(f"{prefix}{layer}.", parts))
-
-
 def _patch_count(keys: Keys, image: int, patch: int) -> int:
     if image < patch:
         raise keys.error("image_size", image, f"at least the patch_size {patch}")
@@ -118,7 +114,7 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
         *_patches("embeddings.patch_embedding", hidden, patch, bias=not is_clip),
         small("embeddings.position_embedding.weight", patches + is_clip, hidden),
         *(norm("pre_layrnorm", hidden, bias=True) if is_clip else ()),
-        *_layers("encoder.layers.", count, _clip_layer(hidden, inner)),
+        *repeated("encoder.layers.", count, _clip_layer(hidden, inner)),
         *(norm("post_layernorm", hidden, bias=True) if used is None else ()),
     )
     return Tower(
@@ -150,7 +146,7 @@ def siglip2(keys: Keys, prefix: str) -> Tower:
     parts = (
         *matrix("embeddings.patch_embedding", hidden, _CHANNELS * patch * patch, "copied", bias=True),
         small("embeddings.position_embedding.weight", keys.size("num_patches"), hidden),
-        *_layers("encoder.layers.", layers, _clip_layer(hidden, inner)),
+        *repeated("encoder.layers.", layers, _clip_layer(hidden, inner)),
         *norm("post_layernorm", hidden, bias=True),
     )
     return Tower(
@@ -184,7 +180,7 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
     parts = (
         *_patches("patch_conv", hidden, patch, bias=False),
         *norm("ln_pre", hidden),
-        *_layers("transformer.layers.", count, layer),
+        *repeated("transformer.layers.", count, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -215,7 +211,7 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
     )
     parts = (
         *_video_patches(keys, width, bias=False),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *_merger(width, merge, out),
     )
     return _qwen_tower(keys, prefix, parts, width, inner, merge)
@@ -267,7 +263,7 @@ def qwen2_5_vl(keys: Keys, prefix: str) -> Tower:
     )
     parts = (
         *_video_patches(keys, width, bias=False),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *_merger(width, merge, out, norm_bias=False),
     )
     return _qwen_tower(keys, prefix, parts, width, inner, merge)
@@ -313,7 +309,7 @@ def qwen3_vl(keys: Keys, prefix: str, *, omni: bool = False, deepstack: bool = T
     parts = (
         *_video_patches(keys, width),
         small("pos_embed.weight", keys.size("num_position_embeddings"), width),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *merger("merger", width),
         *(part for index in range(deep) for part in merger(f"{listed}.{index}", merged)),
     )
@@ -346,7 +342,7 @@ def glm4v(keys: Keys, prefix: str) -> Tower:
         *_video_patches(keys, width),
         small("embeddings.position_embedding.weight", _patch_count(keys, keys.size("image_size"), patch), width),
         *norm("post_conv_layernorm", width),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *norm("post_layernorm", width),
         small("downsample.weight", out, width, merge, merge),
         small("downsample.bias", out),
@@ -376,7 +372,7 @@ def intern_vit(keys: Keys, prefix: str) -> Tower:
         small("embeddings.class_embedding", 1, 1, hidden),
         *_patches("embeddings.patch_embedding", hidden, patch),
         small("embeddings.position_embedding", 1, patches + 1, hidden),
-        *_layers("encoder.layers.", layers, layer),
+        *repeated("encoder.layers.", layers, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -413,7 +409,7 @@ def intern_vit_transformers(keys: Keys, prefix: str) -> Tower:
         small("embeddings.cls_token", 1, 1, hidden),
         *_patches("embeddings.patch_embeddings.projection", hidden, patch),
         *((small("embeddings.position_embeddings", 1, patches + 1, hidden),) if positions else ()),
-        *_layers("encoder.layer.", layers, layer),
+        *repeated("encoder.layer.", layers, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -459,7 +455,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
         *matrix("patch_embedding.linear", hidden, _CHANNELS * patch * patch, "column"),
         *norm("layernorm_pre", hidden, bias=True),
         *norm("layernorm_post", hidden, bias=True),
-        *_layers("model.layers.", layers, layer),
+        *repeated("model.layers.", layers, layer),
         *matrix("vision_adapter.mlp.fc1", middle, shuffled, "column"),
         *matrix("vision_adapter.mlp.fc2", keys.size("projector_output_dim"), middle, "row"),
     )
@@ -508,7 +504,7 @@ def moonvit(keys: Keys, prefix: str) -> Tower:
             keys.size("init_pos_emb_width"),
             hidden,
         ),
-        *_layers("encoder.blocks.", layers, layer),
+        *repeated("encoder.blocks.", layers, layer),
         *norm("encoder.final_layernorm", hidden, bias=norm_bias),
     )
     return Tower(
@@ -558,7 +554,7 @@ def gemma4(keys: Keys, prefix: str) -> Tower:
     parts = (
         small("patch_embedder.position_embedding_table", 2, keys.size("position_embedding_size"), hidden),
         *matrix("patch_embedder.input_proj", hidden, _CHANNELS * patch * patch, "copied"),
-        *_layers("encoder.layers.", layers, layer),
+        *repeated("encoder.layers.", layers, layer),
     )
     merge = keys.size("pooling_kernel_size", default=3)
     return Tower(
@@ -598,7 +594,7 @@ def dots(keys: Keys, prefix: str) -> Tower:
     parts = (
         *_patches("patch_embed.patchifier.proj", width, keys.size("patch_size")),
         *norm("patch_embed.patchifier.norm", width),
-        *_layers("blocks.", layers, layer),
+        *repeated("blocks.", layers, layer),
         *(norm("post_trunk_norm", width) if keys.flag("post_norm", default=True) else ()),
         *_merger(width, merge, out),
     )
@@ -675,7 +671,7 @@ def whisper(
         small("conv2.weight", width, width, 3),
         small("conv2.bias", width),
         *((small("embed_positions.weight", source, width),) if positions else ()),
-        *_layers("layers.", layers, whisper_layer(width, inner, split=split)),
+        *repeated("layers.", layers, whisper_layer(width, inner, split=split)),
         *norm(last_norm, width, bias=True),
     )
     return Tower(
@@ -716,7 +712,7 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
         small("conv2d3.weight", down, down, 3, 3),
         small("conv2d3.bias", down),
         *matrix("conv_out", width, down * bins, "copied"),
-        *_layers("layers.", layers, whisper_layer(width, inner, split=True)),
+        *repeated("layers.", layers, whisper_layer(width, inner, split=True)),
         *norm("ln_post", width, bias=True),
         *matrix("proj1", width, width, "copied", bias=True),
         *matrix("proj2", out, width, "copied", bias=True),
@@ -760,8 +756,8 @@ def mllama(keys: Keys, prefix: str) -> Tower:
         small("post_tile_positional_embedding.embedding.weight", ratios, tiles * hidden),
         *norm("layernorm_pre", hidden, bias=True),
         *norm("layernorm_post", hidden, bias=True),
-        *_layers("transformer.layers.", layers, layer),
-        *_layers("global_transformer.layers.", globals_, gated),
+        *repeated("transformer.layers.", layers, layer),
+        *repeated("global_transformer.layers.", globals_, gated),
     )
     return Tower(
         parts=prefixed(prefix, parts),
