@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from advisor.layers import DecoderLayer
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import Decoder, Parts, attention, embedding, fused_qkv, lm_head, matrix, mlp, norm, small
 from advisor.model.windows import (
@@ -49,6 +50,42 @@ def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
     )
     divided(keys, heads, "num_attention_heads", kv_heads, "num_key_value_heads")
     return Heads(hidden_size=hidden_size, heads=heads, kv_heads=kv_heads, head_size=head_size)
+
+
+def assembled(
+    keys: Keys,
+    sizes: Heads,
+    *,
+    layers: Sequence[DecoderLayer],
+    parts: Sequence[Parts],
+    intermediate_size: int,
+    tied: bool,
+    layer_prefix: str = "model.layers.",
+    embedding_name: str = "model.embed_tokens",
+    final_norm: str = "model.norm",
+    mixture: Experts | None = None,
+    draft_layers: int = 0,
+    gated_mlp: bool = True,
+) -> Decoder:
+    """Return a decoder of these layers, between an embedding and a norm with an output head: what most are."""
+    hidden, vocab = sizes.hidden_size, keys.size("vocab_size")
+    return Decoder(
+        hidden_size=hidden,
+        intermediate_size=intermediate_size,
+        num_attention_heads=sizes.heads,
+        num_kv_heads=sizes.kv_heads,
+        head_size=sizes.head_size,
+        vocab_size=vocab,
+        layers=tuple(layers),
+        layer_parts=parts,
+        before=(embedding(embedding_name, vocab, hidden),),
+        after=(*norm(final_norm, hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
+        tied=tied,
+        layer_prefix=layer_prefix,
+        experts=mixture,
+        draft_layers=draft_layers,
+        gated_mlp=gated_mlp,
+    )
 
 
 def switched(keys: Keys, switch: Switch) -> bool:

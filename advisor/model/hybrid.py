@@ -5,10 +5,10 @@ Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mam
 group whole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from advisor.layers import DecoderLayer, Mamba1, Mamba2, ShortConv
-from advisor.model.dense import read_heads
+from advisor.model.dense import Heads, assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.moe import granite_block, granite_shared
 from advisor.model.tensors import (
@@ -16,9 +16,7 @@ from advisor.model.tensors import (
     Part,
     Parts,
     attention,
-    embedding,
     experts,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -111,43 +109,6 @@ def _mamba2_state(
     )
 
 
-def _assemble(
-    keys: Keys,
-    *,
-    layers: Sequence[DecoderLayer],
-    parts: Sequence[Parts],
-    heads: int,
-    kv_heads: int,
-    head_size: int,
-    intermediate_size: int,
-    tied: bool,
-    layer_prefix: str = "model.layers.",
-    embedding_name: str = "model.embed_tokens",
-    final_norm: str = "model.final_layernorm",
-    mixture: Experts | None = None,
-    draft_layers: int = 0,
-    gated_mlp: bool = True,
-) -> Decoder:
-    hidden, vocab = keys.size("hidden_size"), keys.size("vocab_size")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=intermediate_size,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        vocab_size=vocab,
-        layers=tuple(layers),
-        layer_parts=parts,
-        before=(embedding(embedding_name, vocab, hidden),),
-        after=(*norm(final_norm, hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        layer_prefix=layer_prefix,
-        experts=mixture,
-        draft_layers=draft_layers,
-        gated_mlp=gated_mlp,
-    )
-
-
 def _jamba(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 8})
     sizes, layers = read_heads(keys), keys.layers()
@@ -194,13 +155,11 @@ def _jamba(keys: Keys) -> Decoder:
         for b in (False, True)
     }
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept if each else (state,) for each in attends],
         parts=[made[each] for each in zip(attends, mixes, strict=True)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
         mixture=Experts(
@@ -210,6 +169,7 @@ def _jamba(keys: Keys) -> Decoder:
         )
         if count > 1
         else None,
+        final_norm="model.final_layernorm",
     )
 
 
@@ -253,15 +213,14 @@ def _bamba(keys: Keys) -> Decoder:
     indices = frozenset(keys.whole_numbers("attn_layer_indices") or ())
     made = ((*mixer, *rest), (*attending, *rest))
     kept: tuple[DecoderLayer, DecoderLayer] = ((state,), attention_layer(sizes.kv_heads, sizes.head_size, None))
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept[layer in indices] for layer in range(layers)],
         parts=[made[layer in indices] for layer in range(layers)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
+        final_norm="model.final_layernorm",
     )
 
 
@@ -304,15 +263,14 @@ def _falcon_h1(keys: Keys) -> Decoder:
         *norm("input_layernorm", hidden),
         *norm("pre_ff_layernorm", hidden),
     )
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[(*attention_layer(sizes.kv_heads, sizes.head_size, None), state)] * layers,
         parts=[parts] * layers,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
+        final_norm="model.final_layernorm",
     )
 
 
@@ -377,13 +335,11 @@ def nemotron_h(keys: Keys) -> Decoder:
         ),
     )
     made = {letter: (*first, *parts) for letter, parts in blocks.items()}
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[caches[letter] for letter in pattern],
         parts=[made[letter] for letter in pattern],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
         layer_prefix="backbone.layers.",
@@ -470,29 +426,25 @@ def _granite_hybrid(keys: Keys) -> Decoder:
     attends = [each.endswith("attention") and each != "linear_attention" for each in types]
     made = ((*mixer, *rest), (*attending, *rest))
     kept: tuple[DecoderLayer, DecoderLayer] = ((state,), attention_layer(sizes.kv_heads, sizes.head_size, None))
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept[each] for each in attends],
         parts=[made[each] for each in attends],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=keys.size("intermediate_size", "shared_intermediate_size"),
         tied=keys.flag("tie_word_embeddings"),
-        final_norm="model.norm",
         mixture=mixture,
     )
 
 
 def _pure(keys: Keys, state: DecoderLayer, mixer: Parts, layers: int, *, tied: bool, inner: int) -> Decoder:
-    parts = (*prefixed("mixer.", mixer), *norm("norm", keys.size("hidden_size", "d_model")))
-    return _assemble(
+    sizes = Heads(hidden_size=keys.size("hidden_size"), heads=1, kv_heads=1, head_size=1)
+    parts = (*prefixed("mixer.", mixer), *norm("norm", sizes.hidden_size))
+    return assembled(
         keys,
+        sizes,
         layers=[state] * layers,
         parts=[parts] * layers,
-        heads=1,
-        kv_heads=1,
-        head_size=1,
         intermediate_size=inner,
         tied=tied,
         layer_prefix="backbone.layers.",
@@ -503,7 +455,7 @@ def _pure(keys: Keys, state: DecoderLayer, mixer: Parts, layers: int, *, tied: b
 
 
 def _mamba(keys: Keys) -> Decoder:
-    hidden = keys.size("hidden_size", "d_model")
+    hidden = keys.size("hidden_size")
     inner = keys.optional_size("intermediate_size") or keys.size("expand", default=2) * hidden
     state = Mamba1(
         intermediate_size=inner,
@@ -616,13 +568,11 @@ def _lfm2(keys: Keys) -> Decoder:
     }
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     state: DecoderLayer = (ShortConv(intermediate_size=width, conv_kernel=kernel),)
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept if each else state for each in attends],
         parts=[made[each, layer >= first_mixture] for layer, each in enumerate(attends)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_embedding", "tie_word_embeddings", default=True),
         final_norm="model.embedding_norm",

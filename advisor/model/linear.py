@@ -4,11 +4,11 @@ Sources: vLLM 0.32 ``model_executor/models/qwen3_next.py``, ``qwen3_5.py``, ``mo
 ``layers/mamba/gdn``; MiniMax-Text-01 from 0.22, which later releases dropped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from advisor.layers import DecoderLayer, GatedDeltaNet, KimiDelta, Latent, LinearAttention
-from advisor.model.dense import Heads, read_heads
+from advisor.model.dense import Heads, assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.latent import latent_attention
 from advisor.model.tensors import (
@@ -16,9 +16,7 @@ from advisor.model.tensors import (
     Part,
     Parts,
     attention,
-    embedding,
     experts,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -31,36 +29,6 @@ from advisor.model.windows import attention_layer
 from advisor.spec import Experts
 
 _LINEAR = "linear_attention"
-
-
-def _finish(
-    keys: Keys,
-    sizes: Heads,
-    *,
-    layers: Sequence[DecoderLayer],
-    parts: Sequence[Parts],
-    intermediate_size: int,
-    mixture: Experts | None,
-    draft_layers: int = 0,
-    head_size: int | None = None,
-) -> Decoder:
-    hidden, vocab = sizes.hidden_size, keys.size("vocab_size")
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=intermediate_size,
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=head_size or sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(layers),
-        layer_parts=parts,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
-        draft_layers=draft_layers,
-    )
 
 
 def _delta_net(keys: Keys, hidden: int, *, separate: bool) -> tuple[GatedDeltaNet, Parts]:
@@ -169,12 +137,13 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
         for b in (False, True)
     }
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _finish(
+    return assembled(
         keys,
         sizes,
         layers=[(state,) if each else kept for each in linears],
         parts=[made[each] for each in zip(linears, mixes, strict=True)],
         intermediate_size=intermediate,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=described,
         draft_layers=keys.count("mtp_num_hidden_layers", "num_nextn_predict_layers"),
     )
@@ -295,12 +264,13 @@ def kimi_linear(keys: Keys) -> Decoder:
         for b in (False, True)
     }
     kept: DecoderLayer = (Latent(kv_lora_rank=rank, qk_rope_head_dim=rope),)
-    decoder = _finish(
+    decoder = assembled(
         keys,
         Heads(hidden_size=hidden, heads=heads, kv_heads=1, head_size=rank + rope),
         layers=[(state,) if each else kept for each in linears],
         parts=[made[each] for each in zip(linears, mixes, strict=True)],
         intermediate_size=intermediate,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=described,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
@@ -353,12 +323,13 @@ def minimax_text(keys: Keys) -> Decoder:
     made = ((*linear, *block), (*attending, *block))
     state: DecoderLayer = (LinearAttention(num_heads=sizes.heads, head_dim=sizes.head_size),)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _finish(
+    return assembled(
         keys,
         sizes,
         layers=[kept if each else state for each in full],
         parts=[made[bool(each)] for each in full],
         intermediate_size=inner,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=Experts(
             num_experts=count,
             experts_per_token=keys.size("num_experts_per_tok"),

@@ -8,17 +8,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from advisor.layers import ChunkedLocal, DecoderLayer
-from advisor.model.dense import Dense, Heads, read_heads
+from advisor.model.dense import Dense, Heads, assembled, read_heads
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
     Part,
     Parts,
     attention,
-    embedding,
     experts,
     fused_qkv,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -334,7 +332,7 @@ def _dbrx(keys: Keys) -> Decoder:
     head_size = divided(keys, hidden, "d_model", heads, "n_heads")
     divided(keys, heads, "n_heads", kv_heads, "attn_config.kv_n_heads")
     inner, count = ffn.size("ffn_hidden_size", default=3584), ffn.size("moe_num_experts", default=4)
-    layers, vocab = keys.layers("n_layers"), keys.size("vocab_size")
+    layers = keys.layers("n_layers")
     block = (
         *fused_qkv("norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
         *matrix("norm_attn_norm.attn.out_proj", hidden, hidden, "row"),
@@ -345,21 +343,17 @@ def _dbrx(keys: Keys) -> Decoder:
         Part("ffn.experts.mlp.v1", (inner, hidden), "expert", "experts", count),
         Part("ffn.experts.mlp.w2", (inner, hidden), "expert", "experts", count),
     )
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        vocab_size=vocab,
+    return assembled(
+        keys,
+        Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
         layers=(attention_layer(kv_heads, head_size, None),) * layers,
-        layer_parts=(block,) * layers,
-        before=(embedding("transformer.wte", vocab, hidden),),
-        after=(*norm("transformer.norm_f", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        parts=(block,) * layers,
+        intermediate_size=inner,
+        tied=keys.flag("tie_word_embeddings"),
         layer_prefix="transformer.blocks.",
-        experts=Experts(
+        embedding_name="transformer.wte",
+        final_norm="transformer.norm_f",
+        mixture=Experts(
             num_experts=count,
             experts_per_token=ffn.size("moe_top_k", default=1),
             intermediate_size=inner,
@@ -442,7 +436,7 @@ def _bailing(keys: Keys) -> Decoder:
     hidden, inner = sizes.hidden_size, keys.size("moe_intermediate_size")
     shared = keys.count("num_shared_experts") * keys.size("moe_shared_expert_intermediate_size", default=inner)
     mixture = _mixture(keys, inner, shared)
-    count, layers, vocab = mixture.num_experts, keys.layers(), keys.size("vocab_size")
+    count, layers = mixture.num_experts, keys.layers()
     bias, qkv_bias = keys.flag("use_bias"), keys.flag("use_qkv_bias")
     head = sizes.head_size
     common = (
@@ -471,20 +465,16 @@ def _bailing(keys: Keys) -> Decoder:
         *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
     )
     dense = (*common, *mlp("mlp", hidden, keys.size("intermediate_size"), bias=bias))
-    first, tied = keys.count("first_k_dense_replace"), keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=keys.size("intermediate_size"),
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=head,
-        vocab_size=vocab,
+    first = keys.count("first_k_dense_replace")
+    return assembled(
+        keys,
+        sizes,
         layers=(attention_layer(sizes.kv_heads, head, None),) * layers,
-        layer_parts=tuple(dense if layer < first else block for layer in range(layers)),
-        before=(embedding("model.word_embeddings", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        parts=[dense if layer < first else block for layer in range(layers)],
+        intermediate_size=keys.size("intermediate_size"),
+        tied=keys.flag("tie_word_embeddings"),
+        embedding_name="model.word_embeddings",
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
@@ -492,7 +482,7 @@ def _bailing(keys: Keys) -> Decoder:
 def _mimo_v2(keys: Keys) -> Decoder:
     """MiMo-V2: the window layers have their own heads."""
     sizes = read_heads(keys)
-    hidden, layers, vocab = sizes.hidden_size, keys.layers(), keys.size("vocab_size")
+    hidden, layers = sizes.hidden_size, keys.layers()
     inner = keys.size("moe_intermediate_size")
     mixture = _mixture(keys, inner)
     count = mixture.num_experts
@@ -542,20 +532,14 @@ def _mimo_v2(keys: Keys) -> Decoder:
         ),
     )
     made = {(a, b): (*attentions[a], *blocks[b]) for a in (0, 1) for b in (0, 1)}
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
+    return assembled(
+        keys,
+        sizes,
+        layers=[kinds[each == 1] for each in pattern],
+        parts=[made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)],
         intermediate_size=keys.size("intermediate_size"),
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(kinds[each == 1] for each in pattern),
-        layer_parts=tuple(made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)),
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        tied=keys.flag("tie_word_embeddings"),
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
