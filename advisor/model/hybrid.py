@@ -93,20 +93,47 @@ def _mamba2_state(
     groups: tuple[str, ...],
     state: tuple[str, ...],
     kernel: tuple[str, ...],
+    defaults: tuple[int, int, int, int, int],
     inner: int | None = None,
-    defaults: tuple[int, int, int, int, int] | None = None,
 ) -> Mamba2:
-    default = defaults or (None, None, None, None, None)
-    count = keys.size(*heads, default=default[0])
-    width = keys.size(*head_dim, default=default[1]) if inner is None else inner // count
+    """Read a Mamba 2 state by the config's names for its sizes; ``inner`` where the config has the width itself."""
+    count = keys.size(*heads, default=defaults[0])
+    width = keys.size(*head_dim, default=defaults[1]) if inner is None else inner // count
     return Mamba2(
         intermediate_size=count * width if inner is None else inner,
-        n_groups=keys.size(*groups, default=default[2]),
+        n_groups=keys.size(*groups, default=defaults[2]),
         num_heads=count,
         head_dim=width,
-        state_size=keys.size(*state, default=default[3]),
-        conv_kernel=keys.size(*kernel, default=default[4]),
+        state_size=keys.size(*state, default=defaults[3]),
+        conv_kernel=keys.size(*kernel, default=defaults[4]),
     )
+
+
+def _bamba_mixer(keys: Keys, hidden: int, *, width: int | None = None, gated_norm: bool = True) -> tuple[Mamba2, Parts]:
+    """Return the state and the tensors of a Mamba 2 mixer under Bamba's key names, which others took over."""
+    state = _mamba2_state(
+        keys,
+        heads=("mamba_n_heads",),
+        head_dim=("mamba_d_head",),
+        groups=("mamba_n_groups",),
+        state=("mamba_d_state",),
+        kernel=("mamba_d_conv",),
+        defaults=(128, 64, 1, 256, 4),
+        inner=width or keys.size("mamba_expand", default=2) * hidden,
+    )
+    parts = mamba2_parts(
+        state,
+        hidden,
+        projection_bias=keys.flag("mamba_proj_bias"),
+        conv_bias=keys.flag("mamba_conv_bias", default=True),
+        gated_norm=gated_norm,
+    )
+    return state, prefixed("mamba.", parts)
+
+
+def _time_step_rank(keys: Keys, name: str, hidden: int) -> int:
+    automatic = -(-hidden // 16)
+    return automatic if keys.raw(name)[1] == "auto" else keys.size(name, default=automatic)
 
 
 def _jamba(keys: Keys) -> Decoder:
@@ -118,15 +145,12 @@ def _jamba(keys: Keys) -> Decoder:
         state_size=keys.size("mamba_d_state", default=16),
         conv_kernel=keys.size("mamba_d_conv", default=4),
     )
-    rank = -(-hidden // 16)
-    if keys.raw("mamba_dt_rank")[1] != "auto":
-        rank = keys.size("mamba_dt_rank", default=rank)
     mixer = prefixed(
         "mamba.",
         mamba1_parts(
             state,
             hidden,
-            rank,
+            _time_step_rank(keys, "mamba_dt_rank", hidden),
             projection_bias=keys.flag("mamba_proj_bias"),
             conv_bias=keys.flag("mamba_conv_bias", default=True),
             inner_norms=True,
@@ -177,25 +201,7 @@ def _bamba(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 8})
     sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
-    )
-    mixer = prefixed(
-        "mamba.",
-        mamba2_parts(
-            state,
-            hidden,
-            projection_bias=keys.flag("mamba_proj_bias"),
-            conv_bias=keys.flag("mamba_conv_bias", default=True),
-        ),
-    )
+    state, mixer = _bamba_mixer(keys, hidden)
     attending = attention(
         "self_attn",
         hidden_size=hidden,
@@ -229,27 +235,11 @@ def _falcon_h1(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 8})
     sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.optional_size("mamba_d_ssm") or keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
+    state, mixer = _bamba_mixer(
+        keys, hidden, width=keys.optional_size("mamba_d_ssm"), gated_norm=keys.flag("mamba_rms_norm")
     )
     parts = (
-        *prefixed(
-            "mamba.",
-            mamba2_parts(
-                state,
-                hidden,
-                projection_bias=keys.flag("mamba_proj_bias"),
-                conv_bias=keys.flag("mamba_conv_bias", default=True),
-                gated_norm=keys.flag("mamba_rms_norm"),
-            ),
-        ),
+        *mixer,
         *attention(
             "self_attn",
             hidden_size=hidden,
@@ -382,25 +372,7 @@ def _nemotron_mixture(keys: Keys, hidden: int) -> tuple[Experts, Parts]:
 def _granite_hybrid(keys: Keys) -> Decoder:
     sizes, layers = read_heads(keys), keys.layers()
     hidden = sizes.hidden_size
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
-    )
-    mixer = prefixed(
-        "mamba.",
-        mamba2_parts(
-            state,
-            hidden,
-            projection_bias=keys.flag("mamba_proj_bias"),
-            conv_bias=keys.flag("mamba_conv_bias", default=True),
-        ),
-    )
+    state, mixer = _bamba_mixer(keys, hidden)
     bias = keys.flag("attention_bias")
     attending = attention(
         "self_attn",
@@ -462,13 +434,10 @@ def _mamba(keys: Keys) -> Decoder:
         state_size=keys.size("state_size", default=16),
         conv_kernel=keys.size("conv_kernel", default=4),
     )
-    rank = -(-hidden // 16)
-    if keys.raw("time_step_rank")[1] != "auto":
-        rank = keys.size("time_step_rank", default=rank)
     mixer = mamba1_parts(
         state,
         hidden,
-        rank,
+        _time_step_rank(keys, "time_step_rank", hidden),
         projection_bias=keys.flag("use_bias"),
         conv_bias=keys.flag("use_conv_bias", default=True),
         inner_norms=False,
