@@ -10,7 +10,19 @@ from typing import Any
 
 from advisor.layers import DecoderLayer
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Decoder, Parts, attention, embedding, fused_qkv, lm_head, matrix, mlp, norm, small
+from advisor.model.tensors import (
+    Decoder,
+    Heads,
+    Parts,
+    attention,
+    embedding,
+    fused_qkv,
+    lm_head,
+    matrix,
+    mlp,
+    norm,
+    small,
+)
 from advisor.model.windows import (
     WindowRule,
     attention_layer,
@@ -24,16 +36,6 @@ from advisor.spec import Experts
 
 Switch = bool | str
 """Whether something is there: always, never, or as the config key of that name says (``!`` before: true if absent)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heads:
-    """Sizes that every attention needs."""
-
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
 
 
 def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
@@ -191,14 +193,7 @@ class Dense:
         output_bias = switched(keys, self.output_bias)
         if self.fused_qkv:
             projections = (
-                *fused_qkv(
-                    f"{module}.{self.fused_qkv}",
-                    hidden_size=sizes.hidden_size,
-                    heads=sizes.heads,
-                    kv_heads=sizes.kv_heads,
-                    head_size=sizes.head_size,
-                    bias=qkv_bias,
-                ),
+                *fused_qkv(f"{module}.{self.fused_qkv}", sizes, bias=qkv_bias),
                 *matrix(
                     f"{module}.{self.attention_names[3]}",
                     sizes.hidden_size,
@@ -209,14 +204,7 @@ class Dense:
             )
         else:
             projections = attention(
-                module,
-                hidden_size=sizes.hidden_size,
-                heads=sizes.heads,
-                kv_heads=sizes.kv_heads,
-                head_size=sizes.head_size,
-                qkv_bias=qkv_bias,
-                output_bias=output_bias,
-                names=self.attention_names,
+                module, sizes, qkv_bias=qkv_bias, output_bias=output_bias, names=self.attention_names
             )
         if not switched(keys, self.qk_norm):
             return projections

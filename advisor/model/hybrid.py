@@ -8,11 +8,12 @@ group whole.
 from collections.abc import Callable, Mapping
 
 from advisor.layers import DecoderLayer, Mamba1, Mamba2, ShortConv
-from advisor.model.dense import Heads, assembled, read_heads
+from advisor.model.dense import assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.moe import granite_block, granite_shared
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
@@ -156,9 +157,7 @@ def _jamba(keys: Keys) -> Decoder:
             inner_norms=True,
         ),
     )
-    attending = attention(
-        "self_attn", hidden_size=hidden, heads=sizes.heads, kv_heads=sizes.kv_heads, head_size=sizes.head_size
-    )
+    attending = attention("self_attn", sizes)
     norms = (*norm("input_layernorm", hidden), *norm("pre_ff_layernorm", hidden))
     count = keys.count("num_experts", default=16)
     dense = mlp("feed_forward", hidden, inner)
@@ -203,13 +202,7 @@ def _bamba(keys: Keys) -> Decoder:
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
     state, mixer = _bamba_mixer(keys, hidden)
     attending = attention(
-        "self_attn",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=keys.flag("attention_bias"),
-        output_bias=keys.flag("attention_bias"),
+        "self_attn", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")
     )
     rest = (
         *mlp("feed_forward", hidden, inner, bias=keys.flag("mlp_bias")),
@@ -240,15 +233,7 @@ def _falcon_h1(keys: Keys) -> Decoder:
     )
     parts = (
         *mixer,
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            qkv_bias=keys.flag("attention_bias"),
-            output_bias=keys.flag("attention_bias"),
-        ),
+        *attention("self_attn", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")),
         *mlp("feed_forward", hidden, inner, bias=keys.flag("mlp_bias")),
         *norm("input_layernorm", hidden),
         *norm("pre_ff_layernorm", hidden),
@@ -310,13 +295,7 @@ def nemotron_h(keys: Keys) -> Decoder:
         mixture, blocks["E"] = _nemotron_mixture(keys, hidden)
     blocks["-"] = mlp("mixer", hidden, inner, bias=keys.flag("mlp_bias"), names=("up_proj", "down_proj"))
     blocks["*"] = attention(
-        "mixer",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=keys.flag("attention_bias"),
-        output_bias=keys.flag("attention_bias"),
+        "mixer", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")
     )
     blocks["M"] = prefixed(
         "mixer.",
@@ -374,15 +353,7 @@ def _granite_hybrid(keys: Keys) -> Decoder:
     hidden = sizes.hidden_size
     state, mixer = _bamba_mixer(keys, hidden)
     bias = keys.flag("attention_bias")
-    attending = attention(
-        "self_attn",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=bias,
-        output_bias=bias,
-    )
+    attending = attention("self_attn", sizes, qkv_bias=bias, output_bias=bias)
     block, mixture = (
         granite_block(keys)
         if keys.count("num_local_experts")
@@ -511,14 +482,7 @@ def _lfm2(keys: Keys) -> Decoder:
         *matrix("conv.out_proj", hidden, width, "row", bias=bias),
     )
     attending = (
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        ),
+        *attention("self_attn", sizes, names=("q_proj", "k_proj", "v_proj", "out_proj")),
         *norm("self_attn.q_layernorm", sizes.head_size),
         *norm("self_attn.k_layernorm", sizes.head_size),
     )

@@ -9,10 +9,11 @@ counted.
 from collections.abc import Callable, Mapping
 
 from advisor.layers import Cache, DecoderLayer, Latent, SparseIndex
-from advisor.model.dense import Heads, assembled
+from advisor.model.dense import assembled
 from advisor.model.keys import Keys
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Parts,
     experts,
     matrix,

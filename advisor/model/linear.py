@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from advisor.layers import DecoderLayer, GatedDeltaNet, KimiDelta, Latent, LinearAttention
-from advisor.model.dense import Heads, assembled, read_heads
+from advisor.model.dense import assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.latent import latent_attention
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
@@ -81,16 +82,7 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
     gate = 2 if keys.flag("attn_output_gate", default=True) else 1
     bias = keys.flag("attention_bias")
     attending = (
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            qkv_bias=bias,
-            output_bias=bias,
-            query_factor=gate,
-        ),
+        *attention("self_attn", sizes, qkv_bias=bias, output_bias=bias, query_factor=gate),
         *norm("self_attn.q_norm", sizes.head_size),
         *norm("self_attn.k_norm", sizes.head_size),
     )
@@ -294,9 +286,7 @@ def minimax_text(keys: Keys) -> Decoder:
         *matrix("self_attn.out_proj", hidden, width, "row"),
         *norm("self_attn.norm", width, sharding="column"),
     )
-    attending = attention(
-        "self_attn", hidden_size=hidden, heads=sizes.heads, kv_heads=sizes.kv_heads, head_size=sizes.head_size
-    )
+    attending = attention("self_attn", sizes)
     count = keys.size("num_local_experts")
     shared = keys.count("shared_intermediate_size")
     block = (

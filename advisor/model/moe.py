@@ -8,10 +8,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from advisor.layers import ChunkedLocal, DecoderLayer
-from advisor.model.dense import Dense, Heads, assembled, read_heads
+from advisor.model.dense import Dense, assembled, read_heads
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
@@ -331,10 +332,11 @@ def _dbrx(keys: Keys) -> Decoder:
     kv_heads = attn.size("kv_n_heads", default=1)
     head_size = divided(keys, hidden, "d_model", heads, "n_heads")
     divided(keys, heads, "n_heads", kv_heads, "attn_config.kv_n_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
     inner, count = ffn.size("ffn_hidden_size", default=3584), ffn.size("moe_num_experts", default=4)
     layers = keys.layers("n_layers")
     block = (
-        *fused_qkv("norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
+        *fused_qkv("norm_attn_norm.attn.Wqkv", sizes),
         *matrix("norm_attn_norm.attn.out_proj", hidden, hidden, "row"),
         *norm("norm_attn_norm.norm_1", hidden),
         *norm("norm_attn_norm.norm_2", hidden),
@@ -345,7 +347,7 @@ def _dbrx(keys: Keys) -> Decoder:
     )
     return assembled(
         keys,
-        Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
+        sizes,
         layers=(attention_layer(kv_heads, head_size, None),) * layers,
         parts=(block,) * layers,
         intermediate_size=inner,
@@ -440,14 +442,7 @@ def _bailing(keys: Keys) -> Decoder:
     bias, qkv_bias = keys.flag("use_bias"), keys.flag("use_qkv_bias")
     head = sizes.head_size
     common = (
-        *fused_qkv(
-            "attention.query_key_value",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=head,
-            bias=bias or qkv_bias,
-        ),
+        *fused_qkv("attention.query_key_value", sizes, bias=bias or qkv_bias),
         *(
             (*norm("attention.query_layernorm", head), *norm("attention.key_layernorm", head))
             if keys.flag("use_qk_norm")
@@ -495,33 +490,29 @@ def _mimo_v2(keys: Keys) -> Decoder:
     window = keys.size("sliding_window_size", "sliding_window")
     bias = keys.flag("attention_bias")
 
-    def side(heads: int, kv_heads: int, head_size: int, value_size: int, *, sinks: bool) -> Parts:
+    def side(sizes: Heads, value_size: int, *, sinks: bool) -> Parts:
         return (
-            *attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head_size,
-                value_size=value_size,
-                qkv_bias=bias,
-            ),
-            *((small("self_attn.attention_sink_bias", heads, sharding="column"),) if sinks else ()),
+            *attention("self_attn", sizes, value_size=value_size, qkv_bias=bias),
+            *((small("self_attn.attention_sink_bias", sizes.heads, sharding="column"),) if sinks else ()),
             *norm("input_layernorm", hidden),
             *norm("post_attention_layernorm", hidden),
         )
 
     value_size = keys.optional_size("v_head_dim") or sizes.head_size
-    swa_heads, swa_kv = keys.size("swa_num_attention_heads"), keys.size("swa_num_key_value_heads")
-    swa_head = keys.size("swa_head_dim")
-    swa_value = keys.optional_size("swa_v_head_dim") or swa_head
+    swa = Heads(
+        hidden_size=hidden,
+        heads=keys.size("swa_num_attention_heads"),
+        kv_heads=keys.size("swa_num_key_value_heads"),
+        head_size=keys.size("swa_head_dim"),
+    )
+    swa_value_size = keys.optional_size("swa_v_head_dim") or swa.head_size
     attentions = (
-        side(sizes.heads, sizes.kv_heads, sizes.head_size, value_size, sinks=keys.flag("add_full_attention_sink_bias")),
-        side(swa_heads, swa_kv, swa_head, swa_value, sinks=keys.flag("add_swa_attention_sink_bias")),
+        side(sizes, value_size, sinks=keys.flag("add_full_attention_sink_bias")),
+        side(swa, swa_value_size, sinks=keys.flag("add_swa_attention_sink_bias")),
     )
     kinds = (
         attention_layer(sizes.kv_heads, sizes.head_size, None, value_size),
-        attention_layer(swa_kv, swa_head, window, swa_value),
+        attention_layer(swa.kv_heads, swa.head_size, window, swa_value_size),
     )
     blocks = (
         mlp("mlp", hidden, keys.size("intermediate_size")),

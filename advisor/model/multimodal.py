@@ -17,6 +17,7 @@ from advisor.model.hybrid import FAMILIES as HYBRID
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     Renaming,
@@ -595,12 +596,15 @@ def _mllama(keys: Keys) -> Whole:
     text = keys.nested("text_config") if nested else keys
     text = text.with_defaults({**_MLLAMA_TEXT, "num_key_value_heads": 8})
     base = Dense(windows=no_window)(text)
-    hidden, heads = base.hidden_size, base.num_attention_heads
+    hidden = base.hidden_size
+    sizes = Heads(
+        hidden_size=hidden, heads=base.num_attention_heads, kv_heads=base.num_kv_heads, head_size=base.head_size
+    )
     cross_layers = frozenset(
         text.whole_numbers("cross_attention_layers") or keys.whole_numbers("cross_attention_layers") or ()
     )
     crossing = (
-        *attention("cross_attn", hidden_size=hidden, heads=heads, kv_heads=base.num_kv_heads, head_size=base.head_size),
+        *attention("cross_attn", sizes),
         *norm("cross_attn.q_norm", base.head_size),
         *norm("cross_attn.k_norm", base.head_size),
         small("cross_attn_attn_gate", 1),

@@ -59,13 +59,20 @@ def small(
     return Part(name, shape, "norm", sharding, 1, kv_heads, width_bytes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heads:
+    """Sizes that every attention needs."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+
+
 def attention(
     module: str,
+    sizes: Heads,
     *,
-    hidden_size: int,
-    heads: int,
-    kv_heads: int,
-    head_size: int,
     value_size: int | None = None,
     qkv_bias: bool = False,
     output_bias: bool = False,
@@ -77,6 +84,7 @@ def attention(
     ``query_factor`` is 2 where the query projection also makes an output gate.
     """
     query, key, value, output = names
+    hidden_size, heads, kv_heads, head_size = sizes.hidden_size, sizes.heads, sizes.kv_heads, sizes.head_size
     values = head_size if value_size is None else value_size
     return (
         *matrix(f"{module}.{query}", query_factor * heads * head_size, hidden_size, "column", bias=qkv_bias),
@@ -86,8 +94,9 @@ def attention(
     )
 
 
-def fused_qkv(name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False) -> Parts:
+def fused_qkv(name: str, sizes: Heads, *, bias: bool = False) -> Parts:
     """Return a fused query-key-value projection: one part where all heads are alike, else its two kinds of rows."""
+    hidden_size, heads, kv_heads, head_size = sizes.hidden_size, sizes.heads, sizes.kv_heads, sizes.head_size
     if heads == kv_heads:
         return matrix(name, 3 * heads * head_size, hidden_size, "column", bias=bias)
     return (

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advisor.layers import DecoderLayer, Mamba2
-from advisor.model.dense import Heads, assembled
+from advisor.model.dense import assembled
 from advisor.model.hybrid import mamba2_parts
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Decoder, Part, Parts, attention, matrix, mlp, norm, prefixed
+from advisor.model.tensors import Decoder, Heads, Part, Parts, attention, matrix, mlp, norm, prefixed
 from advisor.model.windows import attention_layer
 
 _FFN_MULTIPLE = 256
@@ -57,15 +57,8 @@ def _searched(keys: Keys) -> Decoder:
             kv_heads = divided(attending, heads, "num_attention_heads", attending.size("n_heads_in_group"), "group")
             kv_heads_seen = max(kv_heads_seen, kv_heads)
             caches.append(attention_layer(kv_heads, head, None))
-            made += attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head,
-                qkv_bias=bias,
-                output_bias=bias,
-            )
+            sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head)
+            made += attention("self_attn", sizes, qkv_bias=bias, output_bias=bias)
             made += norm("input_layernorm", hidden)
         width = _searched_ffn(block, hidden)
         if width is not None:
@@ -125,7 +118,7 @@ def _zamba2(keys: Keys) -> Decoder:
 
     def shared(block: int) -> Parts:
         parts: list[Part] = [
-            *attention("self_attn", hidden_size=width, heads=heads, kv_heads=heads, head_size=head)[:3],
+            *attention("self_attn", Heads(hidden_size=width, heads=heads, kv_heads=heads, head_size=head))[:3],
             *matrix("self_attn.o_proj", hidden, width, "row"),
             *matrix("feed_forward.gate_up_proj", 2 * inner, hidden, "column", bias=bias),
             *matrix("feed_forward.down_proj", hidden, inner, "row", bias=bias),
