@@ -64,37 +64,19 @@ def _positions(name: str, rows: int, hidden_size: int) -> Part:
 
 
 def _gpt2(keys: Keys) -> Decoder:
-    hidden, heads = keys.size("n_embd", "hidden_size", default=768), keys.size("n_head", "num_attention_heads")
-    inner = keys.optional_size("n_inner") or 4 * hidden
-    head_size = divided(keys, hidden, "n_embd", heads, "n_head")
-    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
-    return _decoder(
-        keys,
-        sizes,
-        intermediate_size=inner,
-        layers=keys.layers("n_layer", "num_hidden_layers"),
-        vocab_size=keys.size("vocab_size"),
-        parts=(
-            *fused_qkv("attn.c_attn", sizes, bias=True),
-            *matrix("attn.c_proj", hidden, hidden, "row", bias=True),
-            *mlp("mlp", hidden, inner, bias=True, names=("c_fc", "c_proj")),
-            *norm("ln_1", hidden, bias=True),
-            *norm("ln_2", hidden, bias=True),
-        ),
-        layer_prefix="transformer.h.",
-        embedding_name="transformer.wte",
-        before=(_positions("transformer.wpe", keys.size("n_positions", "max_position_embeddings"), hidden),),
-        after=norm("transformer.ln_f", hidden, bias=True),
-        tied=keys.flag("tie_word_embeddings", default=True),
-    )
+    return _gpt2_kin(keys, keys.size("n_embd", "hidden_size", default=768))
 
 
 def _gpt_bigcode(keys: Keys) -> Decoder:
-    hidden, heads = keys.size("n_embd", "hidden_size"), keys.size("n_head", "num_attention_heads")
+    return _gpt2_kin(keys, keys.size("n_embd", "hidden_size"), multi_query=keys.flag("multi_query", default=True))
+
+
+def _gpt2_kin(keys: Keys, hidden: int, *, multi_query: bool = False) -> Decoder:
+    """Return GPT-2's decoder; with ``multi_query`` all its heads share one key and value."""
+    heads = keys.size("n_head", "num_attention_heads")
     inner = keys.optional_size("n_inner") or 4 * hidden
-    kv_heads = 1 if keys.flag("multi_query", default=True) else heads
     head_size = divided(keys, hidden, "n_embd", heads, "n_head")
-    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=1 if multi_query else heads, head_size=head_size)
     return _decoder(
         keys,
         sizes,

@@ -228,12 +228,6 @@ class Dense:
 
 _AFTER_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
-_LLAMA = Dense(
-    qkv_bias="attention_bias",
-    output_bias="attention_bias",
-    mlp_bias="mlp_bias",
-    windows=window_by_layer_type,
-)
 _MISTRAL = Dense(defaults={"num_key_value_heads": 8, "sliding_window": 4096}, windows=window_by_layer_type)
 _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
 _QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
@@ -286,28 +280,6 @@ def _peri_norms(keys: Keys, sizes: Heads) -> Parts:
     return (*norm("post_norm1", sizes.hidden_size), *norm("post_norm2", sizes.hidden_size))
 
 
-def _orion_defaults(keys: Keys) -> Decoder:
-    return Dense(norm_bias=True)(keys)
-
-
-def _exaone(keys: Keys) -> Decoder:
-    """EXAONE 3: GPT-2's key names, Llama's tensors under its own names."""
-    family = Dense(
-        attention_module="attn.attention",
-        attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        mlp_names=("c_fc_0", "c_fc_1", "c_proj"),
-        norms=("ln_1", "ln_2"),
-        layers_keys=("num_layers", "num_hidden_layers"),
-        embedding="transformer.wte",
-        layer_prefix="transformer.h.",
-        final_norm="transformer.ln_f",
-        qkv_bias="attention_bias",
-        output_bias="attention_bias",
-        mlp_bias="mlp_bias",
-    )
-    return family(keys)
-
-
 def _step1(keys: Keys) -> Decoder:
     groups = keys.size("num_attention_groups", "num_key_value_heads", default=1)
     return Dense(defaults={"num_key_value_heads": groups})(keys)
@@ -330,7 +302,9 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "Qwen2ForCausalLM": _QWEN2,
     "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": _QWEN3,
-    "GraniteForCausalLM": _LLAMA,
+    "GraniteForCausalLM": Dense(
+        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", windows=window_by_layer_type
+    ),
     "Phi3ForCausalLM": _PHI3,
     "GemmaForCausalLM": Dense(defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window),
     "StableLmForCausalLM": _STABLELM,
@@ -378,7 +352,19 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         tied=True,
         windows=_cohere2_windows,
     ),
-    "ExaoneForCausalLM": _exaone,
+    "ExaoneForCausalLM": Dense(
+        attention_module="attn.attention",
+        attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
+        mlp_names=("c_fc_0", "c_fc_1", "c_proj"),
+        norms=("ln_1", "ln_2"),
+        layers_keys=("num_layers", "num_hidden_layers"),
+        embedding="transformer.wte",
+        layer_prefix="transformer.h.",
+        final_norm="transformer.ln_f",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+    ),
     "Exaone4ForCausalLM": Dense(norms=_AFTER_NORMS, qk_norm=True, windows=every_nth_full(4)),
     "NemotronForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -442,7 +428,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         mlp_bias="use_bias",
         tied=True,
     ),
-    "OrionForCausalLM": _orion_defaults,
+    "OrionForCausalLM": Dense(norm_bias=True),
     "HyperCLOVAXForCausalLM": Dense(
         qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", further=_peri_norms
     ),

@@ -4,8 +4,8 @@ Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
 HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from advisor.layers import ChunkedLocal, DecoderLayer
 from advisor.model.dense import Dense, assembled, read_heads
@@ -186,11 +186,7 @@ def llama4(keys: Keys) -> Decoder:
         with_positions = [bool(each) for each in keys.per_layer("no_rope_layers", no_rope, layers)]
     else:
         with_positions = [not every or (layer + 1) % every != 0 for layer in range(layers)]
-    return _with_layers(decoder, tuple(local if each else full for each in with_positions))
-
-
-def _with_layers(decoder: Decoder, layers: tuple[DecoderLayer, ...]) -> Decoder:
-    return dataclasses.replace(decoder, layers=layers)
+    return replace(decoder, layers=tuple(local if each else full for each in with_positions))
 
 
 def _deepseek_like_block(keys: Keys, *, bias_name: str | None, shared: int, inner: int) -> Parts:
