@@ -11,6 +11,7 @@ from advisor.layers import DecoderLayer, GatedDeltaNet, KimiDelta, Latent, Linea
 from advisor.model.dense import assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.latent import latent_attention
+from advisor.model.moe import qwen_block, qwen_sparsity
 from advisor.model.tensors import (
     Decoder,
     Heads,
@@ -24,7 +25,6 @@ from advisor.model.tensors import (
     prefixed,
     router,
     small,
-    stacked_experts,
 )
 from advisor.model.windows import attention_layer
 from advisor.spec import Experts
@@ -88,29 +88,10 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
     )
     described: Experts | None = None
     block: Parts = ()
-    count = keys.count("num_experts") if mixture else 0
-    if count:
-        inner = keys.size("moe_intermediate_size")
-        shared = keys.count("shared_expert_intermediate_size")
-        described = Experts(
-            num_experts=count,
-            experts_per_token=keys.size("num_experts_per_tok"),
-            intermediate_size=inner,
-            shared_intermediate_size=shared,
-        )
-        block = (
-            *router("mlp.gate", count, hidden),
-            *(
-                stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
-                if stacked
-                else experts("mlp.experts", count, hidden, inner)
-            ),
-            *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-            *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-        )
-    step = keys.size("decoder_sparse_step", default=1)
-    dense_only = frozenset(keys.whole_numbers("mlp_only_layers") or ())
-    mixes = [bool(count) and layer not in dense_only and (layer + 1) % step == 0 for layer in range(layers)]
+    if mixture and keys.count("num_experts"):
+        block, described = qwen_block(keys, stacked=stacked)
+    sparse = qwen_sparsity(keys)
+    mixes = [described is not None and sparse(layer) for layer in range(layers)]
     intermediate = (
         keys.optional_size("intermediate_size") or (described.intermediate_size if described else 0)
         if all(mixes)

@@ -74,55 +74,52 @@ def _phimoe(keys: Keys) -> Decoder:
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
-def _qwen_sparsity(keys: Keys, count: int) -> Callable[[int], bool]:
+def qwen_sparsity(keys: Keys) -> Callable[[int], bool]:
+    """Return the rule by which Qwen's layers are mixtures."""
     step = keys.size("decoder_sparse_step", default=1)
     dense_only = frozenset(keys.whole_numbers("mlp_only_layers") or ())
-    return lambda layer: layer not in dense_only and count > 0 and (layer + 1) % step == 0
+    return lambda layer: layer not in dense_only and (layer + 1) % step == 0
+
+
+def qwen_block(keys: Keys, *, stacked: bool = False) -> tuple[Parts, Experts]:
+    """Return the feed-forward tensors of Qwen's mixtures, with the gated shared expert where there is one.
+
+    ``stacked``: the experts are one tensor a projection.
+    """
+    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
+    shared = keys.count("shared_expert_intermediate_size")
+    mixture = _mixture(keys, inner, shared)
+    count = mixture.num_experts
+    routed = (
+        stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
+        if stacked
+        else experts("mlp.experts", count, hidden, inner)
+    )
+    beside = (*mlp("mlp.shared_expert", hidden, shared), *matrix("mlp.shared_expert_gate", 1, hidden, "copied"))
+    return (*router("mlp.gate", count, hidden), *routed, *(beside if shared else ())), mixture
 
 
 def _qwen2_moe(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 16, "use_sliding_window": False})
-    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
-    shared = keys.count("shared_expert_intermediate_size")
-    mixture = _mixture(keys, inner, shared)
-    block = (
-        *router("mlp.gate", mixture.num_experts, hidden),
-        *experts("mlp.experts", mixture.num_experts, hidden, inner),
-        *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-        *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-    )
-    dense = mlp("mlp", hidden, keys.size("intermediate_size"))
+    block, mixture = qwen_block(keys)
+    dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     return Dense(qkv_bias=keys.flag("qkv_bias", default=True)).decoder(
-        keys, _by_sparsity(_qwen_sparsity(keys, mixture.num_experts), block, dense), mixture=mixture
+        keys, _by_sparsity(qwen_sparsity(keys), block, dense), mixture=mixture
     )
 
 
 def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     """Qwen 3's mixture; the vision models' checkpoints stack the experts."""
     keys = keys.with_defaults({"num_key_value_heads": 4, "use_sliding_window": False})
-    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
-    shared = keys.count("shared_expert_intermediate_size")
-    mixture = _mixture(keys, inner, shared)
-    count = mixture.num_experts
-    block = (
-        *router("mlp.gate", count, hidden),
-        *(
-            stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
-            if stacked
-            else experts("mlp.experts", count, hidden, inner)
-        ),
-        *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-        *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-    )
-    sparse = _qwen_sparsity(keys, count)
-    layers = keys.layers()
-    all_sparse = all(sparse(layer) for layer in range(layers))
-    dense = () if all_sparse else mlp("mlp", hidden, keys.size("intermediate_size"))
+    block, mixture = qwen_block(keys, stacked=stacked)
+    sparse = qwen_sparsity(keys)
+    all_sparse = all(sparse(layer) for layer in range(keys.layers()))
+    dense = () if all_sparse else mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     return Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True).decoder(
         keys,
         _by_sparsity(sparse, block, dense),
         mixture=mixture,
-        intermediate_size=keys.optional_size("intermediate_size") or inner,
+        intermediate_size=keys.optional_size("intermediate_size") or mixture.intermediate_size,
     )
 
 
