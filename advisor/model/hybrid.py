@@ -18,6 +18,7 @@ from advisor.model.tensors import (
     Parts,
     attention,
     experts,
+    four_kinds,
     matrix,
     mlp,
     norm,
@@ -172,11 +173,7 @@ def _jamba(keys: Keys) -> Decoder:
     )
     attends = [layer % attention_period == attention_offset for layer in range(layers)]
     mixes = [count > 1 and layer % expert_period == expert_offset for layer in range(layers)]
-    made = {
-        (a, b): (*(attending if a else mixer), *(mixture if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((mixer, attending), (dense, mixture), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     return assembled(
         keys,
@@ -494,11 +491,7 @@ def _lfm2(keys: Keys) -> Decoder:
     else:
         indices = keys.whole_numbers("full_attn_idxs")
         attends = [indices is None or layer in indices for layer in range(layers)]
-    made = {
-        (a, b): (*(attending if a else convolution), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((convolution, attending), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     state: DecoderLayer = (ShortConv(intermediate_size=width, conv_kernel=kernel),)
     return assembled(

@@ -19,6 +19,7 @@ from advisor.model.tensors import (
     Parts,
     attention,
     experts,
+    four_kinds,
     matrix,
     mlp,
     norm,
@@ -104,11 +105,7 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
         every = keys.size("full_attention_interval", default=4)
         types = tuple(_LINEAR if (layer + 1) % every else "full_attention" for layer in range(layers))
     linears = [each == _LINEAR for each in keys.per_layer("layer_types", types, layers)]
-    made = {
-        (a, b): (*(linear if a else attending), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((attending, linear), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     return assembled(
         keys,
@@ -231,11 +228,7 @@ def kimi_linear(keys: Keys) -> Decoder:
     deltas = frozenset(keys.nested("linear_attn_config").whole_numbers("kda_layers") or ())
     linears = [layer + 1 in deltas for layer in range(layers)]
     mixes = [bool(count) and layer >= first and layer % every == 0 for layer in range(layers)]
-    made = {
-        (a, b): (*(linear if a else attending), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((attending, linear), (dense, block), norms)
     kept: DecoderLayer = (Latent(kv_lora_rank=rank, qk_rope_head_dim=rope),)
     decoder = assembled(
         keys,

@@ -17,6 +17,7 @@ from advisor.model.tensors import (
     Parts,
     attention,
     experts,
+    four_kinds,
     fused_qkv,
     matrix,
     mlp,
@@ -515,12 +516,12 @@ def _mimo_v2(keys: Keys) -> Decoder:
             *experts("mlp.experts", count, hidden, inner),
         ),
     )
-    made = {(a, b): (*attentions[a], *blocks[b]) for a in (0, 1) for b in (0, 1)}
+    made = four_kinds(attentions, blocks)
     return assembled(
         keys,
         sizes,
         layers=[kinds[each == 1] for each in pattern],
-        parts=[made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)],
+        parts=[made[a == 1, b != 0] for a, b in zip(pattern, frequency, strict=True)],
         intermediate_size=keys.size("intermediate_size"),
         tied=keys.flag("tie_word_embeddings"),
         mixture=mixture,

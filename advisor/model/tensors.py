@@ -163,6 +163,13 @@ def repeated(prefix: str, count: int, layer: Parts) -> Parts:
     return tuple(part for number in range(count) for part in prefixed(f"{prefix}{number}.", layer))
 
 
+def four_kinds(
+    first: tuple[Parts, Parts], second: tuple[Parts, Parts], rest: Parts = ()
+) -> dict[tuple[bool, bool], Parts]:
+    """Return every layer that one of each pair makes with ``rest``, by whether each is the second of its pair."""
+    return {(a, b): (*first[a], *second[b], *rest) for a in (False, True) for b in (False, True)}
+
+
 def embedding(name: str, rows: int, columns: int) -> Part:
     """Return a vocabulary embedding."""
     return Part(f"{name}.weight", (rows, columns), "embedding", "vocabulary")
