@@ -187,60 +187,56 @@ def llama4(keys: Keys) -> Decoder:
     return replace(decoder, layers=tuple(local if each else full for each in with_positions))
 
 
-def _deepseek_like_block(keys: Keys, *, bias_name: str | None, shared: int, inner: int) -> Parts:
-    hidden, count = keys.size("hidden_size"), keys.size(*_EXPERT_COUNT)
-    return (
+def _deepseek_block(keys: Keys, *, correction_bias: bool) -> tuple[Parts, Experts]:
+    inner, hidden = keys.size("moe_intermediate_size"), keys.size("hidden_size")
+    shared = inner * keys.count("n_shared_experts")
+    mixture = _mixture(keys, inner, shared)
+    count = mixture.num_experts
+    parts = (
         *router("mlp.gate", count, hidden),
-        *((small(bias_name, count),) if bias_name else ()),
+        *((small("mlp.gate.e_score_correction_bias", count),) if correction_bias else ()),
         *experts("mlp.experts", count, hidden, inner),
         *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
     )
+    return parts, mixture
 
 
 def glm4_moe(keys: Keys) -> Decoder:
     """GLM 4.5 to 4.7."""
     keys = keys.with_defaults({"num_key_value_heads": 8, "n_shared_experts": 1, "first_k_dense_replace": 1})
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    block = _deepseek_like_block(keys, bias_name="mlp.gate.e_score_correction_bias", shared=shared, inner=inner)
+    block, mixture = _deepseek_block(keys, correction_bias=True)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first = keys.count("first_k_dense_replace")
     family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm")
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
 
 def _dots1(keys: Keys) -> Decoder:
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    no_aux = keys.text("topk_method", default="noaux_tc") == "noaux_tc"
-    block = _deepseek_like_block(
-        keys, bias_name="mlp.gate.e_score_correction_bias" if no_aux else None, shared=shared, inner=inner
-    )
+    correction_bias = keys.text("topk_method", default="noaux_tc") == "noaux_tc"
+    block, mixture = _deepseek_block(keys, correction_bias=correction_bias)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     family = Dense(qkv_bias="attention_bias", qk_norm=True)
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
     )
 
 
 def _deepseek_v1(keys: Keys) -> Decoder:
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    block = _deepseek_like_block(keys, bias_name=None, shared=shared, inner=inner)
+    block, mixture = _deepseek_block(keys, correction_bias=False)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     return Dense(qkv_bias="attention_bias").decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
     )
 
 
