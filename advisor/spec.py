@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -86,7 +86,6 @@ class Encoder:
     """Decoder tokens of the largest single item (image, clip); None where it depends on more than the config."""
     tokens_per_output: int = 1
     """Encoder positions that are merged into one decoder token."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
@@ -23,12 +24,10 @@ from advisor.model.windows import attention_layer
 
 def _decoder(
     keys: Keys,
+    sizes: Heads,
     *,
-    hidden_size: int,
     intermediate_size: int,
     layers: int,
-    heads: int,
-    kv_heads: int,
     vocab_size: int,
     parts: Parts,
     layer_prefix: str,
@@ -38,21 +37,19 @@ def _decoder(
     tied: bool,
     head: str = "lm_head",
     head_bias: bool = False,
-    head_size: int | None = None,
     embedding_size: int | None = None,
     gated_mlp: bool = False,
 ) -> Decoder:
-    head_size = head_size or divided(keys, hidden_size, "hidden size", heads, "number of heads")
-    divided(keys, heads, "number of heads", kv_heads, "number of KV heads")
-    width = embedding_size or hidden_size
+    divided(keys, sizes.heads, "number of heads", sizes.kv_heads, "number of KV heads")
+    width = embedding_size or sizes.hidden_size
     return Decoder(
-        hidden_size=hidden_size,
+        hidden_size=sizes.hidden_size,
         intermediate_size=intermediate_size,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
+        num_attention_heads=sizes.heads,
+        num_kv_heads=sizes.kv_heads,
+        head_size=sizes.head_size,
         vocab_size=vocab_size,
-        layers=(attention_layer(kv_heads, head_size, None),) * layers,
+        layers=(attention_layer(sizes.kv_heads, sizes.head_size, None),) * layers,
         layer_parts=(parts,) * layers,
         before=(embedding(embedding_name, vocab_size, width), *before),
         after=(*after, *(() if tied else lm_head(head, vocab_size, width, bias=head_bias))),
@@ -67,49 +64,27 @@ def _positions(name: str, rows: int, hidden_size: int) -> Part:
 
 
 def _gpt2(keys: Keys) -> Decoder:
-    hidden, heads = keys.size("n_embd", "hidden_size", default=768), keys.size("n_head", "num_attention_heads")
-    inner = keys.optional_size("n_inner") or 4 * hidden
-    head_size = divided(keys, hidden, "n_embd", heads, "n_head")
-    return _decoder(
-        keys,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        layers=keys.layers("n_layer", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=heads,
-        vocab_size=keys.size("vocab_size"),
-        parts=(
-            *fused_qkv("attn.c_attn", hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size, bias=True),
-            *matrix("attn.c_proj", hidden, hidden, "row", bias=True),
-            *mlp("mlp", hidden, inner, bias=True, names=("c_fc", "c_proj")),
-            *norm("ln_1", hidden, bias=True),
-            *norm("ln_2", hidden, bias=True),
-        ),
-        layer_prefix="transformer.h.",
-        embedding_name="transformer.wte",
-        before=(_positions("transformer.wpe", keys.size("n_positions", "max_position_embeddings"), hidden),),
-        after=norm("transformer.ln_f", hidden, bias=True),
-        tied=keys.flag("tie_word_embeddings", default=True),
-    )
+    return _gpt2_kin(keys, keys.size("n_embd", "hidden_size", default=768))
 
 
 def _gpt_bigcode(keys: Keys) -> Decoder:
-    hidden, heads = keys.size("n_embd", "hidden_size"), keys.size("n_head", "num_attention_heads")
+    return _gpt2_kin(keys, keys.size("n_embd", "hidden_size"), multi_query=keys.flag("multi_query", default=True))
+
+
+def _gpt2_kin(keys: Keys, hidden: int, *, multi_query: bool = False) -> Decoder:
+    """Return GPT-2's decoder; with ``multi_query`` all its heads share one key and value."""
+    heads = keys.size("n_head", "num_attention_heads")
     inner = keys.optional_size("n_inner") or 4 * hidden
-    kv_heads = 1 if keys.flag("multi_query", default=True) else heads
     head_size = divided(keys, hidden, "n_embd", heads, "n_head")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=1 if multi_query else heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("n_layer", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv(
-                "attn.c_attn", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size, bias=True
-            ),
+            *fused_qkv("attn.c_attn", sizes, bias=True),
             *matrix("attn.c_proj", hidden, hidden, "row", bias=True),
             *mlp("mlp", hidden, inner, bias=True, names=("c_fc", "c_proj")),
             *norm("ln_1", hidden, bias=True),
@@ -127,23 +102,15 @@ def _gpt_j(keys: Keys) -> Decoder:
     hidden, heads = keys.size("n_embd", "hidden_size"), keys.size("n_head", "num_attention_heads")
     inner = keys.optional_size("n_inner") or 4 * hidden
     head_size = divided(keys, hidden, "n_embd", heads, "n_head")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("n_layer", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *attention(
-                "attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=heads,
-                head_size=head_size,
-                names=("q_proj", "k_proj", "v_proj", "out_proj"),
-            ),
+            *attention("attn", sizes, names=("q_proj", "k_proj", "v_proj", "out_proj")),
             *mlp("mlp", hidden, inner, bias=True, names=("fc_in", "fc_out")),
             *norm("ln_1", hidden, bias=True),
         ),
@@ -160,23 +127,15 @@ def _gpt_neox(keys: Keys) -> Decoder:
     inner = keys.size("intermediate_size")
     bias = keys.flag("attention_bias", default=True)
     head_size = divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers(),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv(
-                "attention.query_key_value",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=heads,
-                head_size=head_size,
-                bias=bias,
-            ),
+            *fused_qkv("attention.query_key_value", sizes, bias=bias),
             *matrix("attention.dense", hidden, hidden, "row", bias=bias),
             *mlp("mlp", hidden, inner, bias=True, names=("dense_h_to_4h", "dense_4h_to_h")),
             *norm("input_layernorm", hidden, bias=True),
@@ -193,23 +152,15 @@ def _gpt_neox(keys: Keys) -> Decoder:
 def _bloom(keys: Keys) -> Decoder:
     hidden, heads = keys.size("hidden_size", "n_embed"), keys.size("n_head", "num_attention_heads")
     head_size = divided(keys, hidden, "hidden_size", heads, "n_head")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=4 * hidden,
         layers=keys.layers("n_layer", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv(
-                "self_attention.query_key_value",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=heads,
-                head_size=head_size,
-                bias=True,
-            ),
+            *fused_qkv("self_attention.query_key_value", sizes, bias=True),
             *matrix("self_attention.dense", hidden, hidden, "row", bias=True),
             *mlp("mlp", hidden, 4 * hidden, bias=True, names=("dense_h_to_4h", "dense_4h_to_h")),
             *norm("input_layernorm", hidden, bias=True),
@@ -230,6 +181,7 @@ def _mpt(keys: Keys) -> Decoder:
     kv_heads = attn.optional_size("kv_n_heads") or (1 if attn.text("attn_type") == "multiquery_attention" else heads)
     bias = not keys.flag("no_bias", default=True)
     head_size = divided(keys, hidden, "d_model", heads, "n_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
     qk_norms = (
         (*norm("attn.q_ln", hidden, bias=bias), *norm("attn.k_ln", kv_heads * head_size, bias=bias))
         if attn.flag("qk_ln")
@@ -237,14 +189,12 @@ def _mpt(keys: Keys) -> Decoder:
     )
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("n_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv("attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size, bias=bias),
+            *fused_qkv("attn.Wqkv", sizes, bias=bias),
             *matrix("attn.out_proj", hidden, hidden, "row", bias=bias),
             *qk_norms,
             *mlp("ffn", hidden, inner, bias=bias, names=("up_proj", "down_proj")),
@@ -278,23 +228,15 @@ def _falcon(keys: Keys) -> Decoder:
             *norm("input_layernorm", hidden, bias=True),
         )
     head_size = divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("num_hidden_layers", "n_layer"),
-        heads=heads,
-        kv_heads=kv_heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv(
-                "self_attention.query_key_value",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head_size,
-                bias=bias,
-            ),
+            *fused_qkv("self_attention.query_key_value", sizes, bias=bias),
             *matrix("self_attention.dense", hidden, hidden, "row", bias=bias),
             *mlp("mlp", hidden, inner, bias=bias, names=("dense_h_to_4h", "dense_4h_to_h")),
             *norms,
@@ -313,6 +255,7 @@ def _opt(keys: Keys) -> Decoder:
     bias = keys.flag("enable_bias", default=True)
     affine = keys.flag("layer_norm_elementwise_affine", default=True)
     head_size = divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     before: list[Part] = [_positions("model.decoder.embed_positions", keys.size("max_position_embeddings") + 2, hidden)]
     after: list[Part] = []
     if width != hidden:
@@ -323,23 +266,12 @@ def _opt(keys: Keys) -> Decoder:
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers(),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=heads,
-                head_size=head_size,
-                qkv_bias=bias,
-                output_bias=bias,
-                names=names,
-            ),
+            *attention("self_attn", sizes, qkv_bias=bias, output_bias=bias, names=names),
             *mlp("", hidden, inner, bias=bias, names=("fc1", "fc2")),
             *(norm("self_attn_layer_norm", hidden, bias=True) if affine else ()),
             *(norm("final_layer_norm", hidden, bias=True) if affine else ()),
@@ -363,27 +295,19 @@ def chatglm(keys: Keys) -> Decoder:
         else heads
     )
     head_size = keys.optional_size("kv_channels") or divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
     bias = keys.flag("add_bias_linear")
     vocab = keys.size("padded_vocab_size", "vocab_size")
     norm_bias = not keys.flag("rmsnorm", default=True)
     last = norm("transformer.encoder.final_layernorm", hidden, bias=norm_bias)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("num_layers", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
         vocab_size=vocab,
         parts=(
-            *fused_qkv(
-                "self_attention.query_key_value",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head_size,
-                bias=bias or keys.flag("add_qkv_bias"),
-            ),
+            *fused_qkv("self_attention.query_key_value", sizes, bias=bias or keys.flag("add_qkv_bias")),
             *matrix("self_attention.dense", hidden, heads * head_size, "row", bias=bias),
             *matrix("mlp.dense_h_to_4h", 2 * inner, hidden, "column", bias=bias),
             *matrix("mlp.dense_4h_to_h", hidden, inner, "row", bias=bias),
@@ -395,7 +319,6 @@ def chatglm(keys: Keys) -> Decoder:
         after=last if keys.flag("post_layer_norm", default=True) else (),
         tied=keys.flag("tie_word_embeddings"),
         head="transformer.output_layer",
-        head_size=head_size,
         gated_mlp=True,
     )
 
@@ -404,16 +327,15 @@ def _qwen(keys: Keys) -> Decoder:
     hidden, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     inner = divided(keys, keys.size("intermediate_size"), "intermediate_size", 2, "its halves")
     head_size = divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers(),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv("attn.c_attn", hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size, bias=True),
+            *fused_qkv("attn.c_attn", sizes, bias=True),
             *matrix("attn.c_proj", hidden, hidden, "row"),
             *mlp("mlp", hidden, inner, names=("w1", "w2", "c_proj")),
             *norm("ln_1", hidden),
@@ -437,16 +359,15 @@ def _jais(keys: Keys) -> Decoder:
         else ()
     )
     head_size = divided(keys, hidden, "n_embd", heads, "n_head")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size)
     return _decoder(
         keys,
-        hidden_size=hidden,
+        sizes,
         intermediate_size=inner,
         layers=keys.layers("n_layer", "num_hidden_layers"),
-        heads=heads,
-        kv_heads=heads,
         vocab_size=keys.size("vocab_size"),
         parts=(
-            *fused_qkv("attn.c_attn", hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head_size, bias=True),
+            *fused_qkv("attn.c_attn", sizes, bias=True),
             *matrix("attn.c_proj", hidden, hidden, "row", bias=True),
             *mlp("mlp", hidden, inner, bias=True, names=("c_fc", "c_fc2", "c_proj") if gated else ("c_fc", "c_proj")),
             *norm("ln_1", hidden, bias=True),

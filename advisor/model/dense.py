@@ -8,8 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from advisor.layers import DecoderLayer
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Decoder, Parts, attention, embedding, fused_qkv, lm_head, matrix, mlp, norm, small
+from advisor.model.tensors import (
+    Decoder,
+    Heads,
+    Parts,
+    attention,
+    embedding,
+    fused_qkv,
+    lm_head,
+    matrix,
+    mlp,
+    norm,
+    small,
+)
 from advisor.model.windows import (
     WindowRule,
     attention_layer,
@@ -23,16 +36,6 @@ from advisor.spec import Experts
 
 Switch = bool | str
 """Whether something is there: always, never, or as the config key of that name says (``!`` before: true if absent)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heads:
-    """Sizes that every attention needs."""
-
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
 
 
 def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
@@ -49,6 +52,42 @@ def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
     )
     divided(keys, heads, "num_attention_heads", kv_heads, "num_key_value_heads")
     return Heads(hidden_size=hidden_size, heads=heads, kv_heads=kv_heads, head_size=head_size)
+
+
+def assembled(
+    keys: Keys,
+    sizes: Heads,
+    *,
+    layers: Sequence[DecoderLayer],
+    parts: Sequence[Parts],
+    intermediate_size: int,
+    tied: bool,
+    layer_prefix: str = "model.layers.",
+    embedding_name: str = "model.embed_tokens",
+    final_norm: str = "model.norm",
+    mixture: Experts | None = None,
+    draft_layers: int = 0,
+    gated_mlp: bool = True,
+) -> Decoder:
+    """Return a decoder of these layers, between an embedding and a norm with an output head: what most are."""
+    hidden, vocab = sizes.hidden_size, keys.size("vocab_size")
+    return Decoder(
+        hidden_size=hidden,
+        intermediate_size=intermediate_size,
+        num_attention_heads=sizes.heads,
+        num_kv_heads=sizes.kv_heads,
+        head_size=sizes.head_size,
+        vocab_size=vocab,
+        layers=tuple(layers),
+        layer_parts=parts,
+        before=(embedding(embedding_name, vocab, hidden),),
+        after=(*norm(final_norm, hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
+        tied=tied,
+        layer_prefix=layer_prefix,
+        experts=mixture,
+        draft_layers=draft_layers,
+        gated_mlp=gated_mlp,
+    )
 
 
 def switched(keys: Keys, switch: Switch) -> bool:
@@ -154,14 +193,7 @@ class Dense:
         output_bias = switched(keys, self.output_bias)
         if self.fused_qkv:
             projections = (
-                *fused_qkv(
-                    f"{module}.{self.fused_qkv}",
-                    hidden_size=sizes.hidden_size,
-                    heads=sizes.heads,
-                    kv_heads=sizes.kv_heads,
-                    head_size=sizes.head_size,
-                    bias=qkv_bias,
-                ),
+                *fused_qkv(f"{module}.{self.fused_qkv}", sizes, bias=qkv_bias),
                 *matrix(
                     f"{module}.{self.attention_names[3]}",
                     sizes.hidden_size,
@@ -172,14 +204,7 @@ class Dense:
             )
         else:
             projections = attention(
-                module,
-                hidden_size=sizes.hidden_size,
-                heads=sizes.heads,
-                kv_heads=sizes.kv_heads,
-                head_size=sizes.head_size,
-                qkv_bias=qkv_bias,
-                output_bias=output_bias,
-                names=self.attention_names,
+                module, sizes, qkv_bias=qkv_bias, output_bias=output_bias, names=self.attention_names
             )
         if not switched(keys, self.qk_norm):
             return projections
@@ -203,12 +228,6 @@ class Dense:
 
 _AFTER_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
-_LLAMA = Dense(
-    qkv_bias="attention_bias",
-    output_bias="attention_bias",
-    mlp_bias="mlp_bias",
-    windows=window_by_layer_type,
-)
 _MISTRAL = Dense(defaults={"num_key_value_heads": 8, "sliding_window": 4096}, windows=window_by_layer_type)
 _STABLELM = Dense(qkv_bias="use_qkv_bias", norm_bias=True)
 _QWEN2 = Dense(defaults={"use_sliding_window": False}, qkv_bias=True, windows=window_from_layer)
@@ -261,28 +280,6 @@ def _peri_norms(keys: Keys, sizes: Heads) -> Parts:
     return (*norm("post_norm1", sizes.hidden_size), *norm("post_norm2", sizes.hidden_size))
 
 
-def _orion_defaults(keys: Keys) -> Decoder:
-    return Dense(norm_bias=True)(keys)
-
-
-def _exaone(keys: Keys) -> Decoder:
-    """EXAONE 3: GPT-2's key names, Llama's tensors under its own names."""
-    family = Dense(
-        attention_module="attn.attention",
-        attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        mlp_names=("c_fc_0", "c_fc_1", "c_proj"),
-        norms=("ln_1", "ln_2"),
-        layers_keys=("num_layers", "num_hidden_layers"),
-        embedding="transformer.wte",
-        layer_prefix="transformer.h.",
-        final_norm="transformer.ln_f",
-        qkv_bias="attention_bias",
-        output_bias="attention_bias",
-        mlp_bias="mlp_bias",
-    )
-    return family(keys)
-
-
 def _step1(keys: Keys) -> Decoder:
     groups = keys.size("num_attention_groups", "num_key_value_heads", default=1)
     return Dense(defaults={"num_key_value_heads": groups})(keys)
@@ -305,7 +302,9 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "Qwen2ForCausalLM": _QWEN2,
     "MiMoForCausalLM": _QWEN2,
     "Qwen3ForCausalLM": _QWEN3,
-    "GraniteForCausalLM": _LLAMA,
+    "GraniteForCausalLM": Dense(
+        qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", windows=window_by_layer_type
+    ),
     "Phi3ForCausalLM": _PHI3,
     "GemmaForCausalLM": Dense(defaults={"num_key_value_heads": 16, "head_dim": 256}, tied=True, windows=no_window),
     "StableLmForCausalLM": _STABLELM,
@@ -353,7 +352,19 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         tied=True,
         windows=_cohere2_windows,
     ),
-    "ExaoneForCausalLM": _exaone,
+    "ExaoneForCausalLM": Dense(
+        attention_module="attn.attention",
+        attention_names=("q_proj", "k_proj", "v_proj", "out_proj"),
+        mlp_names=("c_fc_0", "c_fc_1", "c_proj"),
+        norms=("ln_1", "ln_2"),
+        layers_keys=("num_layers", "num_hidden_layers"),
+        embedding="transformer.wte",
+        layer_prefix="transformer.h.",
+        final_norm="transformer.ln_f",
+        qkv_bias="attention_bias",
+        output_bias="attention_bias",
+        mlp_bias="mlp_bias",
+    ),
     "Exaone4ForCausalLM": Dense(norms=_AFTER_NORMS, qk_norm=True, windows=every_nth_full(4)),
     "NemotronForCausalLM": Dense(
         qkv_bias="attention_bias",
@@ -417,7 +428,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
         mlp_bias="use_bias",
         tied=True,
     ),
-    "OrionForCausalLM": _orion_defaults,
+    "OrionForCausalLM": Dense(norm_bias=True),
     "HyperCLOVAXForCausalLM": Dense(
         qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias", further=_peri_norms
     ),

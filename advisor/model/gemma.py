@@ -12,6 +12,7 @@ from advisor.model.dense import Dense, read_heads
 from advisor.model.keys import Keys
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
@@ -136,9 +137,7 @@ def gemma3n(keys: Keys) -> Decoder:
         *norm("post_per_layer_input_norm", hidden),
     )
     own = (
-        *attention(
-            "self_attn", hidden_size=hidden, heads=sizes.heads, kv_heads=sizes.kv_heads, head_size=sizes.head_size
-        ),
+        *attention("self_attn", sizes),
         *norm("self_attn.k_norm", sizes.head_size),
     )
     reading = _without_keys_and_values(own)
@@ -193,7 +192,6 @@ def gemma4(keys: Keys) -> Decoder:
     if keys.text("use_bidirectional_attention") == "all":
         window = window // 2 + 1
     keys_are_values = keys.flag("attention_k_eq_v")
-    full_head = keys.size("global_head_dim")
     full_kv = (keys.optional_size("num_global_key_value_heads") if keys_are_values else None) or sizes.kv_heads
     first_shared = layers - keys.count("num_kv_shared_layers")
     types = keys.words("layer_types")
@@ -217,26 +215,19 @@ def gemma4(keys: Keys) -> Decoder:
         *extra,
     )
 
-    def side(kv_heads: int, head_size: int) -> Parts:
+    def side(sizes: Heads) -> Parts:
         # where values are keys, the checkpoint has no v_proj, but vLLM holds the key projection twice
         return (
-            *attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=sizes.heads,
-                kv_heads=kv_heads,
-                head_size=head_size,
-                qkv_bias=bias,
-                output_bias=bias,
-            ),
-            *norm("self_attn.q_norm", head_size),
-            *norm("self_attn.k_norm", head_size),
+            *attention("self_attn", sizes, qkv_bias=bias, output_bias=bias),
+            *norm("self_attn.q_norm", sizes.head_size),
+            *norm("self_attn.k_norm", sizes.head_size),
         )
 
-    attentions = {True: side(sizes.kv_heads, sizes.head_size), False: side(full_kv, full_head)}
+    full = Heads(hidden_size=hidden, heads=sizes.heads, kv_heads=full_kv, head_size=keys.size("global_head_dim"))
+    attentions = {True: side(sizes), False: side(full)}
     kept: dict[bool, DecoderLayer] = {
         True: attention_layer(sizes.kv_heads, sizes.head_size, window),
-        False: attention_layer(full_kv, full_head, None),
+        False: attention_layer(full.kv_heads, full.head_size, None),
     }
     wide = 2 * inner if keys.flag("use_double_wide_mlp") else inner
     made: dict[tuple[bool, bool], Parts] = {}

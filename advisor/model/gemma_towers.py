@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.model.keys import Keys
-from advisor.model.tensors import Part, Parts, Tower, prefixed, small
+from advisor.model.tensors import Part, Parts, Tower, prefixed, repeated, small
 from advisor.spec import DeclinedError, Encoder
 
 GEMMA3N_AUDIO: Mapping[str, Any] = {
@@ -211,7 +211,7 @@ def gemma3n_audio(keys: Keys, prefix: str) -> Parts:
         wrapped=False,
     )
     parts = _subsampling(keys, "sscp_conv_channel_size", hidden, inputs, ("conv_0", "conv_1"))
-    return prefixed(prefix, (*parts, *_repeated("conformer", keys.layers("conf_num_hidden_layers"), layer)))
+    return prefixed(prefix, (*parts, *repeated("conformer.", keys.layers("conf_num_hidden_layers"), layer)))
 
 
 def gemma4_audio(keys: Keys, prefix: str) -> Parts:
@@ -223,11 +223,7 @@ def gemma4_audio(keys: Keys, prefix: str) -> Parts:
     )
     parts = _subsampling(keys, "subsampling_conv_channels", hidden, None, ("layer0", "layer1"))
     last = (small("output_proj.weight", out, hidden), small("output_proj.bias", out))
-    return prefixed(prefix, (*parts, *_repeated("layers", keys.layers("num_hidden_layers"), layer), *last))
-
-
-def _repeated(name: str, count: int, layer: Parts) -> Parts:
-    return tuple(part for number in range(count) for part in prefixed(f"{name}.{number}.", layer))
+    return prefixed(prefix, (*parts, *repeated("layers.", keys.layers("num_hidden_layers"), layer), *last))
 
 
 def embedder(prefix: str, vocab_size: int, width: int, hidden_size: int) -> Parts:

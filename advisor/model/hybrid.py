@@ -5,20 +5,20 @@ Sources: vLLM 0.32 ``model_executor/models/<family>.py`` with ``layers/mamba/mam
 group whole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from advisor.layers import DecoderLayer, Mamba1, Mamba2, ShortConv
-from advisor.model.dense import read_heads
+from advisor.model.dense import assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.moe import granite_block, granite_shared
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
-    embedding,
     experts,
-    lm_head,
+    four_kinds,
     matrix,
     mlp,
     norm,
@@ -95,57 +95,47 @@ def _mamba2_state(
     groups: tuple[str, ...],
     state: tuple[str, ...],
     kernel: tuple[str, ...],
+    defaults: tuple[int, int, int, int, int],
     inner: int | None = None,
-    defaults: tuple[int, int, int, int, int] | None = None,
 ) -> Mamba2:
-    default = defaults or (None, None, None, None, None)
-    count = keys.size(*heads, default=default[0])
-    width = keys.size(*head_dim, default=default[1]) if inner is None else inner // count
+    """Read a Mamba 2 state by the config's names for its sizes; ``inner`` where the config has the width itself."""
+    count = keys.size(*heads, default=defaults[0])
+    width = keys.size(*head_dim, default=defaults[1]) if inner is None else inner // count
     return Mamba2(
         intermediate_size=count * width if inner is None else inner,
-        n_groups=keys.size(*groups, default=default[2]),
+        n_groups=keys.size(*groups, default=defaults[2]),
         num_heads=count,
         head_dim=width,
-        state_size=keys.size(*state, default=default[3]),
-        conv_kernel=keys.size(*kernel, default=default[4]),
+        state_size=keys.size(*state, default=defaults[3]),
+        conv_kernel=keys.size(*kernel, default=defaults[4]),
     )
 
 
-def _assemble(
-    keys: Keys,
-    *,
-    layers: Sequence[DecoderLayer],
-    parts: Sequence[Parts],
-    heads: int,
-    kv_heads: int,
-    head_size: int,
-    intermediate_size: int,
-    tied: bool,
-    layer_prefix: str = "model.layers.",
-    embedding_name: str = "model.embed_tokens",
-    final_norm: str = "model.final_layernorm",
-    mixture: Experts | None = None,
-    draft_layers: int = 0,
-    gated_mlp: bool = True,
-) -> Decoder:
-    hidden, vocab = keys.size("hidden_size"), keys.size("vocab_size")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=intermediate_size,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        vocab_size=vocab,
-        layers=tuple(layers),
-        layer_parts=parts,
-        before=(embedding(embedding_name, vocab, hidden),),
-        after=(*norm(final_norm, hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        layer_prefix=layer_prefix,
-        experts=mixture,
-        draft_layers=draft_layers,
-        gated_mlp=gated_mlp,
+def _bamba_mixer(keys: Keys, hidden: int, *, width: int | None = None, gated_norm: bool = True) -> tuple[Mamba2, Parts]:
+    """Return the state and the tensors of a Mamba 2 mixer under Bamba's key names, which others took over."""
+    state = _mamba2_state(
+        keys,
+        heads=("mamba_n_heads",),
+        head_dim=("mamba_d_head",),
+        groups=("mamba_n_groups",),
+        state=("mamba_d_state",),
+        kernel=("mamba_d_conv",),
+        defaults=(128, 64, 1, 256, 4),
+        inner=width or keys.size("mamba_expand", default=2) * hidden,
     )
+    parts = mamba2_parts(
+        state,
+        hidden,
+        projection_bias=keys.flag("mamba_proj_bias"),
+        conv_bias=keys.flag("mamba_conv_bias", default=True),
+        gated_norm=gated_norm,
+    )
+    return state, prefixed("mamba.", parts)
+
+
+def _time_step_rank(keys: Keys, name: str, hidden: int) -> int:
+    automatic = -(-hidden // 16)
+    return automatic if keys.raw(name)[1] == "auto" else keys.size(name, default=automatic)
 
 
 def _jamba(keys: Keys) -> Decoder:
@@ -157,23 +147,18 @@ def _jamba(keys: Keys) -> Decoder:
         state_size=keys.size("mamba_d_state", default=16),
         conv_kernel=keys.size("mamba_d_conv", default=4),
     )
-    rank = -(-hidden // 16)
-    if keys.raw("mamba_dt_rank")[1] != "auto":
-        rank = keys.size("mamba_dt_rank", default=rank)
     mixer = prefixed(
         "mamba.",
         mamba1_parts(
             state,
             hidden,
-            rank,
+            _time_step_rank(keys, "mamba_dt_rank", hidden),
             projection_bias=keys.flag("mamba_proj_bias"),
             conv_bias=keys.flag("mamba_conv_bias", default=True),
             inner_norms=True,
         ),
     )
-    attending = attention(
-        "self_attn", hidden_size=hidden, heads=sizes.heads, kv_heads=sizes.kv_heads, head_size=sizes.head_size
-    )
+    attending = attention("self_attn", sizes)
     norms = (*norm("input_layernorm", hidden), *norm("pre_ff_layernorm", hidden))
     count = keys.count("num_experts", default=16)
     dense = mlp("feed_forward", hidden, inner)
@@ -188,19 +173,13 @@ def _jamba(keys: Keys) -> Decoder:
     )
     attends = [layer % attention_period == attention_offset for layer in range(layers)]
     mixes = [count > 1 and layer % expert_period == expert_offset for layer in range(layers)]
-    made = {
-        (a, b): (*(attending if a else mixer), *(mixture if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((mixer, attending), (dense, mixture), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept if each else (state,) for each in attends],
         parts=[made[each] for each in zip(attends, mixes, strict=True)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
         mixture=Experts(
@@ -210,6 +189,7 @@ def _jamba(keys: Keys) -> Decoder:
         )
         if count > 1
         else None,
+        final_norm="model.final_layernorm",
     )
 
 
@@ -217,33 +197,9 @@ def _bamba(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 8})
     sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
-    )
-    mixer = prefixed(
-        "mamba.",
-        mamba2_parts(
-            state,
-            hidden,
-            projection_bias=keys.flag("mamba_proj_bias"),
-            conv_bias=keys.flag("mamba_conv_bias", default=True),
-        ),
-    )
+    state, mixer = _bamba_mixer(keys, hidden)
     attending = attention(
-        "self_attn",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=keys.flag("attention_bias"),
-        output_bias=keys.flag("attention_bias"),
+        "self_attn", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")
     )
     rest = (
         *mlp("feed_forward", hidden, inner, bias=keys.flag("mlp_bias")),
@@ -253,15 +209,14 @@ def _bamba(keys: Keys) -> Decoder:
     indices = frozenset(keys.whole_numbers("attn_layer_indices") or ())
     made = ((*mixer, *rest), (*attending, *rest))
     kept: tuple[DecoderLayer, DecoderLayer] = ((state,), attention_layer(sizes.kv_heads, sizes.head_size, None))
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept[layer in indices] for layer in range(layers)],
         parts=[made[layer in indices] for layer in range(layers)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
+        final_norm="model.final_layernorm",
     )
 
 
@@ -270,49 +225,24 @@ def _falcon_h1(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 8})
     sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.optional_size("mamba_d_ssm") or keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
+    state, mixer = _bamba_mixer(
+        keys, hidden, width=keys.optional_size("mamba_d_ssm"), gated_norm=keys.flag("mamba_rms_norm")
     )
     parts = (
-        *prefixed(
-            "mamba.",
-            mamba2_parts(
-                state,
-                hidden,
-                projection_bias=keys.flag("mamba_proj_bias"),
-                conv_bias=keys.flag("mamba_conv_bias", default=True),
-                gated_norm=keys.flag("mamba_rms_norm"),
-            ),
-        ),
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            qkv_bias=keys.flag("attention_bias"),
-            output_bias=keys.flag("attention_bias"),
-        ),
+        *mixer,
+        *attention("self_attn", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")),
         *mlp("feed_forward", hidden, inner, bias=keys.flag("mlp_bias")),
         *norm("input_layernorm", hidden),
         *norm("pre_ff_layernorm", hidden),
     )
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[(*attention_layer(sizes.kv_heads, sizes.head_size, None), state)] * layers,
         parts=[parts] * layers,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
+        final_norm="model.final_layernorm",
     )
 
 
@@ -362,13 +292,7 @@ def nemotron_h(keys: Keys) -> Decoder:
         mixture, blocks["E"] = _nemotron_mixture(keys, hidden)
     blocks["-"] = mlp("mixer", hidden, inner, bias=keys.flag("mlp_bias"), names=("up_proj", "down_proj"))
     blocks["*"] = attention(
-        "mixer",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=keys.flag("attention_bias"),
-        output_bias=keys.flag("attention_bias"),
+        "mixer", sizes, qkv_bias=keys.flag("attention_bias"), output_bias=keys.flag("attention_bias")
     )
     blocks["M"] = prefixed(
         "mixer.",
@@ -377,13 +301,11 @@ def nemotron_h(keys: Keys) -> Decoder:
         ),
     )
     made = {letter: (*first, *parts) for letter, parts in blocks.items()}
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[caches[letter] for letter in pattern],
         parts=[made[letter] for letter in pattern],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_word_embeddings"),
         layer_prefix="backbone.layers.",
@@ -426,35 +348,9 @@ def _nemotron_mixture(keys: Keys, hidden: int) -> tuple[Experts, Parts]:
 def _granite_hybrid(keys: Keys) -> Decoder:
     sizes, layers = read_heads(keys), keys.layers()
     hidden = sizes.hidden_size
-    state = _mamba2_state(
-        keys,
-        heads=("mamba_n_heads",),
-        head_dim=("mamba_d_head",),
-        groups=("mamba_n_groups",),
-        state=("mamba_d_state",),
-        kernel=("mamba_d_conv",),
-        inner=keys.size("mamba_expand", default=2) * hidden,
-        defaults=(128, 64, 1, 256, 4),
-    )
-    mixer = prefixed(
-        "mamba.",
-        mamba2_parts(
-            state,
-            hidden,
-            projection_bias=keys.flag("mamba_proj_bias"),
-            conv_bias=keys.flag("mamba_conv_bias", default=True),
-        ),
-    )
+    state, mixer = _bamba_mixer(keys, hidden)
     bias = keys.flag("attention_bias")
-    attending = attention(
-        "self_attn",
-        hidden_size=hidden,
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        qkv_bias=bias,
-        output_bias=bias,
-    )
+    attending = attention("self_attn", sizes, qkv_bias=bias, output_bias=bias)
     block, mixture = (
         granite_block(keys)
         if keys.count("num_local_experts")
@@ -470,29 +366,25 @@ def _granite_hybrid(keys: Keys) -> Decoder:
     attends = [each.endswith("attention") and each != "linear_attention" for each in types]
     made = ((*mixer, *rest), (*attending, *rest))
     kept: tuple[DecoderLayer, DecoderLayer] = ((state,), attention_layer(sizes.kv_heads, sizes.head_size, None))
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept[each] for each in attends],
         parts=[made[each] for each in attends],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=keys.size("intermediate_size", "shared_intermediate_size"),
         tied=keys.flag("tie_word_embeddings"),
-        final_norm="model.norm",
         mixture=mixture,
     )
 
 
 def _pure(keys: Keys, state: DecoderLayer, mixer: Parts, layers: int, *, tied: bool, inner: int) -> Decoder:
-    parts = (*prefixed("mixer.", mixer), *norm("norm", keys.size("hidden_size", "d_model")))
-    return _assemble(
+    sizes = Heads(hidden_size=keys.size("hidden_size"), heads=1, kv_heads=1, head_size=1)
+    parts = (*prefixed("mixer.", mixer), *norm("norm", sizes.hidden_size))
+    return assembled(
         keys,
+        sizes,
         layers=[state] * layers,
         parts=[parts] * layers,
-        heads=1,
-        kv_heads=1,
-        head_size=1,
         intermediate_size=inner,
         tied=tied,
         layer_prefix="backbone.layers.",
@@ -503,20 +395,17 @@ def _pure(keys: Keys, state: DecoderLayer, mixer: Parts, layers: int, *, tied: b
 
 
 def _mamba(keys: Keys) -> Decoder:
-    hidden = keys.size("hidden_size", "d_model")
+    hidden = keys.size("hidden_size")
     inner = keys.optional_size("intermediate_size") or keys.size("expand", default=2) * hidden
     state = Mamba1(
         intermediate_size=inner,
         state_size=keys.size("state_size", default=16),
         conv_kernel=keys.size("conv_kernel", default=4),
     )
-    rank = -(-hidden // 16)
-    if keys.raw("time_step_rank")[1] != "auto":
-        rank = keys.size("time_step_rank", default=rank)
     mixer = mamba1_parts(
         state,
         hidden,
-        rank,
+        _time_step_rank(keys, "time_step_rank", hidden),
         projection_bias=keys.flag("use_bias"),
         conv_bias=keys.flag("use_conv_bias", default=True),
         inner_norms=False,
@@ -590,14 +479,7 @@ def _lfm2(keys: Keys) -> Decoder:
         *matrix("conv.out_proj", hidden, width, "row", bias=bias),
     )
     attending = (
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            names=("q_proj", "k_proj", "v_proj", "out_proj"),
-        ),
+        *attention("self_attn", sizes, names=("q_proj", "k_proj", "v_proj", "out_proj")),
         *norm("self_attn.q_layernorm", sizes.head_size),
         *norm("self_attn.k_layernorm", sizes.head_size),
     )
@@ -609,20 +491,14 @@ def _lfm2(keys: Keys) -> Decoder:
     else:
         indices = keys.whole_numbers("full_attn_idxs")
         attends = [indices is None or layer in indices for layer in range(layers)]
-    made = {
-        (a, b): (*(attending if a else convolution), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((convolution, attending), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     state: DecoderLayer = (ShortConv(intermediate_size=width, conv_kernel=kernel),)
-    return _assemble(
+    return assembled(
         keys,
+        sizes,
         layers=[kept if each else state for each in attends],
         parts=[made[each, layer >= first_mixture] for layer, each in enumerate(attends)],
-        heads=sizes.heads,
-        kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
         intermediate_size=inner,
         tied=keys.flag("tie_embedding", "tie_word_embeddings", default=True),
         final_norm="model.embedding_norm",

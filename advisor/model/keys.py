@@ -130,6 +130,13 @@ class Keys:
             raise self.error(name, value, "a number")
         return float(value)
 
+    def fraction(self, name: str, *, default: float) -> float:
+        """Return a number above 0 and at most 1."""
+        value = self.number(name, default=default)
+        if not 0 < value <= 1:
+            raise self.error(name, value, "above 0 and at most 1")
+        return value
+
     def text(self, *names: str, default: str = "") -> str:
         """Return a word."""
         name, value = self.raw(*names)

@@ -9,13 +9,13 @@ counted.
 from collections.abc import Callable, Mapping
 
 from advisor.layers import Cache, DecoderLayer, Latent, SparseIndex
+from advisor.model.dense import assembled
 from advisor.model.keys import Keys
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Parts,
-    embedding,
     experts,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -74,7 +74,7 @@ def _attention_of(keys: Keys) -> tuple[Parts, Latent]:
 
 def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None = None) -> Decoder:
     """DeepSeek V2 and its descendants; ``sparse`` with V3.2's token index."""
-    hidden, layers, vocab = keys.size("hidden_size"), keys.layers(), keys.size("vocab_size")
+    hidden, layers = keys.size("hidden_size"), keys.layers()
     attention, latent = _attention_of(keys)
     common = (*attention, *norm("input_layernorm", hidden), *norm("post_attention_layernorm", hidden))
     mixture, block = _block(keys, correction_bias=correction_bias)
@@ -94,21 +94,15 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
             made[key] = (*(sparse_block if mixed else dense), *(index if has_index else ()))
         parts.append(made[key])
         caches.append(with_index if has_index else plain)
-    tied = keys.flag("tie_word_embeddings")
-    heads = keys.size("num_attention_heads")
-    return Decoder(
-        hidden_size=hidden,
+    size = latent.kv_lora_rank + latent.qk_rope_head_dim
+    return assembled(
+        keys,
+        Heads(hidden_size=hidden, heads=keys.size("num_attention_heads"), kv_heads=1, head_size=size),
+        layers=caches,
+        parts=parts,
         intermediate_size=keys.size("intermediate_size"),
-        num_attention_heads=heads,
-        num_kv_heads=1,
-        head_size=latent.kv_lora_rank + latent.qk_rope_head_dim,
-        vocab_size=vocab,
-        layers=tuple(caches),
-        layer_parts=parts,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        tied=keys.flag("tie_word_embeddings"),
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
@@ -181,7 +175,7 @@ def _glm_sparse(keys: Keys) -> Decoder:
 
 def _minicpm3(keys: Keys) -> Decoder:
     """MiniCPM 3: latent projections, but vLLM caches the expanded keys and values of every head."""
-    hidden, layers, vocab = keys.size("hidden_size"), keys.layers(), keys.size("vocab_size")
+    hidden, layers = keys.size("hidden_size"), keys.layers()
     heads, inner = keys.size("num_attention_heads"), keys.size("intermediate_size")
     nope, rope = keys.size("qk_nope_head_dim"), keys.size("qk_rope_head_dim")
     values = keys.optional_size("v_head_dim") or hidden // heads
@@ -200,19 +194,13 @@ def _minicpm3(keys: Keys) -> Decoder:
         *norm("input_layernorm", hidden),
         *norm("post_attention_layernorm", hidden),
     )
-    tied = keys.flag("tie_word_embeddings", default=True)
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_kv_heads=heads,
-        head_size=nope + rope,
-        vocab_size=vocab,
+    return assembled(
+        keys,
+        Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=nope + rope),
         layers=(attention_layer(heads, nope + rope, None),) * layers,
-        layer_parts=(parts,) * layers,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        parts=(parts,) * layers,
+        intermediate_size=inner,
+        tied=keys.flag("tie_word_embeddings", default=True),
     )
 
 

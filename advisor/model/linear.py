@@ -4,63 +4,33 @@ Sources: vLLM 0.32 ``model_executor/models/qwen3_next.py``, ``qwen3_5.py``, ``mo
 ``layers/mamba/gdn``; MiniMax-Text-01 from 0.22, which later releases dropped.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from advisor.layers import DecoderLayer, GatedDeltaNet, KimiDelta, Latent, LinearAttention
-from advisor.model.dense import Heads, read_heads
+from advisor.model.dense import assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.latent import latent_attention
+from advisor.model.moe import qwen_block, qwen_sparsity
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
-    embedding,
     experts,
-    lm_head,
+    four_kinds,
     matrix,
     mlp,
     norm,
     prefixed,
     router,
     small,
-    stacked_experts,
 )
 from advisor.model.windows import attention_layer
 from advisor.spec import Experts
 
 _LINEAR = "linear_attention"
-
-
-def _finish(
-    keys: Keys,
-    sizes: Heads,
-    *,
-    layers: Sequence[DecoderLayer],
-    parts: Sequence[Parts],
-    intermediate_size: int,
-    mixture: Experts | None,
-    draft_layers: int = 0,
-    head_size: int | None = None,
-) -> Decoder:
-    hidden, vocab = sizes.hidden_size, keys.size("vocab_size")
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=intermediate_size,
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=head_size or sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(layers),
-        layer_parts=parts,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
-        draft_layers=draft_layers,
-    )
 
 
 def _delta_net(keys: Keys, hidden: int, *, separate: bool) -> tuple[GatedDeltaNet, Parts]:
@@ -113,44 +83,16 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
     gate = 2 if keys.flag("attn_output_gate", default=True) else 1
     bias = keys.flag("attention_bias")
     attending = (
-        *attention(
-            "self_attn",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=sizes.head_size,
-            qkv_bias=bias,
-            output_bias=bias,
-            query_factor=gate,
-        ),
+        *attention("self_attn", sizes, qkv_bias=bias, output_bias=bias, query_factor=gate),
         *norm("self_attn.q_norm", sizes.head_size),
         *norm("self_attn.k_norm", sizes.head_size),
     )
     described: Experts | None = None
     block: Parts = ()
-    count = keys.count("num_experts") if mixture else 0
-    if count:
-        inner = keys.size("moe_intermediate_size")
-        shared = keys.count("shared_expert_intermediate_size")
-        described = Experts(
-            num_experts=count,
-            experts_per_token=keys.size("num_experts_per_tok"),
-            intermediate_size=inner,
-            shared_intermediate_size=shared,
-        )
-        block = (
-            *router("mlp.gate", count, hidden),
-            *(
-                stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
-                if stacked
-                else experts("mlp.experts", count, hidden, inner)
-            ),
-            *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-            *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-        )
-    step = keys.size("decoder_sparse_step", default=1)
-    dense_only = frozenset(keys.whole_numbers("mlp_only_layers") or ())
-    mixes = [bool(count) and layer not in dense_only and (layer + 1) % step == 0 for layer in range(layers)]
+    if mixture and keys.count("num_experts"):
+        block, described = qwen_block(keys, stacked=stacked)
+    sparse = qwen_sparsity(keys)
+    mixes = [described is not None and sparse(layer) for layer in range(layers)]
     intermediate = (
         keys.optional_size("intermediate_size") or (described.intermediate_size if described else 0)
         if all(mixes)
@@ -163,18 +105,15 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
         every = keys.size("full_attention_interval", default=4)
         types = tuple(_LINEAR if (layer + 1) % every else "full_attention" for layer in range(layers))
     linears = [each == _LINEAR for each in keys.per_layer("layer_types", types, layers)]
-    made = {
-        (a, b): (*(linear if a else attending), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((attending, linear), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _finish(
+    return assembled(
         keys,
         sizes,
         layers=[(state,) if each else kept for each in linears],
         parts=[made[each] for each in zip(linears, mixes, strict=True)],
         intermediate_size=intermediate,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=described,
         draft_layers=keys.count("mtp_num_hidden_layers", "num_nextn_predict_layers"),
     )
@@ -289,18 +228,15 @@ def kimi_linear(keys: Keys) -> Decoder:
     deltas = frozenset(keys.nested("linear_attn_config").whole_numbers("kda_layers") or ())
     linears = [layer + 1 in deltas for layer in range(layers)]
     mixes = [bool(count) and layer >= first and layer % every == 0 for layer in range(layers)]
-    made = {
-        (a, b): (*(linear if a else attending), *(block if b else dense), *norms)
-        for a in (False, True)
-        for b in (False, True)
-    }
+    made = four_kinds((attending, linear), (dense, block), norms)
     kept: DecoderLayer = (Latent(kv_lora_rank=rank, qk_rope_head_dim=rope),)
-    decoder = _finish(
+    decoder = assembled(
         keys,
         Heads(hidden_size=hidden, heads=heads, kv_heads=1, head_size=rank + rope),
         layers=[(state,) if each else kept for each in linears],
         parts=[made[each] for each in zip(linears, mixes, strict=True)],
         intermediate_size=intermediate,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=described,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
@@ -324,9 +260,7 @@ def minimax_text(keys: Keys) -> Decoder:
         *matrix("self_attn.out_proj", hidden, width, "row"),
         *norm("self_attn.norm", width, sharding="column"),
     )
-    attending = attention(
-        "self_attn", hidden_size=hidden, heads=sizes.heads, kv_heads=sizes.kv_heads, head_size=sizes.head_size
-    )
+    attending = attention("self_attn", sizes)
     count = keys.size("num_local_experts")
     shared = keys.count("shared_intermediate_size")
     block = (
@@ -353,12 +287,13 @@ def minimax_text(keys: Keys) -> Decoder:
     made = ((*linear, *block), (*attending, *block))
     state: DecoderLayer = (LinearAttention(num_heads=sizes.heads, head_dim=sizes.head_size),)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
-    return _finish(
+    return assembled(
         keys,
         sizes,
         layers=[kept if each else state for each in full],
         parts=[made[bool(each)] for each in full],
         intermediate_size=inner,
+        tied=keys.flag("tie_word_embeddings"),
         mixture=Experts(
             num_experts=count,
             experts_per_token=keys.size("num_experts_per_tok"),

@@ -4,21 +4,21 @@ Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
 HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from advisor.layers import ChunkedLocal, DecoderLayer
-from advisor.model.dense import Dense, Heads, read_heads
+from advisor.model.dense import Dense, assembled, read_heads
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     attention,
-    embedding,
     experts,
+    four_kinds,
     fused_qkv,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -75,55 +75,52 @@ def _phimoe(keys: Keys) -> Decoder:
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
-def _qwen_sparsity(keys: Keys, count: int) -> Callable[[int], bool]:
+def qwen_sparsity(keys: Keys) -> Callable[[int], bool]:
+    """Return the rule by which Qwen's layers are mixtures."""
     step = keys.size("decoder_sparse_step", default=1)
     dense_only = frozenset(keys.whole_numbers("mlp_only_layers") or ())
-    return lambda layer: layer not in dense_only and count > 0 and (layer + 1) % step == 0
+    return lambda layer: layer not in dense_only and (layer + 1) % step == 0
+
+
+def qwen_block(keys: Keys, *, stacked: bool = False) -> tuple[Parts, Experts]:
+    """Return the feed-forward tensors of Qwen's mixtures, with the gated shared expert where there is one.
+
+    ``stacked``: the experts are one tensor a projection.
+    """
+    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
+    shared = keys.count("shared_expert_intermediate_size")
+    mixture = _mixture(keys, inner, shared)
+    count = mixture.num_experts
+    routed = (
+        stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
+        if stacked
+        else experts("mlp.experts", count, hidden, inner)
+    )
+    beside = (*mlp("mlp.shared_expert", hidden, shared), *matrix("mlp.shared_expert_gate", 1, hidden, "copied"))
+    return (*router("mlp.gate", count, hidden), *routed, *(beside if shared else ())), mixture
 
 
 def _qwen2_moe(keys: Keys) -> Decoder:
     keys = keys.with_defaults({"num_key_value_heads": 16, "use_sliding_window": False})
-    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
-    shared = keys.count("shared_expert_intermediate_size")
-    mixture = _mixture(keys, inner, shared)
-    block = (
-        *router("mlp.gate", mixture.num_experts, hidden),
-        *experts("mlp.experts", mixture.num_experts, hidden, inner),
-        *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-        *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-    )
-    dense = mlp("mlp", hidden, keys.size("intermediate_size"))
+    block, mixture = qwen_block(keys)
+    dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     return Dense(qkv_bias=keys.flag("qkv_bias", default=True)).decoder(
-        keys, _by_sparsity(_qwen_sparsity(keys, mixture.num_experts), block, dense), mixture=mixture
+        keys, _by_sparsity(qwen_sparsity(keys), block, dense), mixture=mixture
     )
 
 
 def qwen3_moe(keys: Keys, *, stacked: bool = False) -> Decoder:
     """Qwen 3's mixture; the vision models' checkpoints stack the experts."""
     keys = keys.with_defaults({"num_key_value_heads": 4, "use_sliding_window": False})
-    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
-    shared = keys.count("shared_expert_intermediate_size")
-    mixture = _mixture(keys, inner, shared)
-    count = mixture.num_experts
-    block = (
-        *router("mlp.gate", count, hidden),
-        *(
-            stacked_experts("mlp.experts.gate_up_proj", "mlp.experts.down_proj", count, hidden, inner)
-            if stacked
-            else experts("mlp.experts", count, hidden, inner)
-        ),
-        *(mlp("mlp.shared_expert", hidden, shared) if shared else ()),
-        *(matrix("mlp.shared_expert_gate", 1, hidden, "copied") if shared else ()),
-    )
-    sparse = _qwen_sparsity(keys, count)
-    layers = keys.layers()
-    all_sparse = all(sparse(layer) for layer in range(layers))
-    dense = () if all_sparse else mlp("mlp", hidden, keys.size("intermediate_size"))
+    block, mixture = qwen_block(keys, stacked=stacked)
+    sparse = qwen_sparsity(keys)
+    all_sparse = all(sparse(layer) for layer in range(keys.layers()))
+    dense = () if all_sparse else mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     return Dense(qkv_bias=keys.flag("attention_bias"), output_bias="attention_bias", qk_norm=True).decoder(
         keys,
         _by_sparsity(sparse, block, dense),
         mixture=mixture,
-        intermediate_size=keys.optional_size("intermediate_size") or inner,
+        intermediate_size=keys.optional_size("intermediate_size") or mixture.intermediate_size,
     )
 
 
@@ -187,67 +184,59 @@ def llama4(keys: Keys) -> Decoder:
         with_positions = [bool(each) for each in keys.per_layer("no_rope_layers", no_rope, layers)]
     else:
         with_positions = [not every or (layer + 1) % every != 0 for layer in range(layers)]
-    return _with_layers(decoder, tuple(local if each else full for each in with_positions))
+    return replace(decoder, layers=tuple(local if each else full for each in with_positions))
 
 
-def _with_layers(decoder: Decoder, layers: tuple[DecoderLayer, ...]) -> Decoder:
-    return dataclasses.replace(decoder, layers=layers)
-
-
-def _deepseek_like_block(keys: Keys, *, bias_name: str | None, shared: int, inner: int) -> Parts:
-    hidden, count = keys.size("hidden_size"), keys.size(*_EXPERT_COUNT)
-    return (
+def _deepseek_block(keys: Keys, *, correction_bias: bool) -> tuple[Parts, Experts]:
+    inner, hidden = keys.size("moe_intermediate_size"), keys.size("hidden_size")
+    shared = inner * keys.count("n_shared_experts")
+    mixture = _mixture(keys, inner, shared)
+    count = mixture.num_experts
+    parts = (
         *router("mlp.gate", count, hidden),
-        *((small(bias_name, count),) if bias_name else ()),
+        *((small("mlp.gate.e_score_correction_bias", count),) if correction_bias else ()),
         *experts("mlp.experts", count, hidden, inner),
         *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
     )
+    return parts, mixture
 
 
 def glm4_moe(keys: Keys) -> Decoder:
     """GLM 4.5 to 4.7."""
     keys = keys.with_defaults({"num_key_value_heads": 8, "n_shared_experts": 1, "first_k_dense_replace": 1})
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    block = _deepseek_like_block(keys, bias_name="mlp.gate.e_score_correction_bias", shared=shared, inner=inner)
+    block, mixture = _deepseek_block(keys, correction_bias=True)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first = keys.count("first_k_dense_replace")
     family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm")
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
 
 def _dots1(keys: Keys) -> Decoder:
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    no_aux = keys.text("topk_method", default="noaux_tc") == "noaux_tc"
-    block = _deepseek_like_block(
-        keys, bias_name="mlp.gate.e_score_correction_bias" if no_aux else None, shared=shared, inner=inner
-    )
+    correction_bias = keys.text("topk_method", default="noaux_tc") == "noaux_tc"
+    block, mixture = _deepseek_block(keys, correction_bias=correction_bias)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     family = Dense(qkv_bias="attention_bias", qk_norm=True)
     return family.decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
     )
 
 
 def _deepseek_v1(keys: Keys) -> Decoder:
-    inner = keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    block = _deepseek_like_block(keys, bias_name=None, shared=shared, inner=inner)
+    block, mixture = _deepseek_block(keys, correction_bias=False)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     return Dense(qkv_bias="attention_bias").decoder(
         keys,
         _by_sparsity(lambda layer: layer >= first and layer % step == 0, block, dense),
-        mixture=_mixture(keys, inner, shared),
+        mixture=mixture,
     )
 
 
@@ -333,10 +322,11 @@ def _dbrx(keys: Keys) -> Decoder:
     kv_heads = attn.size("kv_n_heads", default=1)
     head_size = divided(keys, hidden, "d_model", heads, "n_heads")
     divided(keys, heads, "n_heads", kv_heads, "attn_config.kv_n_heads")
+    sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size)
     inner, count = ffn.size("ffn_hidden_size", default=3584), ffn.size("moe_num_experts", default=4)
-    layers, vocab = keys.layers("n_layers"), keys.size("vocab_size")
+    layers = keys.layers("n_layers")
     block = (
-        *fused_qkv("norm_attn_norm.attn.Wqkv", hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head_size),
+        *fused_qkv("norm_attn_norm.attn.Wqkv", sizes),
         *matrix("norm_attn_norm.attn.out_proj", hidden, hidden, "row"),
         *norm("norm_attn_norm.norm_1", hidden),
         *norm("norm_attn_norm.norm_2", hidden),
@@ -345,21 +335,17 @@ def _dbrx(keys: Keys) -> Decoder:
         Part("ffn.experts.mlp.v1", (inner, hidden), "expert", "experts", count),
         Part("ffn.experts.mlp.w2", (inner, hidden), "expert", "experts", count),
     )
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        vocab_size=vocab,
+    return assembled(
+        keys,
+        sizes,
         layers=(attention_layer(kv_heads, head_size, None),) * layers,
-        layer_parts=(block,) * layers,
-        before=(embedding("transformer.wte", vocab, hidden),),
-        after=(*norm("transformer.norm_f", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        parts=(block,) * layers,
+        intermediate_size=inner,
+        tied=keys.flag("tie_word_embeddings"),
         layer_prefix="transformer.blocks.",
-        experts=Experts(
+        embedding_name="transformer.wte",
+        final_norm="transformer.norm_f",
+        mixture=Experts(
             num_experts=count,
             experts_per_token=ffn.size("moe_top_k", default=1),
             intermediate_size=inner,
@@ -442,18 +428,11 @@ def _bailing(keys: Keys) -> Decoder:
     hidden, inner = sizes.hidden_size, keys.size("moe_intermediate_size")
     shared = keys.count("num_shared_experts") * keys.size("moe_shared_expert_intermediate_size", default=inner)
     mixture = _mixture(keys, inner, shared)
-    count, layers, vocab = mixture.num_experts, keys.layers(), keys.size("vocab_size")
+    count, layers = mixture.num_experts, keys.layers()
     bias, qkv_bias = keys.flag("use_bias"), keys.flag("use_qkv_bias")
     head = sizes.head_size
     common = (
-        *fused_qkv(
-            "attention.query_key_value",
-            hidden_size=hidden,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_size=head,
-            bias=bias or qkv_bias,
-        ),
+        *fused_qkv("attention.query_key_value", sizes, bias=bias or qkv_bias),
         *(
             (*norm("attention.query_layernorm", head), *norm("attention.key_layernorm", head))
             if keys.flag("use_qk_norm")
@@ -471,20 +450,16 @@ def _bailing(keys: Keys) -> Decoder:
         *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
     )
     dense = (*common, *mlp("mlp", hidden, keys.size("intermediate_size"), bias=bias))
-    first, tied = keys.count("first_k_dense_replace"), keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
-        intermediate_size=keys.size("intermediate_size"),
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=head,
-        vocab_size=vocab,
+    first = keys.count("first_k_dense_replace")
+    return assembled(
+        keys,
+        sizes,
         layers=(attention_layer(sizes.kv_heads, head, None),) * layers,
-        layer_parts=tuple(dense if layer < first else block for layer in range(layers)),
-        before=(embedding("model.word_embeddings", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        parts=[dense if layer < first else block for layer in range(layers)],
+        intermediate_size=keys.size("intermediate_size"),
+        tied=keys.flag("tie_word_embeddings"),
+        embedding_name="model.word_embeddings",
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 
@@ -492,7 +467,7 @@ def _bailing(keys: Keys) -> Decoder:
 def _mimo_v2(keys: Keys) -> Decoder:
     """MiMo-V2: the window layers have their own heads."""
     sizes = read_heads(keys)
-    hidden, layers, vocab = sizes.hidden_size, keys.layers(), keys.size("vocab_size")
+    hidden, layers = sizes.hidden_size, keys.layers()
     inner = keys.size("moe_intermediate_size")
     mixture = _mixture(keys, inner)
     count = mixture.num_experts
@@ -505,33 +480,29 @@ def _mimo_v2(keys: Keys) -> Decoder:
     window = keys.size("sliding_window_size", "sliding_window")
     bias = keys.flag("attention_bias")
 
-    def side(heads: int, kv_heads: int, head_size: int, value_size: int, *, sinks: bool) -> Parts:
+    def side(sizes: Heads, value_size: int, *, sinks: bool) -> Parts:
         return (
-            *attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head_size,
-                value_size=value_size,
-                qkv_bias=bias,
-            ),
-            *((small("self_attn.attention_sink_bias", heads, sharding="column"),) if sinks else ()),
+            *attention("self_attn", sizes, value_size=value_size, qkv_bias=bias),
+            *((small("self_attn.attention_sink_bias", sizes.heads, sharding="column"),) if sinks else ()),
             *norm("input_layernorm", hidden),
             *norm("post_attention_layernorm", hidden),
         )
 
     value_size = keys.optional_size("v_head_dim") or sizes.head_size
-    swa_heads, swa_kv = keys.size("swa_num_attention_heads"), keys.size("swa_num_key_value_heads")
-    swa_head = keys.size("swa_head_dim")
-    swa_value = keys.optional_size("swa_v_head_dim") or swa_head
+    swa = Heads(
+        hidden_size=hidden,
+        heads=keys.size("swa_num_attention_heads"),
+        kv_heads=keys.size("swa_num_key_value_heads"),
+        head_size=keys.size("swa_head_dim"),
+    )
+    swa_value_size = keys.optional_size("swa_v_head_dim") or swa.head_size
     attentions = (
-        side(sizes.heads, sizes.kv_heads, sizes.head_size, value_size, sinks=keys.flag("add_full_attention_sink_bias")),
-        side(swa_heads, swa_kv, swa_head, swa_value, sinks=keys.flag("add_swa_attention_sink_bias")),
+        side(sizes, value_size, sinks=keys.flag("add_full_attention_sink_bias")),
+        side(swa, swa_value_size, sinks=keys.flag("add_swa_attention_sink_bias")),
     )
     kinds = (
         attention_layer(sizes.kv_heads, sizes.head_size, None, value_size),
-        attention_layer(swa_kv, swa_head, window, swa_value),
+        attention_layer(swa.kv_heads, swa.head_size, window, swa_value_size),
     )
     blocks = (
         mlp("mlp", hidden, keys.size("intermediate_size")),
@@ -541,21 +512,15 @@ def _mimo_v2(keys: Keys) -> Decoder:
             *experts("mlp.experts", count, hidden, inner),
         ),
     )
-    made = {(a, b): (*attentions[a], *blocks[b]) for a in (0, 1) for b in (0, 1)}
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
+    made = four_kinds(attentions, blocks)
+    return assembled(
+        keys,
+        sizes,
+        layers=[kinds[each == 1] for each in pattern],
+        parts=[made[a == 1, b != 0] for a, b in zip(pattern, frequency, strict=True)],
         intermediate_size=keys.size("intermediate_size"),
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(kinds[each == 1] for each in pattern),
-        layer_parts=tuple(made[int(a == 1), int(b != 0)] for a, b in zip(pattern, frequency, strict=True)),
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        tied=keys.flag("tie_word_embeddings"),
+        mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
 

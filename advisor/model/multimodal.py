@@ -17,6 +17,7 @@ from advisor.model.hybrid import FAMILIES as HYBRID
 from advisor.model.keys import Keys, divided
 from advisor.model.tensors import (
     Decoder,
+    Heads,
     Part,
     Parts,
     Renaming,
@@ -173,12 +174,12 @@ def _llava_tower(keys: Keys, *, merge: int = 1) -> Tower:
 def _projector(
     inner: int, hidden: int, *, bias: bool = True, split: bool = True, prefix: str = "multi_modal_projector."
 ) -> Parts:
-    first, second = ("column", "row") if split else ("copied", "copied")
+    first, second = towers.sides(split=split)
     return prefixed(
         prefix,
         (
-            *matrix("linear_1", hidden, inner, first, bias=bias),  # type: ignore[arg-type]
-            *matrix("linear_2", hidden, hidden, second, bias=bias),  # type: ignore[arg-type]
+            *matrix("linear_1", hidden, inner, first, bias=bias),
+            *matrix("linear_2", hidden, hidden, second, bias=bias),
         ),
     )
 
@@ -188,45 +189,28 @@ def _chosen_layers(keys: Keys) -> int:
     return len(chosen) if isinstance(chosen, list) else 1
 
 
-def _llava(keys: Keys) -> Whole:
-    text, decoder = _text(keys)
+def _llava(keys: Keys, *, fallback: str = "llama", split: bool = True, tiled: bool = False) -> Whole:
+    """LLaVA; ``tiled`` where an image may be cut into tiles, whose rows end with a token of their own."""
+    text, decoder = _text(keys, fallback=fallback)
     tower = _llava_tower(keys)
-    assert tower.encoder is not None
     joint = _projector(
         tower.encoder.hidden_size * _chosen_layers(keys),
         decoder.hidden_size,
         bias=keys.flag("multimodal_projector_bias", default=True),
+        split=split,
     )
+    if tiled:
+        tower = replace(tower, encoder=replace(tower.encoder, max_item_tokens=None))
+        joint = (*joint, small("image_newline", decoder.hidden_size))
     return _with_tower(text, decoder, tower, joint, Renaming())
 
 
 def _llava_next(keys: Keys) -> Whole:
-    whole = _llava(keys)
-    encoder = whole.decoder.encoder
-    assert encoder is not None
-    return replace(
-        whole,
-        decoder=replace(whole.decoder, encoder=replace(encoder, max_item_tokens=None)),
-        towers=(*whole.towers, small("image_newline", whole.decoder.hidden_size)),
-    )
+    return _llava(keys, tiled=True)
 
 
 def _llava_onevision(keys: Keys) -> Whole:
-    text, decoder = _text(keys, fallback="qwen2")
-    keys = keys.with_defaults({"vision_feature_layer": -1})
-    tower = _llava_tower(keys)
-    assert tower.encoder is not None
-    joint = (
-        *_projector(
-            tower.encoder.hidden_size * _chosen_layers(keys),
-            decoder.hidden_size,
-            bias=keys.flag("multimodal_projector_bias", default=True),
-            split=False,
-        ),
-        small("image_newline", decoder.hidden_size),
-    )
-    tower = replace(tower, encoder=replace(tower.encoder, max_item_tokens=None))
-    return _with_tower(text, decoder, tower, joint, Renaming())
+    return _llava(keys.with_defaults({"vision_feature_layer": -1}), fallback="qwen2", split=False, tiled=True)
 
 
 def _qwen2_vl(keys: Keys) -> Whole:
@@ -283,7 +267,6 @@ def _gemma3(keys: Keys) -> Whole:
         keys.with_defaults({"tie_word_embeddings": True}), fallback="gemma3_text", family=gemma.gemma3
     )
     tower = towers.clip(_vision(keys), "vision_tower.vision_model.", family="siglip")
-    assert tower.encoder is not None
     width = tower.encoder.hidden_size
     joint = prefixed(
         "multi_modal_projector.",
@@ -302,7 +285,6 @@ def _gemma4(keys: Keys) -> Whole:
         keys.with_defaults({"tie_word_embeddings": True}), fallback="gemma4_text", family=gemma.gemma4
     )
     tower = towers.gemma4(_vision(keys), "model.vision_tower.")
-    assert tower.encoder is not None
     hidden = decoder.hidden_size
     joint = matrix("model.embed_vision.embedding_projection", hidden, tower.encoder.hidden_size, "copied")
     if keys.raw("audio_config")[1] is not None:
@@ -335,7 +317,6 @@ def _gemma3n(keys: Keys) -> Whole:
 def _paligemma(keys: Keys) -> Whole:
     text, decoder = _text(keys.with_defaults({"tie_word_embeddings": True}), fallback="gemma")
     tower = towers.clip(_vision(keys), "vision_tower.vision_model.", family="siglip")
-    assert tower.encoder is not None
     projected = _vision(keys).size("projection_dim", default=decoder.hidden_size)
     joint = matrix("multi_modal_projector.linear", projected, tower.encoder.hidden_size, "copied", bias=True)
     return _with_tower(text, decoder, tower, joint, Renaming())
@@ -346,7 +327,6 @@ def _mistral3(keys: Keys) -> Whole:
     text, decoder = _text(keys, fallback="mistral")
     merge = keys.size("spatial_merge_size", default=2)
     tower = _llava_tower(keys.with_defaults({"vision_feature_layer": -1}), merge=merge)
-    assert tower.encoder is not None
     width = tower.encoder.hidden_size
     joint = (
         *norm("multi_modal_projector.norm", width),
@@ -357,10 +337,7 @@ def _mistral3(keys: Keys) -> Whole:
 
 
 def _internvl_joint(keys: Keys, width: int, hidden: int) -> tuple[int, Parts]:
-    ratio = keys.number("downsample_ratio", default=0.5)
-    if not 0 < ratio <= 1:
-        raise keys.error("downsample_ratio", ratio, "above 0 and at most 1")
-    squared = int(1 / ratio) ** 2
+    squared = int(1 / keys.fraction("downsample_ratio", default=0.5)) ** 2
     return squared, (
         *norm("mlp1.0", width * squared, bias=True),
         *matrix("mlp1.1", hidden, width * squared, "copied", bias=True),
@@ -371,14 +348,13 @@ def _internvl_joint(keys: Keys, width: int, hidden: int) -> tuple[int, Parts]:
 def _internvl(keys: Keys) -> Whole:
     text, decoder = _text(keys, name="llm_config")
     vision = _vision(keys)
-    layers, chosen = vision.layers(default=24), keys.raw("select_layer")[1]
-    tower = towers.intern_vit(vision, "vision_model.")
+    layers, chosen = vision.layers(), keys.raw("select_layer")[1]
     if isinstance(chosen, int) and chosen != -1:
         used = chosen + 1 if chosen >= 0 else layers + chosen + 1
         if not 0 < used <= layers:
             raise keys.error("select_layer", chosen, f"within the tower's {layers} layers")
-        tower = towers.intern_vit(vision.overridden({"num_hidden_layers": used}), "vision_model.")
-    assert tower.encoder is not None
+        vision = vision.overridden({"num_hidden_layers": used})
+    tower = towers.intern_vit(vision, "vision_model.")
     squared, joint = _internvl_joint(keys, tower.encoder.hidden_size, decoder.hidden_size)
     image, patch = vision.size("image_size", default=448), vision.size("patch_size", default=14)
     tiles = keys.size("max_dynamic_patch", default=12) + keys.flag("use_thumbnail", default=True)
@@ -396,11 +372,7 @@ def _internvl(keys: Keys) -> Whole:
 def _internvl_transformers(keys: Keys) -> Whole:
     text, decoder = _text(keys, fallback="qwen2")
     tower = towers.intern_vit_transformers(_vision(keys), "vision_tower.")
-    assert tower.encoder is not None
-    ratio = keys.number("downsample_ratio", default=0.5)
-    if not 0 < ratio <= 1:
-        raise keys.error("downsample_ratio", ratio, "above 0 and at most 1")
-    width = tower.encoder.hidden_size * int(1 / ratio) ** 2
+    width = tower.encoder.hidden_size * int(1 / keys.fraction("downsample_ratio", default=0.5)) ** 2
     joint = (
         *norm("multi_modal_projector.layer_norm", width, bias=True),
         *_projector(width, decoder.hidden_size, split=False),
@@ -429,7 +401,6 @@ def _kimi_vl(keys: Keys) -> Whole:
     text, decoder = _text(keys, family=latent.deepseek)
     vision = _vision(keys)
     tower = towers.moonvit(vision, "vision_tower.")
-    assert tower.encoder is not None
     merge = _merge_kernel(vision)
     width = tower.encoder.hidden_size
     inner = width * merge[0] * merge[-1]
@@ -483,7 +454,6 @@ def _idefics3(keys: Keys) -> Whole:
     text, decoder = _text(keys)
     vision = _vision(keys).with_defaults({"hidden_size": 1152, "num_attention_heads": 16, "patch_size": 32})
     tower = towers.clip(vision, "model.vision_model.", family="siglip")
-    assert tower.encoder is not None
     scale = keys.size("scale_factor", default=2)
     joint = matrix(
         "model.connector.modality_projection.proj",
@@ -498,7 +468,6 @@ def _idefics3(keys: Keys) -> Whole:
 def _cohere2_vision(keys: Keys) -> Whole:
     text, decoder = _text(keys, fallback="cohere2")
     tower = towers.clip(_vision(keys), "model.vision_tower.vision_model.", family="siglip")
-    assert tower.encoder is not None
     factor, inner = keys.size("downsample_factor", default=2), keys.size("alignment_intermediate_size", default=36864)
     half = divided(keys, inner, "alignment_intermediate_size", 2, "its halves")
     joint = prefixed(
@@ -520,7 +489,6 @@ def _dots_ocr(keys: Keys) -> Whole:
 def _lfm2_vl(keys: Keys) -> Whole:
     text, decoder = _text(keys, fallback="lfm2")
     tower = towers.siglip2(_vision(keys), "model.vision_tower.vision_model.")
-    assert tower.encoder is not None
     factor = keys.size("downsample_factor", default=2)
     width, inner = tower.encoder.hidden_size * factor * factor, keys.size("projector_hidden_size", default=2560)
     bias = keys.flag("projector_bias", default=True)
@@ -563,7 +531,6 @@ def _phi3_v(keys: Keys) -> Whole:
         ),
     )
     joint = (*joint, embedding("model.vision_embed_tokens.wte", decoder.vocab_size, hidden))
-    assert tower.encoder is not None
     tower = replace(tower, encoder=replace(tower.encoder, max_item_tokens=None, tokens_per_output=4))
     return _with_tower(text, decoder, tower, joint, None)
 
@@ -572,7 +539,6 @@ def _qwen2_audio(keys: Keys) -> Whole:
     text, decoder = _text(keys, fallback="qwen2")
     audio = keys.nested("audio_config", defaults={})
     tower = towers.whisper(audio, "audio_tower.", split=False, tokens_per_output=2, max_item_tokens=750)
-    assert tower.encoder is not None
     joint = matrix("multi_modal_projector.linear", decoder.hidden_size, tower.encoder.hidden_size, "copied", bias=True)
     return _with_tower(text, decoder, tower, joint, Renaming())
 
@@ -581,7 +547,6 @@ def _ultravox(keys: Keys) -> Whole:
     text, decoder = _text(keys)
     audio = keys.nested("audio_config", defaults={})
     tower = towers.whisper(audio, "audio_tower.", split=True)
-    assert tower.encoder is not None
     stack = keys.size("stack_factor", default=8)
     width, inner = tower.encoder.hidden_size * stack, keys.size("hidden_size", default=4096)
     gated = keys.text("projector_act", default="swiglu") == "swiglu"
@@ -605,9 +570,8 @@ def _qwen2_5_omni(keys: Keys) -> Whole:
     text, decoder = _text(thinker, fallback="qwen2", family=DENSE["Qwen2ForCausalLM"])
     audio = thinker.nested("audio_config", defaults={})
     sound = towers.whisper(
-        audio, "thinker.audio_tower.", split=False, positions=False, last_norm="ln_post", extra=(), tokens_per_output=2
+        audio, "thinker.audio_tower.", split=False, positions=False, last_norm="ln_post", tokens_per_output=2
     )
-    assert sound.encoder is not None
     width, out = sound.encoder.hidden_size, audio.size("output_dim", default=3584)
     joint = prefixed(
         "thinker.audio_tower.",
@@ -632,12 +596,15 @@ def _mllama(keys: Keys) -> Whole:
     text = keys.nested("text_config") if nested else keys
     text = text.with_defaults({**_MLLAMA_TEXT, "num_key_value_heads": 8})
     base = Dense(windows=no_window)(text)
-    hidden, heads = base.hidden_size, base.num_attention_heads
+    hidden = base.hidden_size
+    sizes = Heads(
+        hidden_size=hidden, heads=base.num_attention_heads, kv_heads=base.num_kv_heads, head_size=base.head_size
+    )
     cross_layers = frozenset(
         text.whole_numbers("cross_attention_layers") or keys.whole_numbers("cross_attention_layers") or ()
     )
     crossing = (
-        *attention("cross_attn", hidden_size=hidden, heads=heads, kv_heads=base.num_kv_heads, head_size=base.head_size),
+        *attention("cross_attn", sizes),
         *norm("cross_attn.q_norm", base.head_size),
         *norm("cross_attn.k_norm", base.head_size),
         small("cross_attn_attn_gate", 1),
@@ -649,7 +616,6 @@ def _mllama(keys: Keys) -> Whole:
     vision = _vision(keys).with_defaults(towers.MLLAMA)
     tower = towers.mllama(vision, "vision_model.")
     joint = matrix("multi_modal_projector", hidden, vision.size("vision_output_dim"), "column", bias=True)
-    assert tower.encoder is not None
     decoder = replace(
         base,
         layers=tuple(crossed if index in cross_layers else kept for index, kept in enumerate(base.layers)),
@@ -675,12 +641,7 @@ def _whisper(keys: Keys) -> Whole:
     layers = keys.layers("decoder_layers")
     head_size = divided(keys, width, "d_model", heads, "decoder_attention_heads")
     encoder = towers.whisper(keys, "model.encoder.", split=True)
-    assert encoder.encoder is not None
-    layer = (
-        *towers.whisper_layer(width, inner, split=True, cross=True),
-        small("self_attn.k_proj.bias", width, sharding="column"),
-        small("encoder_attn.k_proj.bias", width, sharding="column"),
-    )
+    layer = towers.whisper_layer(width, inner, split=True, cross=True)
     kept = (
         FullAttention(num_kv_heads=heads, head_size=head_size, head_size_v=head_size),
         CrossAttention(num_kv_heads=heads, head_size=head_size),

@@ -59,13 +59,20 @@ def small(
     return Part(name, shape, "norm", sharding, 1, kv_heads, width_bytes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heads:
+    """Sizes that every attention needs."""
+
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+
+
 def attention(
     module: str,
+    sizes: Heads,
     *,
-    hidden_size: int,
-    heads: int,
-    kv_heads: int,
-    head_size: int,
     value_size: int | None = None,
     qkv_bias: bool = False,
     output_bias: bool = False,
@@ -77,6 +84,7 @@ def attention(
     ``query_factor`` is 2 where the query projection also makes an output gate.
     """
     query, key, value, output = names
+    hidden_size, heads, kv_heads, head_size = sizes.hidden_size, sizes.heads, sizes.kv_heads, sizes.head_size
     values = head_size if value_size is None else value_size
     return (
         *matrix(f"{module}.{query}", query_factor * heads * head_size, hidden_size, "column", bias=qkv_bias),
@@ -86,8 +94,9 @@ def attention(
     )
 
 
-def fused_qkv(name: str, *, hidden_size: int, heads: int, kv_heads: int, head_size: int, bias: bool = False) -> Parts:
+def fused_qkv(name: str, sizes: Heads, *, bias: bool = False) -> Parts:
     """Return a fused query-key-value projection: one part where all heads are alike, else its two kinds of rows."""
+    hidden_size, heads, kv_heads, head_size = sizes.hidden_size, sizes.heads, sizes.kv_heads, sizes.head_size
     if heads == kv_heads:
         return matrix(name, 3 * heads * head_size, hidden_size, "column", bias=bias)
     return (
@@ -149,6 +158,18 @@ def prefixed(prefix: str, parts: Iterable[Part]) -> Parts:
     return tuple(part._replace(name=prefix + part.name) for part in parts)
 
 
+def repeated(prefix: str, count: int, layer: Parts) -> Parts:
+    """Return so many layers alike, numbered after ``prefix``."""
+    return tuple(part for number in range(count) for part in prefixed(f"{prefix}{number}.", layer))
+
+
+def four_kinds(
+    first: tuple[Parts, Parts], second: tuple[Parts, Parts], rest: Parts = ()
+) -> dict[tuple[bool, bool], Parts]:
+    """Return every layer that one of each pair makes with ``rest``, by whether each is the second of its pair."""
+    return {(a, b): (*first[a], *second[b], *rest) for a in (False, True) for b in (False, True)}
+
+
 def embedding(name: str, rows: int, columns: int) -> Part:
     """Return a vocabulary embedding."""
     return Part(f"{name}.weight", (rows, columns), "embedding", "vocabulary")
@@ -192,7 +213,7 @@ class Tower:
     """An encoder beside the decoder and what joins the two."""
 
     parts: Parts
-    encoder: Encoder | None
+    encoder: Encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

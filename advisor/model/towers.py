@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Parts, Tower, matrix, mlp, norm, prefixed, small
-from advisor.spec import Encoder
+from advisor.model.tensors import Parts, Tower, matrix, mlp, norm, prefixed, repeated, small
+from advisor.spec import Encoder, Sharding
 
 CLIP: Mapping[str, Any] = {
     "hidden_size": 768,
@@ -61,13 +61,20 @@ def _both_norms(first: str, second: str, size: int, *, bias: bool = True) -> Par
     return (*norm(first, size, bias=bias), *norm(second, size, bias=bias))
 
 
+def _projections(module: str, rows: int, hidden: int, sharding: Sharding, *, bias: bool = False) -> Parts:
+    """Return query, key and value projections, which are alike in a tower."""
+    names = ("q_proj", "k_proj", "v_proj")
+    return tuple(part for name in names for part in matrix(f"{module}.{name}", rows, hidden, sharding, bias=bias))
+
+
 def _patches(name: str, hidden: int, patch: int, *, frames: int = 0, bias: bool = True) -> Parts:
     shape = (hidden, _CHANNELS, *((frames,) if frames else ()), patch, patch)
     return (small(f"{name}.weight", *shape), *((small(f"{name}.bias", hidden),) if bias else ()))
 
 
-def _layers(prefix: str, count: int, parts: Parts) -> Parts:
-    return tuple(part for layer in range(count) for part in prefixed(f"{prefix}{layer}.", parts))
+def _video_patches(keys: Keys, width: int, *, bias: bool = True) -> Parts:
+    frames = keys.size("temporal_patch_size", default=2)
+    return _patches("patch_embed.proj", width, keys.size("patch_size"), frames=frames, bias=bias)
 
 
 def _patch_count(keys: Keys, image: int, patch: int) -> int:
@@ -98,26 +105,16 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
     keys = keys.with_defaults(CLIP if family == "clip" else SIGLIP)
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, heads = keys.layers(), keys.size("num_attention_heads")
+    count = layers if used is None else used
     patch = keys.size("patch_size")
     patches = _patch_count(keys, keys.size("image_size"), patch)
-    attention = (
-        part
-        for name in ("q_proj", "k_proj", "v_proj")
-        for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-    )
-    layer = (
-        *attention,
-        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
-        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
-        *_both_norms("layer_norm1", "layer_norm2", hidden),
-    )
     is_clip = family == "clip"
     parts = (
         *((small("embeddings.class_embedding", hidden),) if is_clip else ()),
         *_patches("embeddings.patch_embedding", hidden, patch, bias=not is_clip),
         small("embeddings.position_embedding.weight", patches + is_clip, hidden),
         *(norm("pre_layrnorm", hidden, bias=True) if is_clip else ()),
-        *_layers("encoder.layers.", layers if used is None else used, layer),
+        *repeated("encoder.layers.", count, _clip_layer(hidden, inner)),
         *(norm("post_layernorm", hidden, bias=True) if used is None else ()),
     )
     return Tower(
@@ -125,10 +122,19 @@ def clip(keys: Keys, prefix: str, *, used: int | None = None, family: str = "cli
         encoder=Encoder(
             hidden_size=hidden,
             intermediate_size=inner,
-            num_layers=layers if used is None else used,
+            num_layers=count,
             num_heads=heads,
             max_item_tokens=patches,
         ),
+    )
+
+
+def _clip_layer(hidden: int, inner: int) -> Parts:
+    return (
+        *_projections("self_attn", hidden, hidden, "column", bias=True),
+        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
+        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
+        *_both_norms("layer_norm1", "layer_norm2", hidden),
     )
 
 
@@ -137,20 +143,10 @@ def siglip2(keys: Keys, prefix: str) -> Tower:
     keys = keys.with_defaults({**SIGLIP, "num_patches": 256})
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size")
-    layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-        ),
-        *matrix("self_attn.out_proj", hidden, hidden, "row", bias=True),
-        *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
-        *_both_norms("layer_norm1", "layer_norm2", hidden),
-    )
     parts = (
         *matrix("embeddings.patch_embedding", hidden, _CHANNELS * patch * patch, "copied", bias=True),
         small("embeddings.position_embedding.weight", keys.size("num_patches"), hidden),
-        *_layers("encoder.layers.", layers, layer),
+        *repeated("encoder.layers.", layers, _clip_layer(hidden, inner)),
         *norm("post_layernorm", hidden, bias=True),
     )
     return Tower(
@@ -173,11 +169,7 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
     width = heads * (keys.optional_size("head_dim") or divided(keys, hidden, "hidden_size", heads, "heads"))
     layer = (
         *norm("attention_norm", hidden),
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"attention.{name}", width, hidden, "column")
-        ),
+        *_projections("attention", width, hidden, "column"),
         *matrix("attention.o_proj", hidden, width, "row"),
         *mlp("feed_forward", hidden, inner),
         *norm("ffn_norm", hidden),
@@ -188,7 +180,7 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
     parts = (
         *_patches("patch_conv", hidden, patch, bias=False),
         *norm("ln_pre", hidden),
-        *_layers("transformer.layers.", count, layer),
+        *repeated("transformer.layers.", count, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -211,7 +203,6 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
     width, out = keys.size("embed_dim"), keys.size("hidden_size")
     inner = int(width * keys.number("mlp_ratio"))
     merge = keys.size("spatial_merge_size", default=2)
-    merged = width * merge * merge
     layer = (
         *_both_norms("norm1", "norm2", width),
         *matrix("attn.qkv", 3 * width, width, "column", bias=True),
@@ -219,19 +210,21 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, inner, bias=True, names=("fc1", "fc2")),
     )
     parts = (
-        *_patches(
-            "patch_embed.proj",
-            width,
-            keys.size("patch_size"),
-            frames=keys.size("temporal_patch_size", default=2),
-            bias=False,
-        ),
-        *_layers("blocks.", keys.layers("depth"), layer),
-        *norm("merger.ln_q", width, bias=True),
+        *_video_patches(keys, width, bias=False),
+        *repeated("blocks.", keys.layers("depth"), layer),
+        *_merger(width, merge, out),
+    )
+    return _qwen_tower(keys, prefix, parts, width, inner, merge)
+
+
+def _merger(width: int, merge: int, out: int, *, norm_bias: bool = True) -> Parts:
+    """Return what makes one token of a square of ``merge`` x ``merge`` patches."""
+    merged = width * merge * merge
+    return (
+        *norm("merger.ln_q", width, bias=norm_bias),
         *matrix("merger.mlp.0", merged, merged, "column", bias=True),
         *matrix("merger.mlp.2", out, merged, "row", bias=True),
     )
-    return _qwen_tower(keys, prefix, parts, width, inner, merge)
 
 
 def _qwen_tower(keys: Keys, prefix: str, parts: Parts, width: int, inner: int, merge: int) -> Tower:
@@ -262,7 +255,6 @@ def qwen2_5_vl(keys: Keys, prefix: str) -> Tower:
     )
     width, inner, out = keys.size("hidden_size"), keys.size("intermediate_size"), keys.size("out_hidden_size")
     merge = keys.size("spatial_merge_size", default=2)
-    merged = width * merge * merge
     layer = (
         *_both_norms("norm1", "norm2", width, bias=False),
         *matrix("attn.qkv", 3 * width, width, "column", bias=True),
@@ -270,17 +262,9 @@ def qwen2_5_vl(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, inner, bias=True),
     )
     parts = (
-        *_patches(
-            "patch_embed.proj",
-            width,
-            keys.size("patch_size"),
-            frames=keys.size("temporal_patch_size", default=2),
-            bias=False,
-        ),
-        *_layers("blocks.", keys.layers("depth"), layer),
-        *norm("merger.ln_q", width),
-        *matrix("merger.mlp.0", merged, merged, "column", bias=True),
-        *matrix("merger.mlp.2", out, merged, "row", bias=True),
+        *_video_patches(keys, width, bias=False),
+        *repeated("blocks.", keys.layers("depth"), layer),
+        *_merger(width, merge, out, norm_bias=False),
     )
     return _qwen_tower(keys, prefix, parts, width, inner, merge)
 
@@ -323,11 +307,9 @@ def qwen3_vl(keys: Keys, prefix: str, *, omni: bool = False, deepstack: bool = T
 
     deep = len(keys.whole_numbers("deepstack_visual_indexes") or ())
     parts = (
-        *_patches(
-            "patch_embed.proj", width, keys.size("patch_size"), frames=keys.size("temporal_patch_size", default=2)
-        ),
+        *_video_patches(keys, width),
         small("pos_embed.weight", keys.size("num_position_embeddings"), width),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *merger("merger", width),
         *(part for index in range(deep) for part in merger(f"{listed}.{index}", merged)),
     )
@@ -357,10 +339,10 @@ def glm4v(keys: Keys, prefix: str) -> Tower:
         *mlp("mlp", width, out),
     )
     parts = (
-        *_patches("patch_embed.proj", width, patch, frames=keys.size("temporal_patch_size", default=2)),
+        *_video_patches(keys, width),
         small("embeddings.position_embedding.weight", _patch_count(keys, keys.size("image_size"), patch), width),
         *norm("post_conv_layernorm", width),
-        *_layers("blocks.", keys.layers("depth"), layer),
+        *repeated("blocks.", keys.layers("depth"), layer),
         *norm("post_layernorm", width),
         small("downsample.weight", out, width, merge, merge),
         small("downsample.bias", out),
@@ -390,7 +372,7 @@ def intern_vit(keys: Keys, prefix: str) -> Tower:
         small("embeddings.class_embedding", 1, 1, hidden),
         *_patches("embeddings.patch_embedding", hidden, patch),
         small("embeddings.position_embedding", 1, patches + 1, hidden),
-        *_layers("encoder.layers.", layers, layer),
+        *repeated("encoder.layers.", layers, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -414,11 +396,7 @@ def intern_vit_transformers(keys: Keys, prefix: str) -> Tower:
     bias = keys.flag("attention_bias")
     has_bias = keys.text("norm_type", default="layer_norm") == "layer_norm"
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"attention.{name}", hidden, hidden, "copied", bias=bias)
-        ),
+        *_projections("attention", hidden, hidden, "copied", bias=bias),
         *(_both_norms("attention.q_norm", "attention.k_norm", hidden, bias=False) if keys.flag("use_qk_norm") else ()),
         *matrix("attention.projection_layer", hidden, hidden, "copied", bias=True),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
@@ -431,7 +409,7 @@ def intern_vit_transformers(keys: Keys, prefix: str) -> Tower:
         small("embeddings.cls_token", 1, 1, hidden),
         *_patches("embeddings.patch_embeddings.projection", hidden, patch),
         *((small("embeddings.position_embeddings", 1, patches + 1, hidden),) if positions else ()),
-        *_layers("encoder.layer.", layers, layer),
+        *repeated("encoder.layer.", layers, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -462,17 +440,11 @@ def llama4(keys: Keys, prefix: str) -> Tower:
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
     layers, patch = keys.layers(), keys.size("patch_size")
     patches = _patch_count(keys, keys.size("image_size"), patch)
-    ratio = keys.number("pixel_shuffle_ratio", default=0.5)
-    if not 0 < ratio <= 1:
-        raise keys.error("pixel_shuffle_ratio", ratio, "above 0 and at most 1")
+    ratio = keys.fraction("pixel_shuffle_ratio", default=0.5)
     shuffled = int(hidden // ratio**2)
     middle = keys.size("projector_input_dim")
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column", bias=True)
-        ),
+        *_projections("self_attn", hidden, hidden, "column", bias=True),
         *matrix("self_attn.o_proj", hidden, hidden, "row", bias=True),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
         *_both_norms("input_layernorm", "post_attention_layernorm", hidden),
@@ -483,7 +455,7 @@ def llama4(keys: Keys, prefix: str) -> Tower:
         *matrix("patch_embedding.linear", hidden, _CHANNELS * patch * patch, "column"),
         *norm("layernorm_pre", hidden, bias=True),
         *norm("layernorm_post", hidden, bias=True),
-        *_layers("model.layers.", layers, layer),
+        *repeated("model.layers.", layers, layer),
         *matrix("vision_adapter.mlp.fc1", middle, shuffled, "column"),
         *matrix("vision_adapter.mlp.fc2", keys.size("projector_output_dim"), middle, "row"),
     )
@@ -532,7 +504,7 @@ def moonvit(keys: Keys, prefix: str) -> Tower:
             keys.size("init_pos_emb_width"),
             hidden,
         ),
-        *_layers("encoder.blocks.", layers, layer),
+        *repeated("encoder.blocks.", layers, layer),
         *norm("encoder.final_layernorm", hidden, bias=norm_bias),
     )
     return Tower(
@@ -582,7 +554,7 @@ def gemma4(keys: Keys, prefix: str) -> Tower:
     parts = (
         small("patch_embedder.position_embedding_table", 2, keys.size("position_embedding_size"), hidden),
         *matrix("patch_embedder.input_proj", hidden, _CHANNELS * patch * patch, "copied"),
-        *_layers("encoder.layers.", layers, layer),
+        *repeated("encoder.layers.", layers, layer),
     )
     merge = keys.size("pooling_kernel_size", default=3)
     return Tower(
@@ -613,7 +585,6 @@ def dots(keys: Keys, prefix: str) -> Tower:
     width, out, inner = keys.size("embed_dim"), keys.size("hidden_size"), keys.size("intermediate_size")
     merge, layers = keys.size("spatial_merge_size", default=2), keys.layers()
     bias = keys.flag("use_bias")
-    merged = width * merge * merge
     layer = (
         *matrix("attn.qkv", 3 * width, width, "column", bias=bias),
         *matrix("attn.proj", width, width, "row", bias=bias),
@@ -623,11 +594,9 @@ def dots(keys: Keys, prefix: str) -> Tower:
     parts = (
         *_patches("patch_embed.patchifier.proj", width, keys.size("patch_size")),
         *norm("patch_embed.patchifier.norm", width),
-        *_layers("blocks.", layers, layer),
+        *repeated("blocks.", layers, layer),
         *(norm("post_trunk_norm", width) if keys.flag("post_norm", default=True) else ()),
-        *norm("merger.ln_q", width, bias=True),
-        *matrix("merger.mlp.0", merged, merged, "column", bias=True),
-        *matrix("merger.mlp.2", out, merged, "row", bias=True),
+        *_merger(width, merge, out),
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -642,34 +611,34 @@ def dots(keys: Keys, prefix: str) -> Tower:
     )
 
 
+def sides(*, split: bool) -> tuple[Sharding, Sharding]:
+    """Return how ranks share a pair of matrices, one after the other: by its inner width, or not at all."""
+    return ("column", "row") if split else ("copied", "copied")
+
+
 def whisper_layer(width: int, inner: int, *, split: bool, cross: bool = False) -> Parts:
-    """Return one layer of Whisper's build; its key projections have no bias."""
-    column, row = ("column", "row") if split else ("copied", "copied")
+    """Return one layer of Whisper's build.
+
+    The checkpoint's key projections have no bias; split over ranks they stand in vLLM's fused projections, which hold
+    one of zeros.
+    """
+    column, row = sides(split=split)
 
     def attend(module: str) -> Parts:
         return (
-            *matrix(f"{module}.q_proj", width, width, column, bias=True),  # type: ignore[arg-type]
-            *matrix(f"{module}.k_proj", width, width, column),  # type: ignore[arg-type]
-            *matrix(f"{module}.v_proj", width, width, column, bias=True),  # type: ignore[arg-type]
-            *matrix(f"{module}.out_proj", width, width, row, bias=True),  # type: ignore[arg-type]
+            *matrix(f"{module}.q_proj", width, width, column, bias=True),
+            *matrix(f"{module}.k_proj", width, width, column, bias=split),
+            *matrix(f"{module}.v_proj", width, width, column, bias=True),
+            *matrix(f"{module}.out_proj", width, width, row, bias=True),
             *norm(f"{module}_layer_norm", width, bias=True),
         )
 
     return (
         *attend("self_attn"),
         *(attend("encoder_attn") if cross else ()),
-        *matrix("fc1", inner, width, column, bias=True),  # type: ignore[arg-type]
-        *matrix("fc2", width, inner, row, bias=True),  # type: ignore[arg-type]
+        *matrix("fc1", inner, width, column, bias=True),
+        *matrix("fc2", width, inner, row, bias=True),
         *norm("final_layer_norm", width, bias=True),
-    )
-
-
-def held_key_biases(layers: int, prefix: str, width: int, modules: tuple[str, ...]) -> Parts:
-    """Return the zero key biases that vLLM's fused projections hold beside a Whisper checkpoint's tensors."""
-    return tuple(
-        small(f"{prefix}{layer}.{module}.k_proj.bias", width, sharding="column")
-        for layer in range(layers)
-        for module in modules
     )
 
 
@@ -680,7 +649,6 @@ def whisper(
     split: bool,
     tokens_per_output: int = 1,
     max_item_tokens: int | None = None,
-    extra: Parts = (),
     positions: bool = True,
     last_norm: str = "layer_norm",
 ) -> Tower:
@@ -703,10 +671,8 @@ def whisper(
         small("conv2.weight", width, width, 3),
         small("conv2.bias", width),
         *((small("embed_positions.weight", source, width),) if positions else ()),
-        *_layers("layers.", layers, whisper_layer(width, inner, split=split)),
+        *repeated("layers.", layers, whisper_layer(width, inner, split=split)),
         *norm(last_norm, width, bias=True),
-        *(held_key_biases(layers, "layers.", width, ("self_attn",)) if split else ()),
-        *extra,
     )
     return Tower(
         parts=prefixed(prefix, parts),
@@ -717,7 +683,6 @@ def whisper(
             num_heads=keys.size("encoder_attention_heads", "num_attention_heads"),
             max_item_tokens=max_item_tokens,
             tokens_per_output=tokens_per_output,
-            extra={"positions": source},
         ),
     )
 
@@ -739,10 +704,6 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
     layers, out, bins = keys.layers("encoder_layers"), keys.size("output_dim"), keys.size("num_mel_bins")
     for _ in range(3):
         bins = (bins + 1) // 2
-    layer = (
-        *whisper_layer(width, inner, split=True),
-        small("self_attn.k_proj.bias", width, sharding="column"),
-    )
     parts = (
         small("conv2d1.weight", down, 1, 3, 3),
         small("conv2d1.bias", down),
@@ -751,7 +712,7 @@ def qwen3_omni_audio(keys: Keys, prefix: str) -> Tower:
         small("conv2d3.weight", down, down, 3, 3),
         small("conv2d3.bias", down),
         *matrix("conv_out", width, down * bins, "copied"),
-        *_layers("layers.", layers, layer),
+        *repeated("layers.", layers, whisper_layer(width, inner, split=True)),
         *norm("ln_post", width, bias=True),
         *matrix("proj1", width, width, "copied", bias=True),
         *matrix("proj2", out, width, "copied", bias=True),
@@ -776,11 +737,7 @@ def mllama(keys: Keys, prefix: str) -> Tower:
     positions = _patch_count(keys, keys.size("image_size"), patch) + 1
     ratios = _MLLAMA_ASPECT_RATIOS + 1
     layer = (
-        *(
-            part
-            for name in ("q_proj", "k_proj", "v_proj")
-            for part in matrix(f"self_attn.{name}", hidden, hidden, "column")
-        ),
+        *_projections("self_attn", hidden, hidden, "column"),
         *matrix("self_attn.o_proj", hidden, hidden, "row"),
         *mlp("mlp", hidden, inner, bias=True, names=("fc1", "fc2")),
         *_both_norms("input_layernorm", "post_attention_layernorm", hidden),
@@ -799,8 +756,8 @@ def mllama(keys: Keys, prefix: str) -> Tower:
         small("post_tile_positional_embedding.embedding.weight", ratios, tiles * hidden),
         *norm("layernorm_pre", hidden, bias=True),
         *norm("layernorm_post", hidden, bias=True),
-        *_layers("transformer.layers.", layers, layer),
-        *_layers("global_transformer.layers.", globals_, gated),
+        *repeated("transformer.layers.", layers, layer),
+        *repeated("global_transformer.layers.", globals_, gated),
     )
     return Tower(
         parts=prefixed(prefix, parts),

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advisor.layers import DecoderLayer, Mamba2
+from advisor.model.dense import assembled
 from advisor.model.hybrid import mamba2_parts
 from advisor.model.keys import Keys, divided
-from advisor.model.tensors import Decoder, Part, Parts, attention, embedding, lm_head, matrix, mlp, norm, prefixed
+from advisor.model.tensors import Decoder, Heads, Part, Parts, attention, matrix, mlp, norm, prefixed
 from advisor.model.windows import attention_layer
 
 _FFN_MULTIPLE = 256
@@ -40,7 +41,7 @@ def _searched_ffn(block: Keys, hidden: int) -> int | None:
 
 def _searched(keys: Keys) -> Decoder:
     """Llama-Nemotron Super and Ultra: some layers have no attention or no MLP."""
-    hidden, layers, vocab = keys.size("hidden_size"), keys.layers(), keys.size("vocab_size")
+    hidden, layers = keys.size("hidden_size"), keys.layers()
     heads = keys.size("num_attention_heads")
     head = keys.optional_size("head_dim") or divided(keys, hidden, "hidden_size", heads, "num_attention_heads")
     bias, mlp_bias = keys.flag("attention_bias"), keys.flag("mlp_bias")
@@ -56,15 +57,8 @@ def _searched(keys: Keys) -> Decoder:
             kv_heads = divided(attending, heads, "num_attention_heads", attending.size("n_heads_in_group"), "group")
             kv_heads_seen = max(kv_heads_seen, kv_heads)
             caches.append(attention_layer(kv_heads, head, None))
-            made += attention(
-                "self_attn",
-                hidden_size=hidden,
-                heads=heads,
-                kv_heads=kv_heads,
-                head_size=head,
-                qkv_bias=bias,
-                output_bias=bias,
-            )
+            sizes = Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads, head_size=head)
+            made += attention("self_attn", sizes, qkv_bias=bias, output_bias=bias)
             made += norm("input_layernorm", hidden)
         width = _searched_ffn(block, hidden)
         if width is not None:
@@ -72,19 +66,13 @@ def _searched(keys: Keys) -> Decoder:
             made += mlp("mlp", hidden, width, bias=mlp_bias)
             made += norm("post_attention_layernorm", hidden)
         parts.append(tuple(made))
-    tied = keys.flag("tie_word_embeddings")
-    return Decoder(
-        hidden_size=hidden,
+    return assembled(
+        keys,
+        Heads(hidden_size=hidden, heads=heads, kv_heads=kv_heads_seen, head_size=head),
+        layers=caches,
+        parts=parts,
         intermediate_size=widest or hidden,
-        num_attention_heads=heads,
-        num_kv_heads=kv_heads_seen,
-        head_size=head,
-        vocab_size=vocab,
-        layers=tuple(caches),
-        layer_parts=parts,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        tied=keys.flag("tie_word_embeddings"),
     )
 
 
@@ -102,7 +90,7 @@ _ZAMBA2: Mapping[str, Any] = {
 def _zamba2(keys: Keys) -> Decoder:
     """Zamba2: few attention blocks, each used by many layers, which keep their own keys and values."""
     keys = keys.with_defaults(_ZAMBA2)
-    hidden, layers, vocab = keys.size("hidden_size"), keys.layers(), keys.size("vocab_size")
+    hidden, layers = keys.size("hidden_size"), keys.layers()
     heads = keys.size("num_attention_heads")
     width = keys.size("attention_hidden_size", default=2 * hidden)
     head = keys.size("attention_head_dim", default=divided(keys, width, "attention width", heads, "heads"))
@@ -130,7 +118,7 @@ def _zamba2(keys: Keys) -> Decoder:
 
     def shared(block: int) -> Parts:
         parts: list[Part] = [
-            *attention("self_attn", hidden_size=width, heads=heads, kv_heads=heads, head_size=head)[:3],
+            *attention("self_attn", Heads(hidden_size=width, heads=heads, kv_heads=heads, head_size=head))[:3],
             *matrix("self_attn.o_proj", hidden, width, "row"),
             *matrix("feed_forward.gate_up_proj", 2 * inner, hidden, "column", bias=bias),
             *matrix("feed_forward.down_proj", hidden, inner, "row", bias=bias),
@@ -160,19 +148,14 @@ def _zamba2(keys: Keys) -> Decoder:
         made.append((*shared(block), *with_mamba) if block < blocks else with_mamba)
         caches.append((*attended, state))
         block += 1
-    tied = keys.flag("tie_word_embeddings", default=True)
-    return Decoder(
-        hidden_size=hidden,
+    return assembled(
+        keys,
+        Heads(hidden_size=hidden, heads=heads, kv_heads=heads, head_size=head),
+        layers=caches,
+        parts=made,
         intermediate_size=inner,
-        num_attention_heads=heads,
-        num_kv_heads=heads,
-        head_size=head,
-        vocab_size=vocab,
-        layers=tuple(caches),
-        layer_parts=made,
-        before=(embedding("model.embed_tokens", vocab, hidden),),
-        after=(*norm("model.final_layernorm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        tied=keys.flag("tie_word_embeddings", default=True),
+        final_norm="model.final_layernorm",
     )
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import assume, given
@@ -25,6 +25,7 @@ from advisor.layers import (
     Mamba2,
     SlidingWindow,
     SparseIndex,
+    State,
 )
 from advisor.model import parse_model
 from advisor.spec import DeclinedError
@@ -61,12 +62,36 @@ def settings_of(case: dict[str, Any]) -> KvSettings:
     return KvSettings(version=version, **flags)
 
 
+NO_ONE_PAGE = "cannot give all layers blocks of one size"
+NO_ONE_KIND = "cannot run these layers without the hybrid KV cache manager"
+OUR_REASON = {
+    "All attention layers in the same KV cache group must have the same window size": "windows of different lengths",
+    "Failed to promote local KV cache specs": NO_ONE_KIND,
+    "Hybrid KV cache manager is disabled but failed to convert": NO_ONE_KIND,
+    "MLA is not supported for slidingwindow": "latent .* beside sliding windows run from vLLM 0.26 on",
+    "divisible by the maximum page size": NO_ONE_PAGE,
+}
+"""By what vLLM says. It has no words where the pages cannot be made one size: that is an assertion."""
+
+
+def our_reason(case: dict[str, Any]) -> str:
+    said = case["result"]["refused"]
+    has_state = any(isinstance(cache, get_args(State)) for layer in layers_of(case) for cache in layer)
+    if case["version"] == "0.20.0" and has_state and case["settings"]["kv_cache_dtype"].startswith("turboquant"):
+        return "vLLM 0.20 has it for attention alone"  # said by a check of vLLM's that comes before what was recorded
+    if said == "AssertionError: ":
+        return NO_ONE_PAGE
+    [reason] = (ours for theirs, ours in OUR_REASON.items() if theirs in said)
+    return reason
+
+
 @pytest.mark.parametrize("case", list(recorded()))
 def test_every_number_is_vllms_own(case):
     expected = case["result"]
     if "refused" in expected:
-        with pytest.raises((ValueError, DeclinedError)):
+        with pytest.raises(ValueError, match=our_reason(case)) as refusal:
             kv_layout(layers_of(case), settings_of(case))
+        assert not isinstance(refusal.value, DeclinedError)
         return
     layout = kv_layout(layers_of(case), settings_of(case))
     error = layout.start_up_error(case["kv_cache_bytes"])
@@ -370,7 +395,7 @@ def laid_out(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> KvLayout
     """Return the layout; what vLLM refuses is no example."""
     try:
         return kv_layout(layers, settings)
-    except (ValueError, DeclinedError):
+    except ValueError:
         assume(False)
         raise
 

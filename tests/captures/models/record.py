@@ -32,6 +32,7 @@ from vllm.config import (
     set_current_vllm_config,
 )
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models import registry
@@ -42,6 +43,12 @@ from advisor.model import parse_model
 
 BLOCK = 16
 RANKS = (1, 2, 4)
+WITHOUT_CPU_KERNEL = (MoEActivation.RELU2_NO_MUL, MoEActivation.SITU)
+"""Experts' activations that vLLM has no CPU kernel for: of nemotron3 and nemotron3_latent, of kimik3 and kimik3text.
+
+A kernel decides only to what the experts' width is rounded up, and the CPU's, like Triton's, rounds nothing
+(``unquantized_round_up_hidden_size_and_intermediate_size``).
+"""
 
 
 def pretend_gpu():
@@ -75,13 +82,12 @@ def pretend_gpu():
     real_platform, moe_config.current_platform = moe_config.current_platform, Platform()
     select = moe_method.select_unquantized_moe_backend
 
-    def any_backend(*arguments, **options):
-        try:
-            return select(*arguments, **options)
-        except NotImplementedError:
+    def with_kernels_of_gpus(moe_config):
+        if moe_config.activation in WITHOUT_CPU_KERNEL:
             return UnquantizedMoeBackend.CPU, None
+        return select(moe_config)
 
-    moe_method.select_unquantized_moe_backend = any_backend
+    moe_method.select_unquantized_moe_backend = with_kernels_of_gpus
     import vllm.models.kimi_k3.nvidia.model as kimi
 
     kimi.maybe_init_gemm_rs_ar = lambda *_, **__: None
