@@ -11,6 +11,25 @@ from exporter.errors import UsageError
 _NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
 """Keys whose values a message must not repeat."""
 
+_WANTED = {
+    "missing": "is missing",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "string_type": "must be text in quotes",
+    "path_type": "must be a path in quotes",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of keys",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+"""What would be right, by pydantic's name of the problem: its own words speak of Python's types."""
+
 
 class Strict(BaseModel):
     """A section that knows all of its keys."""
@@ -57,18 +76,20 @@ def _where(error: yaml.MarkedYAMLError) -> str:
 
 
 def spelled(problem: Any, model: type[BaseModel]) -> str:
-    """Return one of pydantic's problems as ``key.path: what is wrong (given: what was given)``."""
+    """Return one of pydantic's problems as ``key.path: what would be right (given: what was given). What it is.``."""
     location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    known = _section_at(model, problem["loc"][:-1])
     if problem["type"] == "extra_forbidden":
-        known = _section_at(model, problem["loc"][:-1])
         return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
     given = problem["input"]
     holds_credentials = isinstance(given, str) and "://" in given and "@" in given
     is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
     hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
-    told = problem["msg"].removeprefix("Value error, ")
+    wanted = _WANTED.get(problem["type"])
+    told = wanted.format(**problem.get("ctx", {})) if wanted else problem["msg"].removeprefix("Value error, ")
     shown = "" if hidden or (isinstance(given, str) and repr(given) in told) else f" (given: {given!r})"
-    return f"{location}: {told}{shown}"
+    field = known.model_fields.get(str(problem["loc"][-1])) if wanted and problem["loc"] else None
+    return f"{location}: {told}{shown}{f'. {field.description}' if field and field.description else ''}"
 
 
 def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -51,7 +51,12 @@ def _margin(plan: EnginePlan) -> str:
     if margin is None or plan.binding == "flags":
         return ""
     word = "to spare" if margin.expected >= 0 else "short"
-    bounds = f" ({margin.lower / GIB:+,.2f} to {margin.upper / GIB:+,.2f})" if plan.verdict != "fits" else ""
+    if plan.verdict == "fits":
+        bounds = ""
+    elif margin.upper < 0:
+        bounds = f" ({-margin.upper / GIB:,.2f} to {-margin.lower / GIB:,.2f})"
+    else:
+        bounds = f" ({margin.lower / GIB:+,.2f} to {margin.upper / GIB:+,.2f})"
     return f", {abs(margin.expected) / GIB:,.2f} GiB {word}{bounds}, by the check of {_CHECKS[plan.binding]}"
 
 

@@ -42,9 +42,12 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
     assert found == [
         "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000",
         "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, name, url",
-        "engines[1].url: Field required",
-        "engines[1].name: String should match pattern '^[A-Za-z0-9_.:-]{1,64}$' (given: 'a b')",
-        "poll_interval: Input should be a valid number, unable to parse string as a number (given: 'fast')",
+        "engines[1].url: is missing. Where its API listens.",
+        (
+            "engines[1].name: must match ^[A-Za-z0-9_.:-]{1,64}$ (given: 'a b'). "
+            "Value of the engine label; host:port by default."
+        ),
+        "poll_interval: must be a number (given: 'fast'). Seconds between two readings.",
         "listen: unknown key; known here: engines, listen_address, policy, poll_interval, prometheus, state_dir",
         f"policy.colour: unknown key; known here: {', '.join(sorted(Policy.__dataclass_fields__))}",
         "policy.kv_full_ratio: must lie in (0, 1] (given: 3)",
@@ -55,7 +58,13 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
     ("text", "problem"),
     [
         ("- a\n- b\n", "a mapping of keys is needed at the top, this is a list"),
-        ("poll_interval: 0\n", "poll_interval: Input should be greater than or equal to 0.2 (given: 0)"),
+        ("poll_interval: 0\n", "poll_interval: must be at least 0.2 (given: 0). Seconds between two readings."),
+        ("poll_interval: .nan\n", "poll_interval: must be at most 300 (given: nan)"),
+        ("state_dir: 3\n", "state_dir: must be a path in quotes (given: 3)"),
+        ("engines: x\n", "engines: must be a list (given: 'x')"),
+        ("engines: [3]\n", "engines[0]: must be a mapping of keys (given: 3)"),
+        ("policy: [1]\n", "policy: must be a mapping of keys. Thresholds;"),
+        ("listen_address: 3\n", "listen_address: must be text in quotes (given: 3). [host]:port to serve on."),
         ("engines: [{url: 'ftp://h'}]\n", "engines[0].url: 'ftp://h' is not an address such as http://127.0.0.1:8000"),
         ("engines: [{url: 'http://u:p@h:1'}]\n", "credentials do not belong in a URL"),
         ("engines: [{url: 'http://[h:1'}]\n", "engines[0].url: 'http://[h:1' is not an address such as"),

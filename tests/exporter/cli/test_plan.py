@@ -1,6 +1,7 @@
 """``vllm-headroom plan`` as it is typed."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -79,6 +80,14 @@ def test_a_card_that_is_too_small_exits_with_one_and_vllms_reason(model):
     assert shown.exit_code == 1
     assert "does not fit" in shown.output
     assert "vLLM would say:" in shown.output
+
+
+def test_what_is_missing_is_told_with_its_bounds_in_the_same_direction(model):
+    shown = run("--gpu-memory-gib", "12", "--", "serve", model).output
+    told = re.search(r"does not fit, ([\d.]+) GiB short \(([\d.]+) to ([\d.]+)\)", shown)
+    assert told, shown
+    expected, least, most = map(float, told.groups())
+    assert 0 < least < expected < most
 
 
 def test_a_pasted_command_with_dashes_needs_no_quoting(model):

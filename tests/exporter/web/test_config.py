@@ -108,7 +108,7 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_path(tmp_path):
     [
         ("client_auth_type: RequireAndVerifyClientCert", "RequireAndVerifyClientCert needs client_ca_file"),
         ("client_auth_type: RequestClientCert", "takes certificates that prove nothing"),
-        ("client_auth_type: Maybe", "Input should be 'NoClientCert'"),
+        ("client_auth_type: Maybe", "must be 'NoClientCert'"),
         ("client_allowed_sans: [a]", "client_allowed_sans needs client_auth_type: RequireAndVerifyClientCert"),
         ("cipher_suites: [TLS_AES_128_GCM_SHA256]", "names none for TLS 1.2"),
         ("cert: x", "cert and cert_file are both given"),
