@@ -283,6 +283,7 @@ def parse_flags(
             _take(name, texts, values, found)
     if positional:
         values["model"] = positional[0]
+    _drop_odd_parts(values, found)
     return EngineFlags(environment=variables, problems=tuple(found), **values)
 
 
@@ -436,3 +437,27 @@ def _take_nested(field_name: str, path: str, texts: list[str], values: dict[str,
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if isinstance(node, dict):
         node[last] = value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_whole(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_whole, value))
+
+
+_PARTS: tuple[tuple[str, str, Callable[[object], bool], str], ...] = (
+    ("compilation_config", "cudagraph_capture_sizes", _are_whole, "a list of whole numbers above zero"),
+    ("compilation_config", "max_cudagraph_capture_size", _is_whole, "a whole number above zero"),
+    ("speculative_config", "num_speculative_tokens", _is_whole, "a whole number above zero"),
+)
+"""What is reckoned with inside flags that take an object."""
+
+
+def _drop_odd_parts(values: dict[str, Any], problems: list[str]) -> None:
+    for field_name, key, is_right, expected in _PARTS:
+        given = values.get(field_name) or {}
+        if given.get(key) is not None and not is_right(given[key]):
+            problems.append(f"--{field_name.replace('_', '-')}.{key}: {given[key]!r} is not {expected}")
+            values[field_name] = {name: value for name, value in given.items() if name != key}

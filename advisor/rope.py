@@ -4,6 +4,7 @@ They count as weights in what vLLM prints: 0.03 GiB of Llama 3.1's 14.99 GiB, a 
 tensor parallelism shrinks all else. Source: ``layers/rotary_embedding`` (0.6.3 to 0.33).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ def _of_compressed(config: Mapping[str, Any], positions: int) -> tuple[RopeTable
     scaling = inner if isinstance(inner, Mapping) else scaling
     original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
     compressed = positions
-    if isinstance(original, int) and isinstance(factor, int | float) and factor > 0:
+    if isinstance(original, int) and isinstance(factor, int | float) and 0 < factor < math.inf:
         compressed = int(original * factor)
     dims = config.get("qk_rope_head_dim")
     ratios = config.get("compress_ratios")
@@ -109,10 +110,11 @@ def _table(
     *,
     full_attention: bool,
 ) -> RopeTable:
-    kind = scaling.get("rope_type", scaling.get("type")) or "default"
+    kind = scaling.get("rope_type", scaling.get("type"))
+    kind = kind if isinstance(kind, str) else "default"
     dims = _dims(config, scaling, head_size, full_attention=full_attention, proportional=kind == "proportional")
     factor = scaling.get("factor")
-    factor = factor if isinstance(factor, int | float) and factor > 0 else 1
+    factor = factor if isinstance(factor, int | float) and 0 < factor < math.inf else 1
     original = scaling.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
     original = original if isinstance(original, int) else None
     if kind in {"yarn", "deepseek_yarn"}:

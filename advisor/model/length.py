@@ -34,18 +34,12 @@ def context_length(text: Keys) -> tuple[int, int | None]:
     """
     found = [length for key in _LENGTH_KEYS if (length := text.optional_length(key)) is not None]
     length = min(found, default=_UNKNOWN_LENGTH)
+    scalings = tuple(_scalings(text))
     if "gemma3" in text.text("model_type"):
         return length, None
     extended: int | None = None
     factor: float = 1.0
-    for scaling in _scalings(text):
-        kind = scaling.get("rope_type", scaling.get("type"))
-        if not isinstance(kind, str | None):
-            raise text.error("rope_scaling rope_type", kind, "a string")
-        stated = scaling.get("factor")
-        original = scaling.get("original_max_position_embeddings")
-        if stated is not None and not (is_finite(stated) and 0 < stated <= _LARGEST_FACTOR):
-            raise text.error("rope_scaling factor", stated, f"a number from 0 to {_LARGEST_FACTOR:,}")
+    for kind, stated, original in scalings:
         if kind not in _ALREADY_SCALED and stated is not None:
             factor = stated
         elif kind == "yarn" and stated is not None and is_finite(original) and 0 < original * stated < 2**40:
@@ -58,11 +52,19 @@ def context_length(text: Keys) -> tuple[int, int | None]:
     return int(length * factor), extended
 
 
-def _scalings(text: Keys) -> Iterator[Mapping[str, Any]]:
-    name, scaling = text.raw("rope_scaling", "rope_parameters")
-    if scaling is None:
+def _scalings(text: Keys) -> Iterator[tuple[str | None, float | None, Any]]:
+    """Give each scaling's kind, factor and original length, the first two checked."""
+    name, found = text.raw("rope_scaling", "rope_parameters")
+    if found is None:
         return
-    if not isinstance(scaling, Mapping):
-        raise text.error(name, scaling, "an object")
-    by_layer_type = [each for each in scaling.values() if isinstance(each, Mapping)]
-    yield from by_layer_type or [scaling]
+    if not isinstance(found, Mapping):
+        raise text.error(name, found, "an object")
+    by_layer_type = [each for each in found.values() if isinstance(each, Mapping)]
+    for scaling in by_layer_type or [found]:
+        kind = scaling.get("rope_type", scaling.get("type"))
+        if not isinstance(kind, str | None):
+            raise text.error(f"{name} rope_type", kind, "a string")
+        stated = scaling.get("factor")
+        if stated is not None and not (is_finite(stated) and 0 < stated <= _LARGEST_FACTOR):
+            raise text.error(f"{name} factor", stated, f"a number from 0 to {_LARGEST_FACTOR:,}")
+        yield kind, stated, scaling.get("original_max_position_embeddings")

@@ -94,6 +94,34 @@ def test_what_vllm_would_refuse_is_a_problem_that_names_flag_value_and_remedy():
         require_valid(flags)
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "problem"),
+    [
+        (
+            "--compilation-config",
+            '{"cudagraph_capture_sizes": "all", "level": 3}',
+            "--compilation-config.cudagraph_capture_sizes: 'all' is not a list of whole numbers above zero",
+        ),
+        (
+            "--compilation-config.max_cudagraph_capture_size",
+            "large",
+            "--compilation-config.max_cudagraph_capture_size: 'large' is not a whole number above zero",
+        ),
+        (
+            "--speculative-config",
+            '{"num_speculative_tokens": [3]}',
+            "--speculative-config.num_speculative_tokens: [3] is not a whole number above zero",
+        ),
+    ],
+)
+def test_a_part_of_an_object_that_vllm_would_refuse_is_a_problem_too(flag, text, problem):
+    flags = parse_flags(["serve", "m", flag, text])
+
+    assert flags.problems == (problem,)
+    assert flags.compilation_config in (None, {}, {"level": 3})
+    assert flags.speculative_config in (None, {})
+
+
 def test_the_command_line_wins_over_the_config_file():
     config = {"max-num-seqs": 8, "tensor_parallel_size": 2, "enforce-eager": True, "served-model-name": ["a", "b"]}
     flags = parse_flags(["serve", "m", "--max-num-seqs", "16"], config=config)
