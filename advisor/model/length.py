@@ -46,9 +46,9 @@ def context_length(text: Keys) -> tuple[int, int | None]:
             scaled = int(original * stated)
             extended = scaled if scaled > length else None
         elif kind in {"longrope", "su"}:
-            original = text.optional_length("original_max_position_embeddings")
-            if original is not None:
-                return original, length if length > original else None
+            unscaled = text.optional_length("original_max_position_embeddings")
+            if unscaled is not None:
+                return unscaled, length if length > unscaled else None
     return int(length * factor), extended
 
 

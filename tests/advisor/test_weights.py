@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -450,7 +451,10 @@ def test_the_bounds_hold_the_figure_and_are_narrow(shape, quantization, tp, head
 
 
 ODD = st.sampled_from(
-    [None, -1, 0, 7, 1.5, "x", [], {}, {"type": 3}, {"factor": "x"}, {"full_attention": {"rope_type": 1}}]
+    [
+        *(None, -1, 0, 7, 1.5, "x", [], {}, {"type": 3}, {"factor": "x"}, {"full_attention": {"rope_type": 1}}),
+        *({"rope_type": ["linear"]}, {"rope_type": "linear", "factor": math.inf}),
+    ]
 )
 
 

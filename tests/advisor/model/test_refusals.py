@@ -136,7 +136,12 @@ def test_an_absurd_rope_scaling_is_refused():
         ("gemma4mm_audio", ("audio_config", "hidden_size"), 1, "audio_config.hidden_size 1 is not a multiple of"),
         ("gemma3nmm", ("audio_config", "hidden_size"), 3, "audio_config.hidden_size 3 is not a multiple of"),
         ("gemma3nmm", ("audio_config", "input_feat_size"), 3, "audio_config.input_feat_size is 3; it must be"),
-        ("gemma4mm_audio", ("audio_config", "subsampling_conv_channels"), [3, 5], "subsampling_conv_channels is [3, 5]"),
+        (
+            "gemma4mm_audio",
+            ("audio_config", "subsampling_conv_channels"),
+            [3, 5],
+            "subsampling_conv_channels is [3, 5]",
+        ),
         ("gemma3nmm", ("audio_config", "sscp_conv_channel_size"), [0, 1], "sscp_conv_channel_size is [0, 1]"),
     ],
 )
@@ -184,6 +189,23 @@ def read_or_refused(config):
         return parse_model(config), None
     except (ModelConfigError, DeclinedError) as refusal:
         return None, str(refusal)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.5, math.inf, "x", [0], {}], ids=repr)
+def test_any_key_of_any_recorded_config_may_be_anything(value):
+    for name, entry in RECORDED.items():
+        for *parents, key in places(entry["config"]):
+            config = copy.deepcopy(entry["config"])
+            holder = config
+            for parent in parents:
+                holder = holder[parent]
+            holder[key] = value
+
+            spec, refusal = read_or_refused(config)
+
+            where = (name, *parents, key)
+            assert spec is not None or "\n" not in refusal, where
+            assert spec is None or all(size > 0 for each in spec.parameters for size in each.shape), where
 
 
 @settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow], deadline=None)
