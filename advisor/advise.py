@@ -12,7 +12,7 @@ from advisor.history import EngineHistory, History
 from advisor.memory import budget
 from advisor.plan import EnginePlan, plan_again
 from advisor.policy import Policy
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit
@@ -165,7 +165,7 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     theory, reason = _theory(snapshot, reading, server, gpus)
-    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    files = _model_of(snapshot, reading, server) if server else None
     planned = None
     if theory is not None and server is not None:
         device = _device(gpus, reading, server)
@@ -183,12 +183,16 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     )
 
 
+def _model_of(snapshot: Snapshot, reading: EngineReading, server: EngineProcess) -> ModelFiles | None:
+    return snapshot.model_at(server.model_path, reading.model_path, overrides=server.flags.config_overrides())
+
+
 def _theory(
     snapshot: Snapshot, reading: EngineReading, server: EngineProcess | None, gpus: tuple[Gpu, ...]
 ) -> tuple[EnginePlan | None, str | None]:
     if server is None:
         return None, "the server runs on another host or cannot be found in the process table"
-    files = snapshot.model_at(server.model_path, reading.model_path)
+    files = _model_of(snapshot, reading, server)
     if files is None:
         return None, "the model's config.json has not been read"
     if files.spec is None:

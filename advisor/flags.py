@@ -93,6 +93,7 @@ class EngineFlags:
     dtype: str | None = _flag(_WORD)
     quantization: str | None = _flag(_WORD, "q")
     hf_overrides: Mapping[str, Any] | None = _flag(_MAPPING)
+    rope_scaling: Mapping[str, Any] | None = _flag(_MAPPING)
 
     # KV cache
     gpu_memory_utilization: float | None = _flag(_NUMBER, "device-memory-utilization")
@@ -187,6 +188,14 @@ class EngineFlags:
         """Return the flags that were given, by field name."""
         values = ((name, getattr(self, name)) for name in _FIELDS)
         return {name: value for name, value in values if value is not None}
+
+    def config_overrides(self) -> str:
+        """Return as JSON what stands instead of values of the model's config.json; empty where nothing does.
+
+        ``--rope-scaling`` is one of them by an older name (up to 0.12).
+        """
+        overrides = {**(self.hf_overrides or {}), **({"rope_scaling": self.rope_scaling} if self.rope_scaling else {})}
+        return json.dumps(overrides, sort_keys=True) if overrides else ""
 
 
 ENVIRONMENT = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from advisor.activation import Step
 from advisor.calibration import overheads
 from advisor.cudagraphs import graph_count
-from advisor.defaults import Device, ResolvedFlags, resolve_flags
+from advisor.defaults import Device, ResolvedFlags, context_lengths, resolve_flags
 from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
@@ -95,7 +95,7 @@ def plan_engine(
         flags,
         version=version,
         device=device,
-        max_position_embeddings=spec.max_position_embeddings,
+        max_position_embeddings=context_lengths(spec, version)[0],
         traits=traits,
     )
     needed = resolved.tensor_parallel_size * resolved.pipeline_parallel_size * resolved.data_parallel_size
@@ -134,7 +134,16 @@ def plan_engine(
     blocks = kv_bytes.mapped(layout.num_blocks)
     if resolved.num_gpu_blocks_override is not None:
         blocks = exactly(resolved.num_gpu_blocks_override)
-    judged, error = _judge(spec, resolved, traits, version=version, device=device, layout=layout, memory=memory)
+    judged, error = _judge(
+        spec,
+        resolved,
+        traits,
+        version=version,
+        device=device,
+        layout=layout,
+        memory=memory,
+        allows_long_max_model_len=_is_set(flags, "VLLM_ALLOW_LONG_MAX_MODEL_LEN"),
+    )
     return EnginePlan(
         device_name=device.name,
         gpus_needed=needed,
@@ -339,6 +348,10 @@ _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
 
 
+def _is_set(flags: EngineFlags, variable: str) -> bool:
+    return flags.environment.get(variable, "").strip().lower() in {"1", "true"}
+
+
 def _judge(
     spec: ModelSpec,
     resolved: ResolvedFlags,
@@ -348,9 +361,17 @@ def _judge(
     device: Device,
     layout: KvLayout,
     memory: MemoryPlan | None,
+    allows_long_max_model_len: bool,
 ) -> tuple[Verdict | None, str | None]:
     """Hold the plan against the release's start-up checks on a GPU that nobody else uses."""
-    refused = first_flag_error(resolved, spec, version=version, device=device, is_mla=traits.is_mla or device.is_cpu)
+    refused = first_flag_error(
+        resolved,
+        spec,
+        version=version,
+        device=device,
+        is_mla=traits.is_mla or device.is_cpu,
+        allows_long_max_model_len=allows_long_max_model_len,
+    )
     if refused is not None:
         return Verdict(fit="does_not_fit", margin=exactly(0.0), binding="flags"), refused.text
     if memory is None:

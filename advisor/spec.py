@@ -21,6 +21,9 @@ Role = Literal["linear", "expert", "norm", "embedding", "lm_head"]
 """What a tensor is to quantisation: methods replace ``linear`` and ``expert`` (unless their name is excluded), few
 replace ``lm_head`` or ``embedding``, none ``norm``, which stands for everything small and one-dimensional."""
 
+Extension = Literal["longrope", "yarn"]
+"""The rope scalings by which a context grows beyond ``max_position_embeddings``, each by its own rule."""
+
 Sharding = Literal["column", "row", "kv_heads", "experts", "vocabulary", "copied"]
 """How tensor-parallel ranks share a tensor.
 
@@ -138,8 +141,9 @@ class ModelSpec:
     encoder_positions: int | None = None
     """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
     extended_position_embeddings: int | None = None
-    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases to 0.29
-    take it by themselves (yarn over an unscaled max_position_embeddings). None where there is none."""
+    """A longer context that rope scaling allows; which releases take it is for `advisor.defaults.context_lengths` to
+    say. None where there is none."""
+    extended_by: Extension | None = None
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True

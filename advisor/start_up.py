@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.defaults import Device, ResolvedFlags
+from advisor.defaults import Device, ResolvedFlags, context_lengths
 from advisor.estimate import Estimate
 from advisor.spec import ModelSpec
 from advisor.units import GIB
@@ -75,7 +75,9 @@ def first_flag_error(
     checks: Iterable[StartUpError | None] = (
         None
         if allows_long_max_model_len
-        else max_model_len_error(version, flags.max_model_len, spec.max_position_embeddings, length_key=length_key),
+        else max_model_len_error(
+            version, flags.max_model_len, context_lengths(spec, version)[1], length_key=length_key
+        ),
         batched_tokens_error(flags),
         heads_error(spec.num_attention_heads, flags.tensor_parallel_size),
         None if is_mla else decode_context_error(version, flags, spec),

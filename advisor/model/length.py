@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from advisor.model.keys import Keys, is_finite
+from advisor.spec import Extension
 
 _LENGTH_KEYS = (
     "max_position_embeddings",
@@ -22,8 +23,8 @@ _UNKNOWN_LENGTH = 2048
 """What vLLM assumes of a config that names no length."""
 
 
-def context_length(text: Keys) -> tuple[int, int | None]:
-    """Return (what vLLM takes by default, a longer length that the scaling allows or None), in tokens.
+def context_length(text: Keys) -> tuple[int, int | None, Extension | None]:
+    """Return (what vLLM 0.32 takes by default, a longer length or None, which scaling that is of), in tokens.
 
     Source: ``config/model.py:_get_and_verify_max_len`` (0.32) and ``derive_max_model_len_and_key`` of
     ``transformers_utils/model_arch_config_convertor.py``: the smallest of the keys, times the factor of a rope scaling
@@ -36,7 +37,7 @@ def context_length(text: Keys) -> tuple[int, int | None]:
     length = min(found, default=_UNKNOWN_LENGTH)
     scalings = tuple(_scalings(text))
     if "gemma3" in text.text("model_type"):
-        return length, None
+        return length, None, None
     extended: int | None = None
     factor: float = 1.0
     for kind, stated, original in scalings:
@@ -48,8 +49,8 @@ def context_length(text: Keys) -> tuple[int, int | None]:
         elif kind in {"longrope", "su"}:
             unscaled = text.optional_length("original_max_position_embeddings")
             if unscaled is not None:
-                return unscaled, length if length > unscaled else None
-    return int(length * factor), extended
+                return (unscaled, length, "longrope") if length > unscaled else (unscaled, None, None)
+    return int(length * factor), extended, None if extended is None else "yarn"
 
 
 def _scalings(text: Keys) -> Iterator[tuple[str | None, float | None, Any]]:

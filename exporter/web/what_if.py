@@ -120,7 +120,11 @@ def _told(placed: Placed, snapshot: Snapshot, changes: Mapping[str, Any]) -> dic
         "declined": None,
     }
     server = placed.server
-    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    files = (
+        snapshot.model_at(server.model_path, reading.model_path, overrides=server.flags.config_overrides())
+        if server
+        else None
+    )
     if placed.theory is None or server is None or files is None or files.spec is None or placed.device is None:
         return entry | {"declined": _without(placed.no_theory or "there is no theory for this engine", snapshot)}
     version = parse_version(reading.vllm_version) or NEWEST_STUDIED
