@@ -8,6 +8,7 @@ numbers, config file) and ``engine/arg_utils.py`` (names); flags that later rele
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,13 @@ def _whole(text: str) -> int:
     number, suffix = match.groups()
     power = "kmgt".index(suffix.lower()) + 1
     return int(float(number) * 1000**power) if suffix.islower() else int(number) * 1024**power
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _whole_or_auto(text: str) -> int:
@@ -65,7 +73,7 @@ class _Reader:
 
 _WHOLE = _Reader(_whole, "a whole number such as 8192, 8k or 8K")
 _LENGTH = _Reader(_whole_or_auto, "a whole number such as 8192, 8k or 8K, or auto")
-_NUMBER = _Reader(float, "a number such as 0.9")
+_NUMBER = _Reader(_finite, "a number such as 0.9")
 _WORD = _Reader(_word, "a word")
 _TRUTH = _Reader(_truth, "true or false")
 _MAPPING = _Reader(_mapping, "a JSON object")
@@ -426,7 +434,7 @@ def _take(option: str, texts: list[str], values: dict[str, Any], problems: list[
         return
     try:
         read = [reader.read(text) for text in texts]
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         problems.append(f"{shown}: {' '.join(texts)!r} is not {reader.expected}")
         return
     values[field_name] = tuple(read) if metadata["many"] else read[-1]

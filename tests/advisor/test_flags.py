@@ -122,6 +122,17 @@ def test_a_part_of_an_object_that_vllm_would_refuse_is_a_problem_too(flag, text,
     assert flags.speculative_config in (None, {})
 
 
+def test_what_is_no_number_is_no_utilization():
+    assert parse_flags(["serve", "m", "--gpu-memory-utilization", "nan"]).problems == (
+        "--gpu-memory-utilization: 'nan' is not a number such as 0.9",
+    )
+
+
+def test_a_number_beyond_all_numbers_is_a_problem_like_any_other():
+    (problem,) = parse_flags(["serve", "m", "--max-model-len", "9" * 400 + "k"]).problems
+    assert problem.startswith("--max-model-len: '999")
+
+
 def test_the_command_line_wins_over_the_config_file():
     config = {"max-num-seqs": 8, "tensor_parallel_size": 2, "enforce-eager": True, "served-model-name": ["a", "b"]}
     flags = parse_flags(["serve", "m", "--max-num-seqs", "16"], config=config)
