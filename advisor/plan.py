@@ -119,6 +119,7 @@ def plan_engine(
     else:
         memory = _fullest_rank(
             spec,
+            flags,
             resolved,
             traits,
             version=version,
@@ -142,7 +143,7 @@ def plan_engine(
         device=device,
         layout=layout,
         memory=memory,
-        allows_long_max_model_len=_is_set(flags, "VLLM_ALLOW_LONG_MAX_MODEL_LEN"),
+        allows_long_max_model_len=_switch(flags, "VLLM_ALLOW_LONG_MAX_MODEL_LEN") is True,
     )
     return EnginePlan(
         device_name=device.name,
@@ -250,6 +251,7 @@ def _schedules_ahead(
 
 def _fullest_rank(
     spec: ModelSpec,
+    flags: EngineFlags,
     resolved: ResolvedFlags,
     traits: ModelTraits,
     *,
@@ -308,6 +310,7 @@ def _fullest_rank(
             pooling=traits.is_pooling,
             multimodal_items=_takes_items(resolved),
             max_model_len=resolved.max_model_len,
+            flashinfer_sampler=_switch(flags, "VLLM_USE_FLASHINFER_SAMPLER"),
         )
         plans.append(
             memory_plan(
@@ -318,6 +321,7 @@ def _fullest_rank(
                 weights=_resident(weights, resolved.cpu_offload_gb),
                 captures=counts,
                 kv_cache_memory_bytes=kv_cache_bytes,
+                estimates_graphs=_switch(flags, "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"),
                 residual=residual,
             )
         )
@@ -348,8 +352,10 @@ _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
 
 
-def _is_set(flags: EngineFlags, variable: str) -> bool:
-    return flags.environment.get(variable, "").strip().lower() in {"1", "true"}
+def _switch(flags: EngineFlags, variable: str) -> bool | None:
+    """Return whether an environment variable turns something on or off, None where it is not set."""
+    value = flags.environment.get(variable, "").strip().lower()
+    return None if not value else value in {"1", "true"}
 
 
 def _judge(
