@@ -52,6 +52,8 @@ class Step:
     multimodal_items: bool = True
     """Whether images or clips may come at all (``--limit-mm-per-prompt`` of zero, ``--language-model-only``)."""
     max_model_len: int | None = None
+    flashinfer_sampler: bool | None = None
+    """VLLM_USE_FLASHINFER_SAMPLER, where it is set."""
 
 
 def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
@@ -69,7 +71,9 @@ def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
     layers += workspaces - resident
     seeing = encoder_work(spec, step)
     base = sampler.LIBRARIES_BYTES
-    lower_entry, entry, upper_entry = sampler.bytes_per_entry(step.version, step.runner)
+    lower_entry, entry, upper_entry = sampler.bytes_per_entry(
+        step.version, step.runner, flashinfer=step.flashinfer_sampler
+    )
     scale = step.element_bytes / 2 if step.element_bytes > 2 else 1.0
 
     def peak(entry_bytes: float, tower_share: float, outputs: float) -> float:

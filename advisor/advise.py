@@ -156,7 +156,11 @@ def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
     device = _device(gpus, reading, server) if server else None
-    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
+    files = (
+        snapshot.model_at(server.model_path, reading.model_path, overrides=server.flags.config_overrides())
+        if server
+        else None
+    )
     planned, reason = _replanner(reading, server, files, device)
     theory = None
     if planned is not None:

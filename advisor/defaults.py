@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode, given_sizes
-from advisor.flags import EngineFlags, whole_within
+from advisor.flags import EngineFlags
 from advisor.gpus import compute_capability
+from advisor.spec import ModelSpec
 from advisor.traits import ModelTraits
 from advisor.units import GIB
 from advisor.versions import Version
@@ -312,6 +313,26 @@ def _is_large(version: Version, device: Device) -> bool:
 _POOLING_TOKENS, _MULTIMODAL_TOKENS, _BATCHED_DP_TOKENS = 32768, 5120, 256
 
 
+_YARN_IS_IN_THE_LENGTH: Version = (0, 30, 0)
+"""Releases before multiply the length that yarn starts from by its factor; 0.30 and 0.31 were not read."""
+_LONGROPE_IS_ASKED_FOR: Version = (0, 12, 0)
+"""From here on the length before scaling is the default, as it serves short requests better; 0.11.1 was not read."""
+
+
+def context_lengths(spec: ModelSpec, version: Version) -> tuple[int, int]:
+    """Return (the context that a release takes by default, the longest that it lets ``--max-model-len`` ask for).
+
+    Source: ``_get_and_verify_max_len`` (``config.py`` 0.6.3 and 0.8.5, ``config/model.py`` 0.11.0 to 0.33.0).
+    """
+    usual, extended = spec.max_position_embeddings, spec.extended_position_embeddings
+    if extended is None:
+        return usual, usual
+    if spec.extended_by == "longrope":
+        return usual if version >= _LONGROPE_IS_ASKED_FOR else extended, extended
+    derived = usual if version >= _YARN_IS_IN_THE_LENGTH else extended
+    return derived, derived
+
+
 def resolve_flags(
     flags: EngineFlags,
     *,
@@ -328,9 +349,6 @@ def resolve_flags(
         device: What one rank runs on.
         max_position_embeddings: Longest context that the model's config supports.
         traits: What else the defaults ask of the model; None for a dense decoder.
-
-    Raises:
-        FlagError: A number within a flag's JSON is none.
     """
     traits = traits or ModelTraits()
     is_v1 = uses_v1(flags, version=version, device=device, traits=traits)
@@ -525,8 +543,7 @@ def _speculative(flags: EngineFlags) -> Mapping[str, Any] | None:
 
 
 def _drafted(speculative: Mapping[str, Any] | None) -> int:
-    key = "num_speculative_tokens"
-    return whole_within("--speculative-config", key, (speculative or {}).get(key) or 0)
+    return int((speculative or {}).get("num_speculative_tokens") or 0)
 
 
 def _draft_slots(version: Version, speculative: Mapping[str, Any] | None) -> int:

@@ -8,6 +8,7 @@ numbers, config file) and ``engine/arg_utils.py`` (names); flags that later rele
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,13 @@ def _whole(text: str) -> int:
     number, suffix = match.groups()
     power = "kmgt".index(suffix.lower()) + 1
     return int(float(number) * 1000**power) if suffix.islower() else int(number) * 1024**power
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _whole_or_auto(text: str) -> int:
@@ -65,7 +73,7 @@ class _Reader:
 
 _WHOLE = _Reader(_whole, "a whole number such as 8192, 8k or 8K")
 _LENGTH = _Reader(_whole_or_auto, "a whole number such as 8192, 8k or 8K, or auto")
-_NUMBER = _Reader(float, "a number such as 0.9")
+_NUMBER = _Reader(_finite, "a number such as 0.9")
 _WORD = _Reader(_word, "a word")
 _TRUTH = _Reader(_truth, "true or false")
 _MAPPING = _Reader(_mapping, "a JSON object")
@@ -93,6 +101,7 @@ class EngineFlags:
     dtype: str | None = _flag(_WORD)
     quantization: str | None = _flag(_WORD, "q")
     hf_overrides: Mapping[str, Any] | None = _flag(_MAPPING)
+    rope_scaling: Mapping[str, Any] | None = _flag(_MAPPING)
 
     # KV cache
     gpu_memory_utilization: float | None = _flag(_NUMBER, "device-memory-utilization")
@@ -187,6 +196,14 @@ class EngineFlags:
         """Return the flags that were given, by field name."""
         values = ((name, getattr(self, name)) for name in _FIELDS)
         return {name: value for name, value in values if value is not None}
+
+    def config_overrides(self) -> str:
+        """Return as JSON what stands instead of values of the model's config.json; empty where nothing does.
+
+        ``--rope-scaling`` is one of them by an older name (up to 0.12).
+        """
+        overrides = {**(self.hf_overrides or {}), **({"rope_scaling": self.rope_scaling} if self.rope_scaling else {})}
+        return json.dumps(overrides, sort_keys=True) if overrides else ""
 
 
 ENVIRONMENT = (
@@ -283,6 +300,7 @@ def parse_flags(
             _take(name, texts, values, found)
     if positional:
         values["model"] = positional[0]
+    _drop_odd_parts(values, found)
     return EngineFlags(environment=variables, problems=tuple(found), **values)
 
 
@@ -302,18 +320,6 @@ def misspelled(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 _ALIKE_RATIO = 0.92
 """None of the 275 options of vLLM 0.32 is taken for another by it; at 0.9 --dbo-prefill-token-threshold is."""
-
-
-def whole_within(flag: str, key: str, value: Any) -> int:
-    """Return a number that stands within a flag's JSON.
-
-    Raises:
-        FlagError: It is none.
-    """
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise FlagError(f"{flag} {key}: {value!r} is not a whole number") from error
 
 
 def require_valid(flags: EngineFlags) -> EngineFlags:
@@ -428,7 +434,7 @@ def _take(option: str, texts: list[str], values: dict[str, Any], problems: list[
         return
     try:
         read = [reader.read(text) for text in texts]
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         problems.append(f"{shown}: {' '.join(texts)!r} is not {reader.expected}")
         return
     values[field_name] = tuple(read) if metadata["many"] else read[-1]
@@ -448,3 +454,27 @@ def _take_nested(field_name: str, path: str, texts: list[str], values: dict[str,
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if isinstance(node, dict):
         node[last] = value
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_whole(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_whole, value))
+
+
+_PARTS: tuple[tuple[str, str, Callable[[object], bool], str], ...] = (
+    ("compilation_config", "cudagraph_capture_sizes", _are_whole, "a list of whole numbers above zero"),
+    ("compilation_config", "max_cudagraph_capture_size", _is_whole, "a whole number above zero"),
+    ("speculative_config", "num_speculative_tokens", _is_whole, "a whole number above zero"),
+)
+"""What is reckoned with inside flags that take an object."""
+
+
+def _drop_odd_parts(values: dict[str, Any], problems: list[str]) -> None:
+    for field_name, key, is_right, expected in _PARTS:
+        given = values.get(field_name) or {}
+        if given.get(key) is not None and not is_right(given[key]):
+            problems.append(f"--{field_name.replace('_', '-')}.{key}: {given[key]!r} is not {expected}")
+            values[field_name] = {name: value for name, value in given.items() if name != key}

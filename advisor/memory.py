@@ -10,6 +10,7 @@ from advisor.runner import Runner
 from advisor.spec import ModelSpec
 from advisor.versions import Version
 
+GRAPHS_CAN_BE_ESTIMATED_SINCE: Version = (0, 18, 0)
 GRAPHS_IN_BUDGET_SINCE: Version = (0, 20, 0)
 """From here on vLLM subtracts its estimate of CUDA-graph memory from the KV cache (``v1/worker/gpu_worker.py``)."""
 V2_ESTIMATES_GRAPHS_SINCE: Version = (0, 29, 0)
@@ -72,6 +73,7 @@ def memory_plan(
     weights: Estimate,
     captures: GraphCount,
     kv_cache_memory_bytes: int | None = None,
+    estimates_graphs: bool | None = None,
     residual: Estimate | None = None,
 ) -> MemoryPlan:
     """Divide one GPU's memory as vLLM's start-up does (``gpu_worker.py:determine_available_memory``).
@@ -84,6 +86,7 @@ def memory_plan(
         weights: Bytes of this rank's weights.
         captures: How many CUDA graphs are captured.
         kv_cache_memory_bytes: The flag of that name, which replaces what the budget leaves.
+        estimates_graphs: VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS, where it is set; releases before 0.18 have none.
         residual: What engines like this one turned out to have beyond the estimate; it replaces the estimate's bounds.
     """
     graphs = overheads.cuda_graphs(
@@ -94,7 +97,9 @@ def memory_plan(
         capability_major=step.capability_major,
     )
     v2_counts = step.runner is not Runner.V2 or step.version >= V2_ESTIMATES_GRAPHS_SINCE
-    in_budget = step.version >= GRAPHS_IN_BUDGET_SINCE and v2_counts
+    by_default = step.version >= GRAPHS_IN_BUDGET_SINCE
+    asked = None if step.version < GRAPHS_CAN_BE_ESTIMATED_SINCE else estimates_graphs
+    in_budget = (by_default if asked is None else asked) and v2_counts
     activation = activation_peak(spec, step)
     non_torch = overheads.non_torch(
         step.version,

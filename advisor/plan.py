@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from advisor.activation import Step
 from advisor.calibration import overheads
 from advisor.cudagraphs import graph_count
-from advisor.defaults import Device, ResolvedFlags, resolve_flags
+from advisor.defaults import Device, ResolvedFlags, context_lengths, resolve_flags
 from advisor.estimate import Estimate, added, exactly
 from advisor.flags import EngineFlags
 from advisor.gpus import num_sms
@@ -104,7 +104,7 @@ def plan_engine(
         flags,
         version=version,
         device=device,
-        max_position_embeddings=spec.default_length(version),
+        max_position_embeddings=context_lengths(spec, version)[0],
         traits=traits,
     )
     needed = resolved.tensor_parallel_size * resolved.pipeline_parallel_size * resolved.data_parallel_size
@@ -128,6 +128,7 @@ def plan_engine(
     else:
         memory = _fullest_rank(
             spec,
+            flags,
             resolved,
             traits,
             version=version,
@@ -151,7 +152,7 @@ def plan_engine(
         device=device,
         layout=layout,
         memory=memory,
-        allows_long_max_model_len=flags.environment.get(_ALLOWS_LONG, "").strip().lower() in ("1", "true"),
+        allows_long_max_model_len=_switch(flags, "VLLM_ALLOW_LONG_MAX_MODEL_LEN") is True,
     )
     return EnginePlan(
         device_name=device.name,
@@ -259,6 +260,7 @@ def _schedules_ahead(
 
 def _fullest_rank(
     spec: ModelSpec,
+    flags: EngineFlags,
     resolved: ResolvedFlags,
     traits: ModelTraits,
     *,
@@ -317,6 +319,7 @@ def _fullest_rank(
             pooling=traits.is_pooling,
             multimodal_items=_takes_items(resolved),
             max_model_len=resolved.max_model_len,
+            flashinfer_sampler=_switch(flags, "VLLM_USE_FLASHINFER_SAMPLER"),
         )
         plans.append(
             memory_plan(
@@ -327,6 +330,7 @@ def _fullest_rank(
                 weights=_resident(weights, resolved.cpu_offload_gb),
                 captures=counts,
                 kv_cache_memory_bytes=kv_cache_bytes,
+                estimates_graphs=_switch(flags, "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"),
                 residual=residual,
             )
         )
@@ -352,10 +356,15 @@ def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLaye
     return (windows or attending,) * spec.draft_layers
 
 
-_ALLOWS_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
+
+
+def _switch(flags: EngineFlags, variable: str) -> bool | None:
+    """Return whether an environment variable turns something on or off, None where it is not set."""
+    value = flags.environment.get(variable, "").strip().lower()
+    return None if not value else value in {"1", "true"}
 
 
 def _judge(

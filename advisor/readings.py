@@ -182,3 +182,5 @@ class ModelFiles:
     declined: str | None
     """Why there is no spec: an unknown architecture or layer kind, a file that cannot be read."""
     weights: TensorIndex | None
+    overrides: str = ""
+    """What the command line put instead of the config's values, as `EngineFlags.config_overrides` says it."""

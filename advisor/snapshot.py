@@ -101,9 +101,9 @@ class Snapshot:
         here = None if server is None else (server.host, server.port)
         return next((each for each in self.host_memory if (each.host, each.port) == here), None)
 
-    def model_at(self, *paths: str | None) -> ModelFiles | None:
-        """Return the files of the first of these paths that was read."""
-        known = {files.path: files for files in self.models}
+    def model_at(self, *paths: str | None, overrides: str = "") -> ModelFiles | None:
+        """Return the files of the first of these paths that was read with these overrides of its config."""
+        known = {files.path: files for files in self.models if files.overrides == overrides}
         return next((known[path] for path in paths if path in known), None)
 
 

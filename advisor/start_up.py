@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from advisor.defaults import Device, ResolvedFlags
+from advisor.defaults import Device, ResolvedFlags, context_lengths
 from advisor.estimate import Estimate
 from advisor.spec import ModelSpec
 from advisor.units import GIB
 from advisor.versions import Version
 
 ErrorKind = Literal[
+    "flag_out_of_range",
     "max_model_len_above_model",
     "batched_tokens_below_max_model_len",
     "batched_tokens_below_max_num_seqs",
     "heads_not_divisible",
     "decode_context_parallel",
+    "quantization_mismatch",
     "quantization_unsupported",
     "bfloat16_unsupported",
     "free_memory_below_budget",
@@ -71,16 +73,45 @@ def first_flag_error(
         allows_long_max_model_len: Whether ``VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`` is set.
     """
     checks: Iterable[StartUpError | None] = (
+        range_error(version, flags),
         None
         if allows_long_max_model_len
-        else max_model_len_error(version, flags.max_model_len, spec.longest_length(version)),
+        else max_model_len_error(version, flags.max_model_len, context_lengths(spec, version)[1]),
         batched_tokens_error(flags),
         heads_error(spec.num_attention_heads, flags.tensor_parallel_size),
         None if is_mla else decode_context_error(version, flags, spec),
+        quantization_mismatch_error(spec, flags.quantization),
         quantization_error(version, spec, device),
         bfloat16_error(version, flags.dtype, spec.dtype, device),
     )
     return next((error for error in checks if error is not None), None)
+
+
+_RANGES_SINCE: Version = (0, 12, 0)
+
+
+def range_error(version: Version, flags: ResolvedFlags) -> StartUpError | None:
+    """Values that no model could be served with; releases before 0.12 look only at a utilization above 1."""
+    utilization = flags.gpu_memory_utilization
+    if version < _RANGES_SINCE:
+        if utilization <= 1:
+            return None
+        text = f"GPU memory utilization must be less than 1.0. Got {utilization}."
+        return StartUpError(kind="flag_out_of_range", text=text, numbers={"gpu_memory_utilization": utilization})
+    wrong: tuple[tuple[str, float, bool, str], ...] = (
+        ("gpu_memory_utilization", utilization, utilization <= 0, "greater than 0"),
+        ("gpu_memory_utilization", utilization, utilization > 1, "less than or equal to 1"),
+        ("max_num_batched_tokens", flags.max_num_batched_tokens, flags.max_num_batched_tokens < 1, _AT_LEAST_ONE),
+        ("max_num_seqs", flags.max_num_seqs, flags.max_num_seqs < 1, _AT_LEAST_ONE),
+    )
+    for name, value, is_wrong, expected in wrong:
+        if is_wrong:
+            text = f"{name} Input should be {expected} (input_value={value})"
+            return StartUpError(kind="flag_out_of_range", text=text, numbers={name: value})
+    return None
+
+
+_AT_LEAST_ONE = "greater than or equal to 1"
 
 
 def max_model_len_error(version: Version, max_model_len: int, derived: int) -> StartUpError | None:
@@ -180,6 +211,32 @@ def decode_context_error(version: Version, flags: ResolvedFlags, spec: ModelSpec
         kind="decode_context_parallel",
         text=text,
         numbers={"decode_context_parallel_size": ranks, "tensor_parallel_size": tp, "num_kv_heads": heads},
+    )
+
+
+_ONE_METHOD: tuple[frozenset[str], ...] = (
+    frozenset({"awq", "awq_marlin", "auto_awq"}),
+    frozenset({"gptq", "gptq_marlin", "auto_gptq"}),
+    frozenset({"fp8"}),
+    frozenset({"compressed-tensors"}),
+    frozenset({"bitsandbytes"}),
+)
+"""Names of one method and of its kernels. Of other methods, and of other names for these, some release takes some."""
+
+
+def quantization_mismatch_error(spec: ModelSpec, flag: str | None) -> StartUpError | None:
+    """``--quantization`` of another method than the checkpoint's (``_verify_quantization``, 0.6.3 to 0.33)."""
+    if spec.quantization is None or flag is None:
+        return None
+    stored = spec.quantization.method
+    ways = [next((names for names in _ONE_METHOD if name in names), None) for name in (stored, flag.lower())]
+    if None in ways or ways[0] == ways[1]:
+        return None
+    return StartUpError(
+        kind="quantization_mismatch",
+        text=f"Quantization method specified in the model config ({stored}) does not match the quantization method "
+        f"specified in the `quantization` argument ({flag.lower()}).",
+        numbers={},
     )
 
 

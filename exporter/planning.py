@@ -187,23 +187,25 @@ def _device(asked: Asked) -> tuple[Device, Estimate]:
 def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
     assert flags.model is not None
     path = Path(flags.model)
+    overrides = flags.config_overrides()
     if path.exists():
         file = path / "config.json" if path.is_dir() else path
-        files = _local(str(path), file.stat().st_mtime_ns if file.exists() else 0)
+        files = _local(str(path), overrides, file.stat().st_mtime_ns if file.exists() else 0)
     elif flags.model.count("/") == 1 and not flags.model.startswith((".", "/", "~")):
         from exporter.sources.hub import read_hub_model
 
-        files = read_hub_model(flags.model, revision=flags.revision)
+        files = read_hub_model(flags.model, revision=flags.revision, overrides=overrides)
     else:
         raise UsageError(f"{flags.model}: no such directory or file, and not a hub id such as org/model")
     if files.spec is None:
-        raise UsageError(files.declined or f"{flags.model}: cannot be read")
+        reason = files.declined or "cannot be read"
+        raise UsageError(reason if flags.model in reason else f"{flags.model}: {reason}")
     return files.spec, files.weights
 
 
 @lru_cache(maxsize=1024)
-def _local(path: str, _changed_ns: int) -> ModelFiles:
-    return read_model_files(Path(path))
+def _local(path: str, overrides: str, _changed_ns: int) -> ModelFiles:
+    return read_model_files(Path(path), overrides)
 
 
 def result_of(

@@ -438,13 +438,10 @@ class Service:
         self._start_logs.want(servers or ())
         self._cgroups.want(servers or ())
         gpu_readings = self._fresh_facts("nvml", now)
+        paths = {*(server.model_path for server in servers or ()), *(reading.model_path for reading in readings)}
+        overrides = {"", *(server.flags.config_overrides() for server in servers or ())}
         self._models.want(
-            path
-            for path in (
-                *(server.model_path for server in servers or ()),
-                *(reading.model_path for reading in readings),
-            )
-            if path is not None and path.startswith("/")
+            (path, each) for path in paths if path is not None and path.startswith("/") for each in overrides
         )
         snapshot = Snapshot(
             now_seconds=now,

@@ -34,14 +34,21 @@ LIBRARIES_BYTES = 32 * MIB
 """cuBLAS's workspace on Hopper, smaller elsewhere; allocated by PyTorch at the first matrix product."""
 
 
-def bytes_per_entry(version: Version, runner: Runner) -> tuple[float, float, float]:
-    """Return lower, expected and upper bytes for each request and vocabulary entry."""
+def bytes_per_entry(version: Version, runner: Runner, *, flashinfer: bool | None = None) -> tuple[float, float, float]:
+    """Return lower, expected and upper bytes for each request and vocabulary entry.
+
+    ``flashinfer`` is VLLM_USE_FLASHINFER_SAMPLER where it is set: from 0.11 to 0.16 it has to be asked for, and before
+    it may be turned off, or asked for in vain where it is not installed.
+    """
     if runner is Runner.V2:
         return IN_PLACE, IN_PLACE, IN_PLACE_GATHERED
     if version >= TRITON_SINCE:
         return FUSED, FUSED, FUSED
-    if runner is Runner.V1 and FLASHINFER_IF_INSTALLED[0] <= version < FLASHINFER_IF_INSTALLED[1]:
-        return FUSED, NATIVE, NATIVE
+    if runner is Runner.V1 and flashinfer is not False:
+        if FLASHINFER_IF_INSTALLED[0] <= version < FLASHINFER_IF_INSTALLED[1]:
+            return FUSED, FUSED if flashinfer else NATIVE, NATIVE
+        if flashinfer:
+            return FUSED, FUSED, FUSED
     return NATIVE, NATIVE, NATIVE
 
 

@@ -229,10 +229,8 @@ def _heads_spec(
     heads = kv_heads_per_rank(cache.num_kv_heads, settings.tensor_parallel_size)
     head_size = cache.head_size
     head_size_v = head_size
-    match cache:  # other kinds and earlier releases take a value to be as large as a key
-        case FullAttention() if version >= (0, 14, 0):
-            head_size_v = cache.head_size_v
-        case SlidingWindow() if version >= (0, 20, 0):
+    match cache:  # other kinds take a value to be as large as a key; MiMo V2 padded its values to that through 0.19
+        case FullAttention() | SlidingWindow() if version >= (0, 20, 0):
             head_size_v = cache.head_size_v
     content = head_token_bytes(
         _page_dtype(cache, dtype, version), head_size, head_size_v, model_dtype=settings.model_dtype

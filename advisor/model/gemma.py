@@ -113,6 +113,8 @@ def gemma3n(keys: Keys) -> Decoder:
     listed = keys.raw("intermediate_size")[1]
     if isinstance(listed, list):
         inners = keys.per_layer("intermediate_size", keys.whole_numbers("intermediate_size") or (), layers)
+        if not all(inners):
+            raise keys.error("intermediate_size", listed, "a width above zero for each layer")
     else:
         inners = (keys.size("intermediate_size"),) * layers
     first_shared = layers - keys.count("num_kv_shared_layers")

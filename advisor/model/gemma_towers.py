@@ -8,7 +8,7 @@ and quantised by no method.
 from collections.abc import Mapping
 from typing import Any
 
-from advisor.model.keys import Keys
+from advisor.model.keys import Keys, divided
 from advisor.model.tensors import Part, Parts, Tower, prefixed, repeated, small
 from advisor.spec import DeclinedError, Encoder
 
@@ -32,6 +32,8 @@ GEMMA4_AUDIO: Mapping[str, Any] = {
 _IMAGE_TOKENS = 256
 """Of any image; half a minute of sound is 188."""
 _OUTPUT = 2048
+_HALVED_TWICE = 4
+"""The fewest features that two convolutions of stride 2 leave one of."""
 _WIDEST_POSITIONS = 192 * 192
 """Of a 768 x 768 image where the encoder is widest: 128 channels, 512 inside."""
 
@@ -125,11 +127,8 @@ def gemma3n_vision(keys: Keys, prefix: str) -> Tower:
     return Tower(parts=prefixed(f"{prefix}timm_model.", parts), encoder=encoder)
 
 
-def _subsampling(keys: Keys, name: str, hidden_size: int, inputs: int | None, names: tuple[str, str]) -> Parts:
-    """Return two convolutions of stride 2 over ``inputs`` features; Gemma 4 takes as many as the first's channels."""
-    channels = keys.whole_numbers(name) or ()
-    if len(channels) != 2:
-        raise keys.error(name, list(channels), "two whole numbers")
+def _subsampling(channels: tuple[int, int], hidden_size: int, inputs: int, names: tuple[str, str]) -> Parts:
+    """Return two convolutions of stride 2 over ``inputs`` features."""
     first, second = channels
     return prefixed(
         "subsample_conv_projection.",
@@ -138,12 +137,19 @@ def _subsampling(keys: Keys, name: str, hidden_size: int, inputs: int | None, na
             small(f"{names[0]}.norm.weight", first),
             small(f"{names[1]}.conv.weight", second, first, 3, 3),
             small(f"{names[1]}.norm.weight", second),
-            small("input_proj_linear.weight", hidden_size, (inputs or first) // 4 * second),
+            small("input_proj_linear.weight", hidden_size, inputs // 4 * second),
         ),
     )
 
 
-def _conformer(hidden: int, heads: int, kernel: int, names: Mapping[str, str], *, wrapped: bool) -> Parts:
+def _channels(keys: Keys, name: str, *, least: int = 1) -> tuple[int, int]:
+    channels = keys.whole_numbers(name) or ()
+    if len(channels) != 2 or channels[0] < least or not channels[1]:
+        raise keys.error(name, list(channels), f"two whole numbers, the first from {least} and the second from 1 on")
+    return channels[0], channels[1]
+
+
+def _conformer(hidden: int, head_size: int, kernel: int, names: Mapping[str, str], *, wrapped: bool) -> Parts:
     """Return one layer; ``wrapped`` linear layers stand inside another module, which clips."""
 
     def linear(name: str, rows: int, columns: int) -> Part:
@@ -161,7 +167,7 @@ def _conformer(hidden: int, heads: int, kernel: int, names: Mapping[str, str], *
     return (
         *feed_forward(names["first"]),
         small(f"{names['before']}.weight", hidden),
-        small(f"{inside}.per_dim_scale", hidden // heads),
+        small(f"{inside}.per_dim_scale", head_size),
         small(f"{inside}.{names['position']}.weight", hidden, hidden),
         *(linear(f"{inside}.{name}", hidden, hidden) for name in ("q_proj", "k_proj", "v_proj")),
         linear(names["output"], hidden, hidden),
@@ -201,27 +207,24 @@ _GEMMA4_NAMES = {
 def gemma3n_audio(keys: Keys, prefix: str) -> Parts:
     """Return Gemma 3n's sound encoder: two convolutions, then conformer layers."""
     keys = keys.with_defaults(GEMMA3N_AUDIO)
-    hidden = keys.size("hidden_size")
-    inputs = keys.size("input_feat_size")
-    layer = _conformer(
-        hidden,
-        keys.size("conf_num_attention_heads"),
-        keys.size("conf_conv_kernel_size"),
-        _GEMMA3N_NAMES,
-        wrapped=False,
-    )
-    parts = _subsampling(keys, "sscp_conv_channel_size", hidden, inputs, ("conv_0", "conv_1"))
+    hidden, inputs = keys.size("hidden_size"), keys.size("input_feat_size")
+    if inputs < _HALVED_TWICE:
+        raise keys.error("input_feat_size", inputs, f"at least {_HALVED_TWICE}: two convolutions halve it")
+    heads = "conf_num_attention_heads"
+    head = divided(keys, hidden, "hidden_size", keys.size(heads), heads)
+    layer = _conformer(hidden, head, keys.size("conf_conv_kernel_size"), _GEMMA3N_NAMES, wrapped=False)
+    parts = _subsampling(_channels(keys, "sscp_conv_channel_size"), hidden, inputs, ("conv_0", "conv_1"))
     return prefixed(prefix, (*parts, *repeated("conformer.", keys.layers("conf_num_hidden_layers"), layer)))
 
 
 def gemma4_audio(keys: Keys, prefix: str) -> Parts:
-    """Return Gemma 4's sound encoder, which Gemma 3n's was made into."""
+    """Return Gemma 4's sound encoder, which Gemma 3n's was made into; it takes as many features as first channels."""
     keys = keys.with_defaults(GEMMA4_AUDIO)
     hidden, out = keys.size("hidden_size"), keys.size("output_proj_dims")
-    layer = _conformer(
-        hidden, keys.size("num_attention_heads"), keys.size("conv_kernel_size"), _GEMMA4_NAMES, wrapped=True
-    )
-    parts = _subsampling(keys, "subsampling_conv_channels", hidden, None, ("layer0", "layer1"))
+    head = divided(keys, hidden, "hidden_size", keys.size("num_attention_heads"), "num_attention_heads")
+    layer = _conformer(hidden, head, keys.size("conv_kernel_size"), _GEMMA4_NAMES, wrapped=True)
+    channels = _channels(keys, "subsampling_conv_channels", least=_HALVED_TWICE)
+    parts = _subsampling(channels, hidden, channels[0], ("layer0", "layer1"))
     last = (small("output_proj.weight", out, hidden), small("output_proj.bias", out))
     return prefixed(prefix, (*parts, *repeated("layers.", keys.layers("num_hidden_layers"), layer), *last))
 

@@ -551,6 +551,8 @@ def _ultravox(keys: Keys) -> Whole:
     width, inner = tower.encoder.hidden_size * stack, keys.size("hidden_size", default=4096)
     gated = keys.text("projector_act", default="swiglu") == "swiglu"
     half = inner // 2 if gated else inner
+    if not half:
+        raise keys.error("hidden_size", inner, "at least 2, of which swiglu keeps a half")
     middle = keys.flag("projector_ln_mid")
     joint = prefixed(
         "multi_modal_projector.",

@@ -201,7 +201,10 @@ def qwen2_vl(keys: Keys, prefix: str) -> Tower:
         {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4, "num_heads": 16, "patch_size": 14}
     )
     width, out = keys.size("embed_dim"), keys.size("hidden_size")
-    inner = int(width * keys.number("mlp_ratio"))
+    ratio = keys.number("mlp_ratio")
+    inner = int(width * ratio)
+    if inner < 1:
+        raise keys.error("mlp_ratio", ratio, f"enough above zero for a width of it x embed_dim {width}")
     merge = keys.size("spatial_merge_size", default=2)
     layer = (
         *_both_norms("norm1", "norm2", width),

@@ -33,9 +33,9 @@ def _searched_ffn(block: Keys, hidden: int) -> int | None:
     if ffn.raw("ffn_mult")[1] is None:
         return ffn.size("intermediate_size")
     factor = ffn.number("ffn_mult")
-    if factor <= 0:
-        raise ffn.error("ffn_mult", factor, "above zero")
     width = int(2 * factor * hidden / 3)
+    if width < 1:
+        raise ffn.error("ffn_mult", factor, f"enough above zero for a width of 2/3 of it x hidden_size {hidden}")
     return -(-width // _FFN_MULTIPLE) * _FFN_MULTIPLE
 
 

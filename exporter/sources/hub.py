@@ -22,6 +22,7 @@ from exporter.sources.model import (
     parse_config,
     read_model_files,
     with_modelopt,
+    with_overrides,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Hub:
         return HfApi(endpoint=self.endpoint, token=self.token)
 
 
-def read_hub_model(model_id: str, *, revision: str | None = None, hub: Hub | None = None) -> ModelFiles:
+def read_hub_model(
+    model_id: str, *, revision: str | None = None, overrides: str = "", hub: Hub | None = None
+) -> ModelFiles:
     """Read a model by its id, such as ``Qwen/Qwen3-8B``. Never raises: what went wrong is in ``declined``.
 
     Without network, or in offline mode, what the local cache holds of it decides.
@@ -59,13 +62,13 @@ def read_hub_model(model_id: str, *, revision: str | None = None, hub: Hub | Non
                 config = parse_config(_file(model_id, "config.json", revision, hub), model_id)
                 if config.get("quantization_config") is None:
                     config = with_modelopt(config, _modelopt_file(model_id, revision, hub))
-                spec = parse_model(config)
+                spec = parse_model(with_overrides(config, overrides))
                 weights = hub_tensors(model_id, revision=revision, hub=hub)
         except HubUnreachable:
             snapshot = cached_snapshot(model_id, revision=revision, hub=hub)
             if snapshot is None:
                 raise
-            return read_model_files(snapshot)
+            return read_model_files(snapshot, overrides)
     except (SourceError, ModelConfigError, DeclinedError) as error:
         return ModelFiles(path=model_id, spec=None, declined=str(error), weights=None)
     return ModelFiles(path=model_id, spec=spec, declined=None, weights=weights)

@@ -23,6 +23,9 @@ MOST_HEADER_BYTES = 32 * 1024**2
 
 _MOST_UNWANTED = 16
 """Models kept in case their server is only being restarted: what was worked out of them is kept with them."""
+_ROPE = frozenset({"rope_scaling", "rope_parameters"})
+_Wanted = tuple[str, str]
+"""A path, and what is put instead of the values of its config."""
 _WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What JSON of another shape than expected leads to."""
 
@@ -34,42 +37,46 @@ class ModelSource:
 
     def __init__(self) -> None:
         """Start with no model wanted."""
-        self._wanted: frozenset[str] = frozenset()
-        self._read: dict[str, tuple[float, ModelFiles]] = {}
+        self._wanted: frozenset[_Wanted] = frozenset()
+        self._read: dict[_Wanted, tuple[float, ModelFiles]] = {}
 
-    def want(self, paths: Iterable[str]) -> None:
-        """Name the directories to read from now on."""
-        self._wanted = frozenset(paths)
+    def want(self, models: Iterable[tuple[str, str]]) -> None:
+        """Name the directories to read from now on, each with what is put instead of its config's values."""
+        self._wanted = frozenset(models)
 
     def read(self) -> tuple[ModelFiles, ...]:
         """Return what each wanted model's files say; a model that cannot be read says why in ``declined``."""
         wanted = self._wanted
-        unwanted = [path for path in self._read if path not in wanted]
-        for path in unwanted[: max(0, len(unwanted) - _MOST_UNWANTED)]:
-            del self._read[path]
-        return tuple(self._files(path) for path in sorted(wanted))
+        unwanted = [each for each in self._read if each not in wanted]
+        for each in unwanted[: max(0, len(unwanted) - _MOST_UNWANTED)]:
+            del self._read[each]
+        return tuple(self._files(each) for each in sorted(wanted))
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _files(self, path: str) -> ModelFiles:
+    def _files(self, wanted: _Wanted) -> ModelFiles:
+        path, overrides = wanted
         try:
             changed = _config_file(Path(path)).stat().st_mtime
         except (OSError, ValueError):
             changed = 0.0
-        before = self._read.pop(path, None)
-        files = before[1] if before is not None and before[0] == changed else read_model_files(Path(path))
-        self._read[path] = (changed, files)  # and so at the end: those first in line go first
+        before = self._read.pop(wanted, None)
+        files = before[1] if before is not None and before[0] == changed else read_model_files(Path(path), overrides)
+        self._read[wanted] = (changed, files)  # and so at the end: those first in line go first
         return files
 
 
-def read_model_files(path: Path) -> ModelFiles:
-    """Read a model directory, or a lone config.json. Never raises: what went wrong is in ``declined``."""
+def read_model_files(path: Path, overrides: str = "") -> ModelFiles:
+    """Read a model directory, or a lone config.json. Never raises: what went wrong is in ``declined``.
+
+    ``overrides`` is what a command line puts instead of the config's values (`EngineFlags.config_overrides`).
+    """
     try:
-        spec = parse_model(with_modelopt(read_config(path), _modelopt_file(path)))
+        spec = parse_model(with_overrides(with_modelopt(read_config(path), _modelopt_file(path)), overrides))
     except (OSError, SourceUnavailable, SourceMalformed, ModelConfigError, DeclinedError) as error:
-        return ModelFiles(path=str(path), spec=None, declined=str(error), weights=None)
-    return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_tensor_index(path))
+        return ModelFiles(path=str(path), spec=None, declined=str(error), weights=None, overrides=overrides)
+    return ModelFiles(path=str(path), spec=spec, declined=None, weights=read_tensor_index(path), overrides=overrides)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -115,6 +122,29 @@ def with_modelopt(config: Mapping[str, Any], modelopt: Mapping[str, Any] | None)
     if modelopt is None or config.get("quantization_config") is not None:
         return config
     return {**config, "quantization_config": {"quant_method": "modelopt", **modelopt}}
+
+
+def with_overrides(config: Mapping[str, Any], overrides: str) -> Mapping[str, Any]:
+    """Return the config with values of the command line instead of its own.
+
+    As vLLM does it (``config/model.py:_apply_dict_overrides``, 0.16): a config inside is changed key by key, any other
+    object is replaced. Of the two names that rope's scaling has, the one that is given stands alone.
+    """
+    return _overridden(config, json.loads(overrides)) if overrides else config
+
+
+def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(config)
+    if _ROPE & overrides.keys():
+        changed = {name: value for name, value in changed.items() if name not in _ROPE}
+    for name, value in overrides.items():
+        inner = changed.get(name)
+        is_config = name.endswith("_config") and name != "quantization_config"
+        if is_config and isinstance(value, Mapping) and isinstance(inner, Mapping):
+            changed[name] = _overridden(inner, value)
+        else:
+            changed[name] = value
+    return changed
 
 
 def _modelopt_file(path: Path) -> Mapping[str, Any] | None:

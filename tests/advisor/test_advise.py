@@ -55,6 +55,16 @@ def test_the_block_override_makes_theory_exact():
     assert engine.kv_theory_lower_tokens == engine.kv_theory_tokens == engine.kv_theory_upper_tokens == 96 * 16
 
 
+def test_a_server_that_overrides_its_models_config_is_planned_with_what_it_overrides():
+    yarn = '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}'
+    stretched = server(f"vllm serve /models/m --max-model-len 16384 --rope-scaling {yarn.replace(' ', '')}")
+    overrides = stretched.flags.config_overrides()
+    longer = parse_model({**LLAMA_8B, "num_hidden_layers": 16})
+    read = (MODEL, replace(MODEL, overrides=overrides, spec=longer))
+    (engine,) = advised(situation(servers=(stretched,), models=read)).engines
+    assert engine.kv_bytes_per_token == 65_536
+
+
 def test_reported_capacity_wins_and_its_gap_to_theory_is_told():
     (engine,) = advised(situation(engines=(reading(usage=0.5, tokens=400_000),))).engines
     assert engine.kv_capacity_tokens == 400_000

@@ -5,6 +5,7 @@ import pytest
 
 from advisor.defaults import (
     Device,
+    context_lengths,
     default_block_size,
     default_gpu_memory_utilization,
     default_max_num_batched_tokens,
@@ -13,9 +14,11 @@ from advisor.defaults import (
     uses_v1,
 )
 from advisor.flags import parse_flags
+from advisor.model import parse_model
 from advisor.traits import ModelTraits
 from advisor.units import GIB
 from advisor.versions import parse_version
+from tests.advisor.examples import LLAMA_8B
 
 CAPTURES = Path(__file__).parent.parent / "captures" / "defaults"
 H100 = Device(name="NVIDIA H100 80GB HBM3", memory_bytes=int(79.19 * GIB))
@@ -55,6 +58,28 @@ def resolve(text, *, version, device=H100, traits=None, length=40960):
         max_position_embeddings=length,
         traits=traits,
     )
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+PHI_3 = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "expected"),
+    [
+        ({"max_position_embeddings": 32768}, "0.8.5", (32768, 32768)),
+        ({"max_position_embeddings": 32768, "rope_scaling": YARN}, "0.6.3", (131072, 131072)),
+        ({"max_position_embeddings": 40960, "rope_scaling": YARN}, "0.29.0", (131072, 131072)),
+        ({"max_position_embeddings": 40960, "rope_scaling": YARN}, "0.32.0", (40960, 40960)),
+        ({"max_position_embeddings": 131072, "rope_scaling": YARN}, "0.8.5", (131072, 131072)),
+        ({**PHI_3, "rope_scaling": {"type": "longrope"}}, "0.10.2", (131072, 131072)),
+        ({**PHI_3, "rope_scaling": {"type": "longrope"}}, "0.32.0", (4096, 131072)),
+    ],
+)
+def test_what_rope_scaling_adds_to_the_context_depends_on_the_release(changes, version, expected):
+    spec = parse_model({**LLAMA_8B, "rope_scaling": None, **changes})
+
+    assert context_lengths(spec, parse_version(version)) == expected
 
 
 @pytest.mark.parametrize("record", recorded(), ids=said)

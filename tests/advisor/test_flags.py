@@ -94,6 +94,60 @@ def test_what_vllm_would_refuse_is_a_problem_that_names_flag_value_and_remedy():
         require_valid(flags)
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "problem"),
+    [
+        (
+            "--compilation-config",
+            '{"cudagraph_capture_sizes": "all", "level": 3}',
+            "--compilation-config.cudagraph_capture_sizes: 'all' is not a list of whole numbers above zero",
+        ),
+        (
+            "--compilation-config.max_cudagraph_capture_size",
+            "large",
+            "--compilation-config.max_cudagraph_capture_size: 'large' is not a whole number above zero",
+        ),
+        (
+            "--speculative-config",
+            '{"num_speculative_tokens": [3]}',
+            "--speculative-config.num_speculative_tokens: [3] is not a whole number above zero",
+        ),
+    ],
+)
+def test_a_part_of_an_object_that_vllm_would_refuse_is_a_problem_too(flag, text, problem):
+    flags = parse_flags(["serve", "m", flag, text])
+
+    assert flags.problems == (problem,)
+    assert flags.compilation_config in (None, {}, {"level": 3})
+    assert flags.speculative_config in (None, {})
+
+
+@pytest.mark.parametrize(
+    ("flag", "config"),
+    [
+        ("--compilation-config", '{"cudagraph_capture_sizes": 5}'),
+        ("--compilation-config", '{"cudagraph_capture_sizes": ["x"]}'),
+        ("--compilation-config", '{"max_cudagraph_capture_size": "x"}'),
+        ("--speculative-config", '{"num_speculative_tokens": [1]}'),
+    ],
+)
+def test_a_number_that_is_none_within_a_flags_json_is_refused_in_words(flag, config):
+    key = config.split('"')[1]
+    with pytest.raises(FlagError, match=rf"{flag}\.{key}: .* is not a (whole number|list)"):
+        require_valid(parse_flags(["serve", "m", flag, config]))
+
+
+def test_what_is_no_number_is_no_utilization():
+    assert parse_flags(["serve", "m", "--gpu-memory-utilization", "nan"]).problems == (
+        "--gpu-memory-utilization: 'nan' is not a number such as 0.9",
+    )
+
+
+def test_a_number_beyond_all_numbers_is_a_problem_like_any_other():
+    (problem,) = parse_flags(["serve", "m", "--max-model-len", "9" * 400 + "k"]).problems
+    assert problem.startswith("--max-model-len: '999")
+
+
 def test_the_command_line_wins_over_the_config_file():
     config = {"max-num-seqs": 8, "tensor_parallel_size": 2, "enforce-eager": True, "served-model-name": ["a", "b"]}
     flags = parse_flags(["serve", "m", "--max-num-seqs", "16"], config=config)

@@ -235,6 +235,15 @@ def test_without_the_hybrid_manager_every_layer_keeps_every_token():
     assert alone.bytes_per_token == 62 * 4096
 
 
+def test_values_narrower_than_keys_were_padded_to_their_width_until_0_20():
+    full = FullAttention(num_kv_heads=4, head_size=192, head_size_v=128)
+    window = SlidingWindow(num_kv_heads=8, head_size=192, head_size_v=128, window=128)
+    mimo = [(window,) if at % 6 else (full,) for at in range(48)]
+    padded, exact = (layout_of(*mimo, version=version).groups[0].page_bytes for version in ("0.19.0", "0.20.0"))
+    assert set(padded) == {16 * 8 * (192 + 192) * 2}
+    assert set(exact) == {16 * 8 * (192 + 128) * 2}
+
+
 def test_chunks_are_full_attention_until_vllm_has_groups_for_them():
     layers = [(CHUNK,), (CHUNK,), (CHUNK,), (FULL,)] * 12
     assert [len(layout_of(*layers, version=version).groups) for version in ("0.8.5", "0.10.2", "0.11.0")] == [1, 1, 4]

@@ -42,6 +42,11 @@ def planned(config=LLAMA_3_1_8B, *words, version=(0, 19, 0), device=H100, **more
     )
 
 
+def memory_under(variable, value, version):
+    flags = parse_flags(["serve", "m"], environment={variable: value})
+    return plan_engine(parse_model(LLAMA_3_1_8B), flags, version=version, device=H100).memory
+
+
 def test_llama_on_an_h100_is_what_its_log_printed():
     """0.19.0, utilization 0.95, 8,192 tokens: 14.99 GiB, 1.89, 0.25, KV 58.11 GiB, 476,016 tokens."""
     plan = planned(LLAMA_3_1_8B, "--gpu-memory-utilization", "0.95", "--max-model-len", "8192")
@@ -78,6 +83,24 @@ def test_graphs_come_out_of_the_budget_from_0_20_and_not_while_runner_v2_estimat
     of_v2 = planned(version=(0, 26, 0))
     assert (of_v2.runner, of_v2.memory.graphs_in_budget) == (Runner.V2, False)
     assert planned(version=(0, 32, 0)).memory.graphs_in_budget
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "expected"),
+    [((0, 17, 0), "1", False), ((0, 19, 0), "1", True), ((0, 20, 0), "1", True), ((0, 20, 0), "0", False)],
+)
+def test_the_environment_decides_whether_graphs_come_out_of_the_budget_since_it_can(version, value, expected):
+    memory = memory_under("VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS", value, version)
+    assert memory.graphs_in_budget is expected
+
+
+def test_the_environment_decides_which_sampler_is_rehearsed():
+    def peak(value, version):
+        return memory_under("VLLM_USE_FLASHINFER_SAMPLER", value, version).activation_peak
+
+    assert peak("1", (0, 16, 0)).expected < 0.6 * peak("0", (0, 16, 0)).expected
+    assert peak("0", (0, 10, 2)).lower > 2 * peak("1", (0, 10, 2)).lower
+    assert peak("0", (0, 10, 2)).expected == peak("0", (0, 16, 0)).expected
 
 
 def test_no_graphs_no_memory_for_them():
@@ -163,21 +186,6 @@ def test_a_total_with_bounds_widens_the_kv_cache():
 def test_more_gpus_than_there_are_is_refused_in_words():
     with pytest.raises(ValueError, match=r"4 GPUs are needed .* there are 2"):
         planned(LLAMA_3_1_8B, "-tp", "4", gpu_count=2)
-
-
-@pytest.mark.parametrize(
-    ("flag", "config"),
-    [
-        ("--compilation-config", '{"cudagraph_capture_sizes": 5}'),
-        ("--compilation-config", '{"cudagraph_capture_sizes": ["x"]}'),
-        ("--compilation-config", '{"max_cudagraph_capture_size": "x"}'),
-        ("--speculative-config", '{"num_speculative_tokens": [1]}'),
-    ],
-)
-def test_a_number_that_is_none_within_a_flags_json_is_refused_in_words(flag, config):
-    key = config.split('"')[1]
-    with pytest.raises(ValueError, match=f"{flag} {key}: .* is not a (whole number|list)"):
-        planned(LLAMA_3_1_8B, flag, config, version=(0, 32, 0))
 
 
 def test_a_window_keeps_less_where_no_step_is_scheduled_ahead():

@@ -19,6 +19,7 @@ from advisor.start_up import (
     first_memory_error,
     free_memory_error,
     no_cache_error,
+    quantization_mismatch_error,
     v0_cache_error,
     verdict,
 )
@@ -68,6 +69,54 @@ def flag_error(text, *, version="0.32.0", device=H100, spec=None, **options):
 def refusals():
     lines = [line for path in sorted(CAPTURES.glob("flags-*.jsonl")) for line in path.read_text().splitlines()]
     return [record for record in map(json.loads, lines) if "refused" in record]
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "said"),
+    [
+        ("--gpu-memory-utilization 1.5", "0.10.2", "GPU memory utilization must be less than 1.0. Got 1.5."),
+        ("--gpu-memory-utilization 1.5", "0.32.0", "gpu_memory_utilization Input should be less than or equal to 1"),
+        ("--gpu-memory-utilization 0", "0.32.0", "gpu_memory_utilization Input should be greater than 0"),
+        ("--max-num-seqs 0", "0.32.0", "max_num_seqs Input should be greater than or equal to 1"),
+    ],
+)
+def test_values_that_serve_no_model_are_refused_in_each_releases_words(text, version, said):
+    error = flag_error(text, version=version)
+
+    assert error.kind == "flag_out_of_range"
+    assert error.text.startswith(said)
+
+
+def test_a_utilization_of_all_the_gpu_is_no_wrong_value():
+    assert flag_error("--gpu-memory-utilization 1.0", version="0.32.0") is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "flag", "is_refused"),
+    [
+        ("awq", "awq_marlin", False),
+        ("gptq", "auto_gptq", False),
+        ("awq", "moe_wna16", False),
+        ("modelopt", "fp8", False),
+        ("awq", None, False),
+        (None, "fp8", False),
+        ("awq", "gptq", True),
+        ("gptq", "awq_marlin", True),
+        ("compressed-tensors", "fp8", True),
+        ("fp8", "bitsandbytes", True),
+    ],
+)
+def test_another_method_than_the_checkpoints_is_refused(stored, flag, is_refused):
+    spec = model(quantization=Quantization(method=stored, config={}) if stored else None)
+
+    error = quantization_mismatch_error(spec, flag)
+
+    assert (error is not None) == is_refused
+    if is_refused:
+        assert error.text == (
+            f"Quantization method specified in the model config ({stored}) does not match the quantization method "
+            f"specified in the `quantization` argument ({flag})."
+        )
 
 
 @pytest.mark.parametrize("record", refusals(), ids=lambda each: f"{each['version']} {' '.join(each['args'])}")

@@ -54,6 +54,7 @@ def test_longrope_takes_the_original_length_until_asked_for_more():
     )
 
     assert (spec.max_position_embeddings, spec.extended_position_embeddings) == (4096, 131072)
+    assert spec.extended_by == "longrope"
 
 
 def test_a_config_that_names_no_length_gets_vllms_own():

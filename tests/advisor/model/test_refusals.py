@@ -22,10 +22,8 @@ GOOD = {
     "vocab_size": 320,
     "max_position_embeddings": 4096,
 }
-CONFIGS = [
-    entry["config"]
-    for entry in json.loads((Path(__file__).parents[2] / "captures/models/configs.json").read_text()).values()
-]
+RECORDED = json.loads((Path(__file__).parents[2] / "captures/models/configs.json").read_text())
+CONFIGS = [entry["config"] for entry in RECORDED.values()]
 
 
 def refused(**changes):
@@ -123,6 +121,43 @@ def test_an_absurd_rope_scaling_is_refused():
     assert "rope_scaling is 3" in refused(rope_scaling=3)
 
 
+# Widths that only come out as none once they are worked out -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "words"),
+    [
+        ("gemma3", ("rope_scaling", "factor"), math.inf, "rope_scaling factor is inf"),
+        ("gemma3mm", ("text_config", "rope_scaling", "rope_type"), ["linear"], "text_config.rope_scaling rope_type"),
+        ("gemma3n", ("intermediate_size",), [0] * 10, "intermediate_size is [0, 0"),
+        ("decilm", ("block_configs", 0, "ffn", "ffn_mult"), 0.001, "block_configs[0].ffn.ffn_mult is 0.001"),
+        ("qwen2vl", ("vision_config", "mlp_ratio"), -1, "vision_config.mlp_ratio is -1.0"),
+        ("ultravox", ("hidden_size",), 1, "hidden_size is 1; it must be"),
+        ("gemma4mm_audio", ("audio_config", "hidden_size"), 1, "audio_config.hidden_size 1 is not a multiple of"),
+        ("gemma3nmm", ("audio_config", "hidden_size"), 3, "audio_config.hidden_size 3 is not a multiple of"),
+        ("gemma3nmm", ("audio_config", "input_feat_size"), 3, "audio_config.input_feat_size is 3; it must be"),
+        (
+            "gemma4mm_audio",
+            ("audio_config", "subsampling_conv_channels"),
+            [3, 5],
+            "subsampling_conv_channels is [3, 5]",
+        ),
+        ("gemma3nmm", ("audio_config", "sscp_conv_channel_size"), [0, 1], "sscp_conv_channel_size is [0, 1]"),
+    ],
+)
+def test_a_number_from_which_nothing_follows_is_named(name, path, value, words):
+    config = copy.deepcopy(RECORDED[name]["config"])
+    holder = config
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+
+    with pytest.raises(ModelConfigError) as refusal:
+        parse_model(config)
+
+    assert words in str(refusal.value)
+
+
 # Mutations ------------------------------------------------------------------------------------------------------------
 
 JUNK = st.one_of(
@@ -154,6 +189,23 @@ def read_or_refused(config):
         return parse_model(config), None
     except (ModelConfigError, DeclinedError) as refusal:
         return None, str(refusal)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.5, math.inf, "x", [0], {}], ids=repr)
+def test_any_key_of_any_recorded_config_may_be_anything(value):
+    for name, entry in RECORDED.items():
+        for *parents, key in places(entry["config"]):
+            config = copy.deepcopy(entry["config"])
+            holder = config
+            for parent in parents:
+                holder = holder[parent]
+            holder[key] = value
+
+            spec, refusal = read_or_refused(config)
+
+            where = (name, *parents, key)
+            assert spec is not None or "\n" not in refusal, where
+            assert spec is None or all(size > 0 for each in spec.parameters for size in each.shape), where
 
 
 @settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow], deadline=None)

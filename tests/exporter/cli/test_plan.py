@@ -142,6 +142,37 @@ def test_a_nonsense_config_gets_one_clear_line(tmp_path, config, problem):
     assert "\n" not in message
 
 
+YARN = '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 131072}'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("serve", "{model}", "--rope-scaling", YARN),
+        ("serve", "{model}", "--hf-overrides", json.dumps({"rope_scaling": json.loads(YARN)})),
+        ("VLLM_ALLOW_LONG_MAX_MODEL_LEN=1", "vllm", "serve", "{model}"),
+    ],
+)
+def test_a_context_beyond_the_models_own_is_taken_where_the_command_line_allows_it(model, words):
+    words = [word.replace("{model}", model) for word in words]
+    asked = ("--gpu", "H100 SXM", "--vllm-version", "0.9.2", "--json", "--")
+    assert "max_model_len (262144)" in planned(*asked, "serve", model, "--max-model-len", "262144")["vllm_error"]
+
+    result = planned(*asked, *words, "--max-model-len", "262144")
+
+    assert (result["verdict"], result["vllm_error"]) == ("fits", None)
+
+
+def test_what_is_wrong_in_a_config_of_any_name_is_told_with_its_name(tmp_path):
+    file = tmp_path / "downloaded.json"
+    for config, problem in (
+        ({"architectures": ["NobodyKnowsForCausalLM"]}, "architecture NobodyKnowsForCausalLM is not described"),
+        ({"architectures": ["LlamaForCausalLM"]}, "config.json: hidden_size is missing"),
+    ):
+        file.write_text(json.dumps(config))
+        assert run_wrong("--gpu", "L4", "--", "serve", str(file)).startswith(f"{file}: {problem}")
+
+
 def test_a_batch_answers_line_for_line_and_a_bad_line_stops_nothing(model, tmp_path):
     rows = [
         {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from advisor.weights import TensorInfo
 from exporter.errors import SourceMalformed
-from exporter.sources.model import ModelSource, read_model_files, read_tensor_index, safetensors_header
+from exporter.sources.model import ModelSource, read_model_files, read_tensor_index, safetensors_header, with_overrides
 from tests.advisor.examples import LLAMA_8B
 
 
@@ -127,7 +127,7 @@ def test_no_bytes_make_the_header_reader_fall_over(tmp_path_factory, content):
 
 def test_a_model_is_read_once_until_its_config_changes(tmp_path):
     source = ModelSource()
-    source.want([str(model(tmp_path))])
+    source.want([(str(model(tmp_path)), "")])
     (first,) = source.read()
     (again,) = source.read()
     assert again is first
@@ -138,9 +138,39 @@ def test_a_model_is_read_once_until_its_config_changes(tmp_path):
     assert changed.spec.vocab_size == 32000
 
 
+def test_two_servers_of_one_model_may_override_its_config_each_in_its_own_way(tmp_path):
+    path = str(model(tmp_path))
+    source = ModelSource()
+    source.want([(path, ""), (path, '{"num_hidden_layers": 2}')])
+    plain, short = source.read()
+    assert (len(plain.spec.layers), len(short.spec.layers)) == (32, 2)
+    assert (plain.overrides, short.overrides) == ("", '{"num_hidden_layers": 2}')
+
+
+def test_overrides_change_a_config_inside_key_by_key_and_replace_any_other_object():
+    config = {
+        "architectures": ["A"],
+        "text_config": {"hidden_size": 64, "vocab_size": 320},
+        "rope_parameters": {"rope_type": "llama3", "factor": 8.0},
+    }
+    overrides = {"text_config": {"vocab_size": 640}, "rope_scaling": {"rope_type": "yarn"}, "extra": {"a": 1}}
+    assert with_overrides(config, json.dumps(overrides)) == {
+        "architectures": ["A"],
+        "text_config": {"hidden_size": 64, "vocab_size": 640},
+        "rope_scaling": {"rope_type": "yarn"},
+        "extra": {"a": 1},
+    }
+    assert with_overrides(config, "") is config
+
+
+def test_an_override_that_cannot_be_is_refused_like_a_config(tmp_path):
+    files = read_model_files(model(tmp_path), '{"num_hidden_layers": "few"}')
+    assert files.declined == "config.json: num_hidden_layers is 'few'; it must be a whole number"
+
+
 def test_a_model_that_is_no_longer_served_is_shown_no_more(tmp_path):
     source = ModelSource()
-    source.want([str(model(tmp_path))])
+    source.want([(str(model(tmp_path)), "")])
     source.read()
     source.want([])
     assert source.read() == ()
@@ -149,11 +179,11 @@ def test_a_model_that_is_no_longer_served_is_shown_no_more(tmp_path):
 def test_a_server_that_is_restarted_finds_its_model_as_it_was_read(tmp_path):
     source = ModelSource()
     path = str(model(tmp_path))
-    source.want([path])
+    source.want([(path, "")])
     (before,) = source.read()
     source.want([])
     source.read()
-    source.want([path])
+    source.want([(path, "")])
     (after,) = source.read()
     assert after is before
 
@@ -163,6 +193,6 @@ def test_models_that_are_no_longer_served_do_not_add_up(tmp_path):
     for number in range(40):
         place = tmp_path / str(number)
         place.mkdir()
-        source.want([str(model(place))])
+        source.want([(str(model(place)), "")])
         source.read()
     assert len(source._read) < 20
