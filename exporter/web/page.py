@@ -134,12 +134,13 @@ def _tiles(status: Status) -> Html | None:
     fits = [engine for engine in engines if engine.get("request_headroom") is not None]
     if fits:
         fewest = min(fits, key=lambda engine: engine["request_headroom"])
+        held_up = any(words.limiter_level(engine) in {"warning", "critical"} for engine in fits)
         tiles.append(
             _tile(
                 words.count(sum(engine["request_headroom"] for engine in fits)),
                 "more typical requests fit",
                 "in all" if len(fits) > 1 else fewest["engine"],
-                "warning" if fewest["request_headroom"] < 1 else "good",
+                "warning" if held_up or fewest["request_headroom"] < 1 else "good",
             )
         )
     queues = [engine for engine in engines if engine.get("requests_waiting") is not None]
