@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -18,6 +20,25 @@ from tests.exporter.daemon import FakeServer, vllm_page
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
 ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
+
+
+def seen_in_a_terminal(*arguments):
+    """Run the command with a terminal for what is no result; return what it shows there, and the result."""
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "exporter", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while more := os.read(ours, 65_536):
+            shown += more
+    os.close(ours)
+    return shown.decode(), started.communicate(timeout=60)[0]
 
 
 def typed(*arguments, variables=None, program="exporter"):
@@ -121,6 +142,13 @@ def test_one_look_says_honestly_that_it_saw_too_little(server):
     text = " ".join(result.stdout.split())
     assert "No advice: no load has been seen yet." in text
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_watching_says_for_how_long_it_will_and_only_to_a_terminal(server):
+    shown, result = seen_in_a_terminal("advise", "--engine", server.url, "--watch", "2")
+    assert "watching for another 2 s" in shown
+    assert "watching for another 1 s" in shown
+    assert "watching" not in result
 
 
 def test_watching_for_a_moment_counts_what_was_seen_and_says_what_is_missing(server):
