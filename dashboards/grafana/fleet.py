@@ -209,6 +209,7 @@ def _gpus() -> object:
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
                 states=OOM_NEVER_OR_NOW,
+                width=100,
             ),
             Column(
                 title="Slack",

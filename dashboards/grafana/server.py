@@ -19,6 +19,7 @@ from dashboards.grafana.looks import (
 from dashboards.grafana.panels import (
     BLUE,
     GPU_LEGEND,
+    GREY,
     ORANGE,
     RED,
     Column,
@@ -232,7 +233,7 @@ def _risk(layout: Layout) -> None:
         unit="bytes",
         steps=SLACK,
     )
-    colored(slack, "/lowest of 1 h$/", RED, dashed=True, fill=False)
+    colored(slack, "/lowest of 1 h$/", GREY, dashed=True, fill=False)
     layout.add(slack, width=8, height=8)
     layout.add(
         sheet(

@@ -141,6 +141,18 @@ def test_a_legend_is_shown(board, panel):
     assert panel["options"]["legend"]["showLegend"] is True
 
 
+def test_what_needs_vllms_own_page_stands_in_one_row_that_is_closed():
+    for board, content in BOARDS.items():
+        closed = [row for row in content["panels"] if row["type"] == "row" and row.get("panels")]
+        inside = {panel["id"] for row in closed for panel in row["panels"]}
+        assert [row["title"] for row in closed] == (
+            ["From vLLM's own page (optional: if Prometheus scrapes the vLLM server too)"] * (board is Board.ENGINE)
+        )
+        for panel in panels_of(content):
+            of_vllm = any("vllm:" in target["expr"] for target in panel.get("targets", ()))
+            assert of_vllm is (panel["id"] in inside), f"{board.value}: {panel['title']}"
+
+
 def test_links_lead_to_dashboards_and_set_variables_that_these_have():
     for content in BOARDS.values():
         for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", json.dumps(content)):
