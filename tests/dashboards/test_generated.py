@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
+from advisor.risk import FACTORS
 from dashboards import generate
 from dashboards.files import GENERATED, RUNBOOKS, generated_dashboards, panels_of, rule_files, runbooks
 from dashboards.links import TAG, Board
@@ -176,6 +177,11 @@ def test_an_alert_has_its_runbook_and_its_panel(alert):
     assert headings == [alert.name, "Meaning", "Impact", "Diagnosis", "Mitigation"]
     assert "```sh" in page
     assert alert.panel in {panel["title"] for panel in panels_of(BOARDS[alert.board])}
+
+
+def test_the_runbook_of_the_risk_tells_what_to_do_about_every_cause():
+    _, mitigation = (RUNBOOKS / "HeadroomGpuOomRisk.md").read_text().split("## Mitigation")
+    assert {factor for factor in FACTORS if f"- `{factor}`" in mitigation} == set(FACTORS)
 
 
 def test_every_runbook_has_its_alert():
