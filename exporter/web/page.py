@@ -185,7 +185,8 @@ def _findings(status: Status) -> Html:
     elif status["time_seconds"] is None:
         content = element("p", "Nothing can be said without a fresh reading.", class_="empty")
     else:
-        content = element("p", "Nothing to report.", class_="empty")
+        well = words.headline(status)[0] == "good"
+        content = element("p", "Nothing to report." if well else "Nothing beyond the first line.", class_="empty")
     return element("section", element("h2", "Findings", id="findings", tabindex="-1"), content)
 
 

@@ -342,6 +342,12 @@ def test_before_the_first_reading_the_page_says_that_it_is_under_way():
     assert "All is well" not in text
 
 
+def test_where_the_first_line_tells_of_trouble_no_part_of_the_page_says_that_there_is_nothing():
+    status = statuses.good()
+    status["engines"][0] |= {"up": 0, "failing": {"connection_refused": 1}}
+    assert "Findings Nothing beyond the first line." in shown(status)
+
+
 def test_an_engine_that_is_down_says_why_and_shows_no_figures():
     text = shown(statuses.many())
     assert "down: nothing listens there (connection_refused)" in text
