@@ -59,7 +59,7 @@ class Step:
 def activation_peak(spec: ModelSpec, step: Step) -> Estimate:
     """Return the peak over what stays allocated.
 
-    Bounds: 5 % and 64 MiB either way from how the two walls reproduce measured peaks; the encoder's part, whose
+    Bounds: 5% and 64 MiB either way from how the two walls reproduce measured peaks; the encoder's part, whose
     kernels differ by model, from half to twice; where the release leaves the sampler to what is installed, the
     smaller and the larger one. DeepSeek V4's layers were read, not measured: up to twice.
     """

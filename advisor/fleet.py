@@ -1,6 +1,6 @@
 """Many engines at once: which are mis-sized, where capacity sits idle, what all of them could still take.
 
-"In use" is what was not exceeded in 99 % of the time looked at: capacity beyond that sits idle but for the very worst
+"In use" is what was not exceeded in 99% of the time looked at: capacity beyond that sits idle but for the very worst
 minutes.
 """
 

@@ -188,7 +188,7 @@ def _slice(row: Row, profile: str) -> GpuModel:
 def _slice_total(board: GpuModel, profile: Profile) -> Estimate:
     """Return a slice's total: as listed, else its share of the board's, less what MIG rounds down.
 
-    The listed slices are 91 % (H200, 1 of 8) to 99 % (H100, all sizes) of their share.
+    The listed slices are 91% (H200, 1 of 8) to 99% (H100, all sizes) of their share.
     """
     if profile.total_gib is not None:
         listed = profile.total_gib * GIB

@@ -169,7 +169,7 @@ def _single(histogram: Histogram) -> list[float]:
 
 
 DEMAND_BOUNDS: tuple[int, ...] = tuple(
-    sorted({*range(1, 17), *(round(16 * 2 ** (step / 8)) for step in range(1, 97))})  # 16 to 65,536 in steps of 9 %
+    sorted({*range(1, 17), *(round(16 * 2 ** (step / 8)) for step in range(1, 97))})  # 16 to 65,536 in steps of 9%
 )
 
 

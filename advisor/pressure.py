@@ -1,6 +1,6 @@
 """How close an engine is to preempting, and when its KV cache is full: from what runs, what comes and how it grows.
 
-Usage alone says nothing: 95 % full with nobody waiting and nobody preempted is a healthy engine. What counts is
+Usage alone says nothing: 95% full with nobody waiting and nobody preempted is a healthy engine. What counts is
 whether those who run, and those about to, will together come to need more than there is.
 """
 
@@ -16,6 +16,8 @@ _BELIEF_SPELLS = 0.4
 """As many spells are the model worth against those that were seen: the shape of a gamma distribution of the rate."""
 _DISPERSION_TURNOVERS = 2.0
 """As much is it worth that requests come and go by chance."""
+_MOST_DISPERSION = 1.5
+"""A number that varies by much more than chance was seen to change: that is no wave that returns within a turnover."""
 _DRIFT_RATIO = 0.3
 """By how much demand may come to differ from what it is, as a share; that a service's demand drifts nobody can know."""
 _FORECAST_SECONDS = 3600.0
@@ -153,7 +155,8 @@ def _dispersion(sums: Sums, turnover_seconds: float) -> float:
     mean = sums.running / sums.sampled_seconds
     variance = max(0.0, sums.running_squared / sums.sampled_seconds - mean**2)
     turnovers = sums.sampled_seconds / turnover_seconds
-    return (variance / max(1.0, mean) * turnovers + _DISPERSION_TURNOVERS) / (turnovers + _DISPERSION_TURNOVERS)
+    seen = (variance / max(1.0, mean) * turnovers + _DISPERSION_TURNOVERS) / (turnovers + _DISPERSION_TURNOVERS)
+    return min(_MOST_DISPERSION, seen)
 
 
 def preemption_risk_ratio(now: Pressure, horizon_seconds: float) -> float:
@@ -184,12 +187,9 @@ def _mean_rate(now: Pressure, horizon_seconds: float) -> float:
     served = room if now.max_num_seqs is None else min(room, now.max_num_seqs)
     there = now.running + now.waiting
     usual = now.arrivals_per_second * tau
-    if there <= served:
-        # How many are there is partly chance; how many usually are may be over.
-        drift = (_DRIFT_RATIO * usual) ** 2
-        wanted = usual + (there - usual) * (drift / max(1e-9, drift + now.dispersion * usual))
-    else:
-        wanted = usual
+    # How many are there is partly chance; how many usually are may be over.
+    drift = (_DRIFT_RATIO * usual) ** 2
+    wanted = usual + (there - usual) * (drift / max(1e-9, drift + now.dispersion * usual))
     first = min(0.15 * tau, horizon_seconds / 4)
     apart = (horizon_seconds / first) ** (1 / (_LOOKS - 1))
     demand, before_seconds, total = there, 0.0, 0.0
@@ -198,7 +198,7 @@ def _mean_rate(now: Pressure, horizon_seconds: float) -> float:
         seconds = first * apart**look
         step = seconds - before_seconds
         demand = _demand_after(demand, wanted, served, tau, step)
-        rate = _rate_at(now, demand, wanted, min(there, served), seconds)
+        rate = _rate_at(now, demand, wanted, served, seconds)
         total += step * (rate if rate_before is None else (rate + rate_before) / 2)
         rate_before, before_seconds = rate, seconds
     return total / horizon_seconds
@@ -214,7 +214,7 @@ def _demand_after(demand: float, wanted: float, served: float, tau: float, secon
     return wanted + (demand - wanted) * math.exp(-seconds / tau) if seconds > 0 else demand
 
 
-def _rate_at(now: Pressure, demand: float, wanted: float, running: float, seconds: float) -> float:
+def _rate_at(now: Pressure, demand: float, wanted: float, served: float, seconds: float) -> float:
     """Return the preemptions a second to be expected this long from now.
 
     What is held is the sum over a number of requests that varies: some leave and others come, by chance as far as their
@@ -223,6 +223,7 @@ def _rate_at(now: Pressure, demand: float, wanted: float, running: float, second
     it falls again.
     """
     left = math.exp(-seconds / now.turnover_seconds)
+    running = min(now.running + now.waiting, served)
     chance = now.dispersion * (running * left + wanted) * (1 - left)
     drift = min(1.0, now.dispersion**2) * (_DRIFT_RATIO * wanted * (1 - left)) ** 2
     deviation = math.sqrt(chance + drift)
@@ -244,7 +245,7 @@ def _rate_at(now: Pressure, demand: float, wanted: float, running: float, second
         above = gamma_deviations(mean**2 / variance, room / mean)
     passages = _passages(above)
     full = 1 - _NORMAL.cdf(above)
-    ends = max(1.0, running)  # in a turnover
+    ends = max(1.0, min(demand, served))  # in a turnover, of those who run by then
     preempted = -math.expm1(-now.preempts_ratio * ends * full / passages)
     return passages * preempted / now.turnover_seconds
 

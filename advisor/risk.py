@@ -174,7 +174,7 @@ def time_to_oom(
     """Return the seconds until growth has eaten the free memory: expected, lower and upper.
 
     Lower is when it has eaten the slack already, that is, when engines call in all they may claim, upper when none
-    does; both with the 90 % bounds of the rate. Expected lies at slack while there is some, since that is when the
+    does; both with the 90% bounds of the rate. Expected lies at slack while there is some, since that is when the
     engines' own memory starts to be missed. Infinite without growth, None before a trend can be told.
     """
     if free_bytes <= NO_MORE_THAN_BYTES:

@@ -10,6 +10,15 @@ def gib(size_bytes: float) -> str:
     return f"{size_bytes / GIB:,.2f} GiB"
 
 
+def spelled_ratio(ratio: float) -> str:
+    """Spell a ratio in whole per cent; what is not quite nothing and not quite all says so: ``<1%``, ``>99%``."""
+    if 0 < ratio <= 0.005:
+        return "<1%"
+    if 0.995 <= ratio < 1:
+        return ">99%"
+    return f"{100 * ratio:.0f}%"
+
+
 def spelled_growth(bytes_per_second: float) -> str:
     """Spell a growth with three digits: ``42.5 MiB an hour``, ``1.97 GiB an hour``, ``194 GiB an hour``."""
     an_hour = bytes_per_second * 3600

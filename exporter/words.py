@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 from advisor.report import COMPONENTS, LIMITERS
-from advisor.units import GIB, spelled_seconds
+from advisor.units import GIB, spelled_ratio, spelled_seconds
 
 Level = Literal["good", "info", "warning", "critical", "unknown"]
 Status = Mapping[str, Any]
@@ -141,13 +141,7 @@ def gib(size_bytes: Any, digits: int = 1) -> str:
 
 def percent(ratio: Any) -> str:
     """Spell a ratio; what is not quite nothing and not quite all says so."""
-    if not _is_number(ratio):
-        return NOT_REPORTED
-    if 0 < ratio < 0.005:
-        return "<1%"
-    if 0.995 <= ratio < 1:
-        return ">99%"
-    return f"{ratio:.0%}"
+    return spelled_ratio(ratio) if _is_number(ratio) else NOT_REPORTED
 
 
 def until(value: Any, *, none: str = "not in sight") -> str:
@@ -193,11 +187,16 @@ def limiter(engine: Status) -> str | None:
     return next((name for name, on in (engine.get("limiter") or {}).items() if on), None)
 
 
+def limiter_level(engine: Status) -> Level:
+    """Return how bad it is what keeps an engine from running more requests."""
+    return _LIMITER_LEVELS.get(limiter(engine) or "", "unknown")
+
+
 def engine_level(engine: Status) -> Level:
     """Return how bad an engine's state is, by whether it answers, what limits it and whether it would start again."""
     if not engine.get("up"):
         return "critical"
-    levels: list[Level] = [_LIMITER_LEVELS.get(limiter(engine) or "", "unknown")]
+    levels: list[Level] = [limiter_level(engine)]
     if engine.get("restart_fits") == 0:
         levels.append("warning")
     return worst(levels)

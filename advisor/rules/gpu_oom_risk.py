@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advisor.policy import Policy
 from advisor.report import Finding, Report, Severity
 from advisor.snapshot import Snapshot
-from advisor.units import spelled_seconds
+from advisor.units import spelled_ratio, spelled_seconds
 
 
 def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding]:
@@ -23,6 +23,6 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
             severity=Severity.CRITICAL if risk >= policy.oom_risk_critical_ratio else Severity.WARNING,
             subject=f"GPU {gpu.gpu}",
             summary=f"out of memory within {spelled_seconds(policy.oom_horizon_seconds)} with a probability of "
-            f"{risk:.0%}: {sentence}{blamed}",
+            f"{spelled_ratio(risk)}: {sentence}{blamed}",
             advice=report.factor_remedies[gpu.uuid, factor],
         )

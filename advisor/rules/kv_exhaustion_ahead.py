@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advisor.policy import Policy
 from advisor.report import Finding, Report, Severity
 from advisor.snapshot import Snapshot
-from advisor.units import spelled_seconds
+from advisor.units import spelled_ratio, spelled_seconds
 
 
 def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding]:
@@ -22,6 +22,6 @@ def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Findin
             severity=Severity.WARNING,
             subject=engine.engine,
             summary=f"the KV cache {when}; a request is preempted within "
-            f"{spelled_seconds(policy.kv_horizon_seconds)} with a probability of {risk:.0%}",
+            f"{spelled_seconds(policy.kv_horizon_seconds)} with a probability of {spelled_ratio(risk)}",
             advice="send new requests elsewhere; for good, see vllm-headroom advise",
         )

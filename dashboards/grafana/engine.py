@@ -357,7 +357,7 @@ def _latency(layout: Layout) -> None:
             queries.append(
                 Query(
                     expr=f"histogram_quantile({quantile:g}, {either}) >= 0",
-                    legend=f"{{{{model_name}}}} {'median' if quantile == 0.5 else '95 %'}",
+                    legend=f"{{{{model_name}}}} {'median' if quantile == 0.5 else '95%'}",
                 )
             )
         layout.add(lines(title, "vLLM's own histogram.", queries, unit="s", low=0), width=6, height=8)

@@ -206,6 +206,7 @@ def _gpus() -> table.Panel:
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
                 states=OOM_NEVER_OR_NOW,
+                width=100,
             ),
             Column(
                 title="Slack",

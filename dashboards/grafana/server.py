@@ -20,6 +20,7 @@ from dashboards.grafana.looks import (
 from dashboards.grafana.panels import (
     GPU_LEGEND,
     GREEN,
+    GREY,
     NOT_REPORTED,
     ORANGE,
     RED,
@@ -52,7 +53,7 @@ _NO_TREND = "no trend yet"
 
 _WHY_FULL = """\
 **A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
-unless set) and turns all that weights and work space leave into KV cache, used or not. So "90 % used" says the same
+unless set) and turns all that weights and work space leave into KV cache, used or not. So "90% used" says the same
 at no load and at full load.
 
 - **kv_used** is what requests hold now, **kv_idle** is taken and free for requests: read these for load.
@@ -93,7 +94,7 @@ def build() -> Dashboard:
         width=16,
         height=9,
     )
-    layout.add(words("Why 90 % used is normal", _WHY_FULL), width=8, height=9)
+    layout.add(words("Why 90% used is normal", _WHY_FULL), width=8, height=9)
     _figures(layout)
     layout.row("Where the memory went")
     layout.add(
@@ -184,7 +185,7 @@ def _risk(layout: Layout) -> None:
     layout.add(
         lines(
             "What the risk is made of",
-            "The probability that each cause alone exhausts the GPU. Causes that stayed below 1 % are left out.",
+            "The probability that each cause alone exhausts the GPU. Causes that stayed below 1% are left out.",
             [
                 Query(
                     expr=f"{factors} and max_over_time({factors}[$__range] @ end()) >= {_TELLING_RATIO:g}",
@@ -195,7 +196,7 @@ def _risk(layout: Layout) -> None:
             low=0,
             high=1,
             legend_at=LegendPlacement.RIGHT,
-            no_value="no cause reached 1 %",
+            no_value="no cause reached 1%",
         ),
         width=9,
         height=8,
@@ -211,7 +212,7 @@ def _risk(layout: Layout) -> None:
         unit="bytes",
         steps=SLACK,
     )
-    colored(slack, "/lowest of 1 h$/", RED, dashed=True)
+    colored(slack, "/lowest of 1 h$/", GREY, dashed=True)
     layout.add(slack, width=8, height=8)
     layout.add(
         sheet(

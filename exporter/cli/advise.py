@@ -142,7 +142,11 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
 
 def _watched(service: Service, seconds: float) -> Published:
     service.start()
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    with Console(stderr=True).status("watching") as shown:  # on a terminal; nothing elsewhere
+        while (left := end - time.monotonic()) > 0:
+            shown.update(f"watching for another {spelled_seconds(math.ceil(left))}")
+            time.sleep(min(1.0, left))
     return service.published() or service.once()
 
 

@@ -13,7 +13,7 @@ from advisor.residuals import NO_RESIDUALS, from_json
 from advisor.suggest import Suggestion
 from exporter.cli.options import refuse_own
 from exporter.errors import HeadroomError, UsageError
-from exporter.planning import Asked, answer, plan_of, result_of
+from exporter.planning import Answer, Asked, answer, plan_of, result_of
 from exporter.state import RESIDUALS_FILE, State
 
 _MOST_LINE_BYTES = 1024**2
@@ -81,7 +81,7 @@ def command(
         argv=tuple(command_line),
         residuals=State(state_dir, RESIDUALS_FILE).load(from_json, NO_RESIDUALS) if state_dir else NO_RESIDUALS,
     )
-    found = answer(asked)
+    found = _answer(asked)
     suggestions: tuple[Suggestion, ...] = ()
     if suggest:
         from advisor.suggest import suggestions_for
@@ -94,6 +94,14 @@ def command(
 
         show(found, suggestions=suggestions, typical_tokens=typical_tokens)
     sys.exit(_status(found.plan))
+
+
+def _answer(asked: Asked) -> Answer:
+    """Answer; a model's configuration and headers may have to come from the hub first, which a terminal is told."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the model"):
+        return answer(asked)
 
 
 def _status(plan: EnginePlan) -> int:

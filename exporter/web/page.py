@@ -132,12 +132,13 @@ def _tiles(status: Status) -> Html | None:
     fits = [engine for engine in engines if engine.get("request_headroom") is not None]
     if fits:
         fewest = min(fits, key=lambda engine: engine["request_headroom"])
+        held_up = any(words.limiter_level(engine) in {"warning", "critical"} for engine in fits)
         tiles.append(
             _tile(
                 words.count(sum(engine["request_headroom"] for engine in fits)),
                 "more typical requests fit",
                 "in all" if len(fits) > 1 else fewest["engine"],
-                "warning" if fewest["request_headroom"] < 1 else "good",
+                "warning" if held_up or fewest["request_headroom"] < 1 else "good",
             )
         )
     queues = [engine for engine in engines if engine.get("requests_waiting") is not None]
@@ -182,7 +183,8 @@ def _findings(status: Status) -> Html:
     elif status["time_seconds"] is None:
         content = element("p", "Nothing can be said without a fresh reading.", class_="empty")
     else:
-        content = element("p", "Nothing to report.", class_="empty")
+        well = words.headline(status)[0] == "good"
+        content = element("p", "Nothing to report." if well else "Nothing beyond the first line.", class_="empty")
     return element("section", element("h2", "Findings", id="findings", tabindex="-1"), content)
 
 

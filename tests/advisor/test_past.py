@@ -80,7 +80,7 @@ def test_two_loads_joined_are_the_load_of_both(first, second, seconds):
     early = fed(pages[:first], seconds=seconds)
     late = fed(pages[first - 1 :], seconds=seconds, begin=1_000.0 + (first - 1) * seconds)
     both = joined(early, late)
-    # What is forgotten is worked out as if looks lay close: a minute is a tenth of the fast half-life, so 4 % off.
+    # What is forgotten is worked out as if looks lay close: a minute is a tenth of the fast half-life, so 4% off.
     for name, tolerance in (("slow", 1e-9), ("fast", max(1e-6, seconds / 600 * math.log(2) / 2 * 1.2))):
         for each in Sums.__dataclass_fields__:
             one, other = getattr(getattr(both, name), each), getattr(getattr(whole, name), each)

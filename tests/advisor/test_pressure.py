@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from advisor.load import EngineLoad
 from advisor.pressure import Pressure, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.tuning import Holding, holding
-from tests.advisor.loads import conversation, served, told
+from tests.advisor.loads import conversation, fed, page, served, told
 
 HORIZON = 300.0
 
@@ -104,6 +105,45 @@ def test_preemptions_seen_lately_are_believed_over_the_model():
 
 def test_preemptions_in_a_rush_say_nothing_about_the_idle_time_after_it():
     assert preemption_risk_ratio(now(running=0, used=0.0, preempted=50.0, usual=0.9), HORIZON) < 0.01
+
+
+def after_a_rush(*, running):
+    """Return the pressure in the calm after three minutes that overfilled the cache, with so many running then."""
+    calm = [(3.0, 0.0, 0.1, second // 4, 0) for second in range(120)]
+    rush = [(26.0, 20.0, 0.98, 30 + 2 * second, second // 5) for second in range(180)]
+    after = [(3.0, 0.0, 0.1, 390 + second // 4, 36) for second in range(60)]
+    after.append((running, 0.0, running * 450 / 12_288, 405, 36))
+    pages = [
+        page(running=ran, waiting=waited, usage=usage, finished=finished, preempted=preempted)
+        for ran, waited, usage, finished, preempted in calm + rush + after
+    ]
+    load = fed(pages)
+    return pressure(
+        load,
+        holding(load, max_model_len=2048),
+        running=running,
+        waiting=0.0,
+        used_tokens=running * 450,
+        capacity_tokens=12_288,
+        max_num_seqs=64,
+        preempts_ratio=0.13,
+    )
+
+
+def test_in_the_calm_after_a_rush_one_request_more_or_less_changes_little():
+    said = [preemption_risk_ratio(after_a_rush(running=float(each)), HORIZON) for each in range(1, 6)]
+    assert max(abs(more - less) for less, more in itertools.pairwise(said)) < 0.1
+
+
+def test_load_that_changed_is_no_chance_that_brings_it_back_within_a_turnover():
+    assert after_a_rush(running=3.0).dispersion < 2
+
+
+def test_one_request_more_than_there_is_room_for_makes_a_rush_no_safer():
+    rush = {"used": 12_000.0, "arrivals": 0.4, "usual": 0.2, "preempted": 1.0, "observed": 140.0}
+    room = 12_288 / 600
+    just, more = (now(running=each, **rush) for each in (math.floor(room), math.ceil(room)))
+    assert preemption_risk_ratio(more, HORIZON) > preemption_risk_ratio(just, HORIZON)
 
 
 def test_calm_minutes_at_half_the_usage_say_nothing_about_a_full_cache():

@@ -1,6 +1,6 @@
 import pytest
 
-from advisor.units import GIB, MIB, spelled_growth
+from advisor.units import GIB, MIB, spelled_growth, spelled_ratio
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,11 @@ from advisor.units import GIB, MIB, spelled_growth
 )
 def test_growth_is_spelled_with_three_digits_whatever_its_size(an_hour, spelled):
     assert spelled_growth(an_hour / 3600) == spelled
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spelled"),
+    [(0.0, "0%"), (0.005, "<1%"), (0.26, "26%"), (0.99, "99%"), (0.995, ">99%"), (1.0, "100%")],
+)
+def test_what_is_not_quite_nothing_and_not_quite_all_is_spelled_so(ratio, spelled):
+    assert spelled_ratio(ratio) == spelled

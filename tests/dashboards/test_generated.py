@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
+from advisor.risk import FACTORS
 from dashboards import generate
 from dashboards.files import GENERATED, RUNBOOKS, generated_dashboards, panels_of, rule_files, runbooks
 from dashboards.links import TAG, Board
@@ -166,6 +167,18 @@ def test_a_legend_is_shown(board, panel):
     assert panel["options"]["legend"]["showLegend"] is True
 
 
+def test_what_needs_vllms_own_page_stands_in_one_row_that_is_closed():
+    for board, content in BOARDS.items():
+        closed = [row for row in content["panels"] if row["type"] == "row" and row.get("panels")]
+        inside = {panel["id"] for row in closed for panel in row["panels"]}
+        assert [row["title"] for row in closed] == (
+            ["From vLLM's own page (optional: if Prometheus scrapes the vLLM server too)"] * (board is Board.ENGINE)
+        )
+        for panel in panels_of(content):
+            of_vllm = any("vllm:" in target["expr"] for target in panel.get("targets", ()))
+            assert of_vllm is (panel["id"] in inside), f"{board.value}: {panel['title']}"
+
+
 def test_links_lead_to_dashboards_and_set_variables_that_these_have():
     for content in BOARDS.values():
         for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", json.dumps(content)):
@@ -189,6 +202,11 @@ def test_an_alert_has_its_runbook_and_its_panel(alert):
     assert headings == [alert.name, "Meaning", "Impact", "Diagnosis", "Mitigation"]
     assert "```sh" in page
     assert alert.panel in {panel["title"] for panel in panels_of(BOARDS[alert.board])}
+
+
+def test_the_runbook_of_the_risk_tells_what_to_do_about_every_cause():
+    _, mitigation = (RUNBOOKS / "HeadroomGpuOomRisk.md").read_text().split("## Mitigation")
+    assert {factor for factor in FACTORS if f"- `{factor}`" in mitigation} == set(FACTORS)
 
 
 def test_every_runbook_has_its_alert():

@@ -1,7 +1,12 @@
 """The command as it is typed, with the state directory of a daemon that has watched, and without."""
 
 import json
+import os
+import pty
+import re
 import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +25,25 @@ ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
 
 
 advise = partial(typed, "advise")
+
+
+def seen_in_a_terminal(*arguments):
+    """Run the command with a terminal for what is no result; return what it shows there, and the result."""
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "exporter", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while more := os.read(ours, 65_536):
+            shown += more
+    os.close(ours)
+    return shown.decode(), started.communicate(timeout=60)[0]
 
 
 def kept(directory, engine, load=ENOUGH):
@@ -101,6 +125,12 @@ def test_one_look_says_honestly_that_it_saw_too_little(server):
     text = " ".join(result.stdout.split())
     assert "No advice: no load has been seen yet." in text
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_watching_says_for_how_long_it_will_and_only_to_a_terminal(server):
+    shown, result = seen_in_a_terminal("advise", "--engine", server.url, "--watch", "4")
+    assert re.search(r"watching for another [1-4] s", shown)
+    assert "watching" not in result
 
 
 def test_watching_for_a_moment_counts_what_was_seen_and_says_what_is_missing(server):

@@ -12,6 +12,7 @@ from exporter.cli.plan import command
 from exporter.errors import UsageError
 from exporter.planning import Asked
 from tests.advisor.test_plan import LLAMA_3_1_8B
+from tests.exporter.cli.test_advise import seen_in_a_terminal
 
 
 @pytest.fixture
@@ -59,6 +60,12 @@ def test_the_json_holds_what_scripts_rely_on(model):
     assert flags["max_model_len"] == {"value": 8192, "origin": "given"}
     assert flags["max_num_seqs"] == {"value": 1024, "origin": "default"}
     assert flags["gpu_memory_utilization"] == {"value": 0.9, "origin": "default"}
+
+
+def test_what_may_take_a_while_is_said_to_a_terminal_and_not_in_the_result(model):
+    shown, result = seen_in_a_terminal("plan", "--json", *ON_AN_H100, "--", "serve", model)
+    assert "reading the model" in shown
+    assert json.loads(result)["verdict"] == "fits"
 
 
 def test_the_table_fits_eighty_columns_and_says_the_verdict(model):

@@ -217,6 +217,14 @@ def test_a_good_moment_says_that_nothing_is_wrong():
     assert "Nothing to report." in shown(statuses.good())
 
 
+@pytest.mark.parametrize(("moment", "level"), [(statuses.bad, "warning"), (statuses.good, "good")])
+def test_room_for_one_more_request_is_not_called_good_while_others_wait(moment, level):
+    status = moment()
+    status["engines"][0]["request_headroom"] = 1.0
+    tile = re.search(r'<li class="(\w+)">(?:(?!</li>).)*more typical requests fit', render_page(status, {}))
+    assert tile[1] == level
+
+
 def test_why_a_full_gpu_is_no_alarm_is_said_where_an_engine_runs_and_only_there():
     text = shown(statuses.bad())
     # 15.0 weights + 4.1 of the KV cache + 0.3 graphs + 0.2 activations + 0.7 rest + 0.4 driver, of 22.5 GiB
@@ -332,6 +340,12 @@ def test_before_the_first_reading_the_page_says_that_it_is_under_way():
     text = shown(empty(ready=False, time_seconds=None, collectors=[]))
     assert "The first reading is under way." in text
     assert "All is well" not in text
+
+
+def test_where_the_first_line_tells_of_trouble_no_part_of_the_page_says_that_there_is_nothing():
+    status = statuses.good()
+    status["engines"][0] |= {"up": 0, "failing": {"connection_refused": 1}}
+    assert "Findings Nothing beyond the first line." in shown(status)
 
 
 def test_an_engine_that_is_down_says_why_and_shows_no_figures():
