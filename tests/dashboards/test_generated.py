@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from advisor.policy import Policy
 from advisor.report import COMPONENTS, LIMITERS
-from advisor.risk import FACTORS
+from advisor.risk import REMEDIES
 from dashboards import generate
 from dashboards.files import GENERATED, RUNBOOKS, generated_dashboards, panels_of, rule_files, runbooks
 from dashboards.links import TAG, Board
@@ -206,7 +206,7 @@ def test_an_alert_has_its_runbook_and_its_panel(alert):
 
 def test_the_runbook_of_the_risk_tells_what_to_do_about_every_cause():
     _, mitigation = (RUNBOOKS / "HeadroomGpuOomRisk.md").read_text().split("## Mitigation")
-    assert {factor for factor in FACTORS if f"- `{factor}`" in mitigation} == set(FACTORS)
+    assert {factor for factor in REMEDIES if f"- `{factor}`" in mitigation} == set(REMEDIES)
 
 
 def test_every_runbook_has_its_alert():
