@@ -167,8 +167,9 @@ def test_a_legend_is_shown(board, panel):
 
 
 def test_links_lead_to_dashboards_and_set_variables_that_these_have():
-    for content in BOARDS.values():
-        for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", json.dumps(content)):
+    from_alerts = [Places().dashboard(alert) for alert in ALERTS]
+    for text in [*map(json.dumps, BOARDS.values()), *from_alerts]:
+        for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", text):
             names = {variable["name"] for variable in BOARDS[Board(uid)]["templating"]["list"]}
             assert set(re.findall(r"var-(\w+)=", rest)) <= names
 
