@@ -24,7 +24,7 @@ class Places:
     """Where readers find what an alert points to."""
 
     grafana_url: str = ""
-    """Address of Grafana without a slash at the end; empty: a path for the reader to complete."""
+    """Address of Grafana; empty: a path for the reader to complete."""
     runbook_url: str = "docs/runbooks"
     """What a runbook's file name is appended to."""
 
