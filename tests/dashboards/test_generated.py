@@ -97,7 +97,8 @@ def test_legends_and_columns_are_made_of_labels_that_their_queries_return():
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
 def test_an_alert_speaks_of_labels_that_it_has(alert):
-    assert set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description)) <= labels_of(alert.expr)
+    said = alert.summary + alert.description + Places().dashboard(alert)
+    assert set(re.findall(r"\$labels\.(\w+)", said)) <= labels_of(alert.expr)
 
 
 @pytest.mark.parametrize("board", list(Board))
