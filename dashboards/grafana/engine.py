@@ -49,7 +49,7 @@ _LATENCIES = (
 
 _FURTHEST_SECONDS = 5 * POLICY.kv_exhaustion_warning_seconds
 _MINUTE_SECONDS = 60
-_ENGINE = "engine, dp_rank, model_name"
+_ENGINE = "instance, engine, dp_rank, model_name"
 _LIMITER = limiter_number(lambda name: engine("limiter", limiter=name))
 
 
@@ -281,8 +281,9 @@ def _start(layout: Layout) -> None:
     layout.add(
         sheet(
             "What it is and what it lacks",
-            "The server, where its figures come from, and whether it would start again.",
+            "Its release, its KV cache against theory, what a restart lacks, and how many metrics it does not show.",
             [
+                Column(title="Server", label="instance", width=150),
                 Column(title="Engine", label="engine", width=150),
                 Column(title="Rank", label="dp_rank", width=60),
                 Column(title="Model", label="model_name"),

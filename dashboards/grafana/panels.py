@@ -265,7 +265,7 @@ class Column:
 
     title: str
     expr: str = ""
-    """Empty: the title stands for a label that the other queries bring."""
+    """Empty: its label comes with the queries of other columns."""
     label: str = ""
     unit: str = "short"
     decimals: int | None = None

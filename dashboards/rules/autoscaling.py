@@ -17,10 +17,12 @@ _SCALE_DOWN = {"scaleDown": {"stabilizationWindowSeconds": 600}}
 def replicas_of_demand(model: str) -> str:
     """Return the expression: replicas that present demand would fill to the last request."""
     of_model = f'{{model_name="{model}"}}'
-    running, waiting, more, up = (
+    running, waiting, more = (
         f"sum(headroom_engine_{field}{of_model})"
-        for field in ("requests_running", "requests_waiting", "request_headroom", "up")
+        for field in ("requests_running", "requests_waiting", "request_headroom")
     )
+    # A replica is a server, with however many data-parallel ranks it serves.
+    up = f"count(count by (instance, engine) (headroom_engine_up{of_model} == 1))"
     return f"({running} + {waiting}) / (({running} + {more}) / {up})"
 
 

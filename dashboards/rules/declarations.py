@@ -27,6 +27,8 @@ class Alert:
     board: Board
     panel: str
     """Title of the panel of that dashboard that shows it."""
+    lacks: tuple[str, ...] = ()
+    """Labels that others of this dashboard's alerts have and this one has not: a link cannot choose by them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

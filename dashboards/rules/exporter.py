@@ -30,6 +30,7 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             "it finds is down.",
             board=Board.FLEET,
             panel="Blind",
+            lacks=("instance",),
         ),
         Alert(
             name="HeadroomCollectorFailing",
@@ -41,6 +42,7 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             "it would tell is missing, and alerts on it are silent. headroom_collector_failing says why.",
             board=Board.SERVER,
             panel="Collectors",
+            lacks=("gpu",),
         ),
         Alert(
             name="HeadroomMetricMissing",

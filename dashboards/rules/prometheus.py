@@ -24,7 +24,7 @@ class Places:
     """Where readers find what an alert points to."""
 
     grafana_url: str = ""
-    """Address of Grafana without a slash at the end; empty: a path for the reader to complete."""
+    """Address of Grafana; empty: a path for the reader to complete."""
     runbook_url: str = "docs/runbooks"
     """What a runbook's file name is appended to."""
 
@@ -34,8 +34,9 @@ class Places:
 
     def dashboard(self, alert: Alert) -> str:
         """Return the address of the dashboard that shows an alert, as a template over its labels."""
-        chosen = "&".join(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in _VARIABLES[alert.board])
-        return f"{self.grafana_url.rstrip('/')}/d/{alert.board.value}?{chosen}"
+        names = (name for name in _VARIABLES[alert.board] if name not in alert.lacks)
+        chosen = "&".join(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
+        return f"{self.grafana_url.rstrip('/')}/d/{alert.board.value}{'?' if chosen else ''}{chosen}"
 
 
 def annotations(alert: Alert, places: Places) -> dict[str, str]:

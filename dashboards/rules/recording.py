@@ -43,6 +43,7 @@ RECORDINGS: tuple[Recording, ...] = (
     ),
     Recording(
         record="model_name:headroom_engine_up:count",
-        expr=f"count without ({_ENGINE}) (headroom_engine_up == 1)",
+        # A server counts once, with however many data-parallel ranks it serves.
+        expr="count without (instance, engine) (count without (dp_rank) (headroom_engine_up == 1))",
     ),
 )

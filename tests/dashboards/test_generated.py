@@ -98,7 +98,8 @@ def test_legends_and_columns_are_made_of_labels_that_their_queries_return():
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
 def test_an_alert_speaks_of_labels_that_it_has(alert):
-    assert set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description)) <= labels_of(alert.expr)
+    said = alert.summary + alert.description + Places().dashboard(alert)
+    assert set(re.findall(r"\$labels\.(\w+)", said)) <= labels_of(alert.expr)
 
 
 @pytest.mark.parametrize("board", list(Board))
@@ -180,8 +181,9 @@ def test_what_needs_vllms_own_page_stands_in_one_row_that_is_closed():
 
 
 def test_links_lead_to_dashboards_and_set_variables_that_these_have():
-    for content in BOARDS.values():
-        for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", json.dumps(content)):
+    from_alerts = [Places().dashboard(alert) for alert in ALERTS]
+    for text in [*map(json.dumps, BOARDS.values()), *from_alerts]:
+        for uid, rest in re.findall(r"/d/([\w-]+)\?([^\"]*)", text):
             names = {variable["name"] for variable in BOARDS[Board(uid)]["templating"]["list"]}
             assert set(re.findall(r"var-(\w+)=", rest)) <= names
 

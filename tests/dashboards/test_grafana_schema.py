@@ -31,6 +31,12 @@ def sheet(board):
     return next(each for each in panels_of(board) if each["title"] == "Health")
 
 
+def cell(sheet, name):
+    """Return what the table's first override of this kind says."""
+    properties = (each for rule in sheet["fieldConfig"]["overrides"] for each in rule["properties"])
+    return next(each["value"] for each in properties if each["id"] == name)
+
+
 def planted(board):
     (fault,) = faults(board)
     return fault
@@ -77,8 +83,7 @@ def test_a_unit_that_grafana_does_not_have_is_seen(board, panel):
 
 
 def test_a_threshold_of_an_override_is_held_against_the_field_that_it_overrides(board, sheet):
-    properties = [each for rule in sheet["fieldConfig"]["overrides"] for each in rule["properties"]]
-    next(each for each in properties if each["id"] == "thresholds")["value"]["mode"] = "absolut"
+    cell(sheet, "thresholds")["mode"] = "absolut"
     assert "thresholds.mode: 'absolut' is no ThresholdsMode" in planted(board)
 
 
@@ -88,8 +93,7 @@ def test_an_override_of_a_field_that_is_not_there_is_seen(board, panel):
 
 
 def test_a_mapping_of_another_kind_is_seen(board, sheet):
-    properties = [each for rule in sheet["fieldConfig"]["overrides"] for each in rule["properties"]]
-    next(each for each in properties if each["id"] == "mappings")["value"][0]["type"] = "vale"
+    cell(sheet, "mappings")[0]["type"] = "vale"
     assert "mappings" in planted(board)
 
 

@@ -15,9 +15,13 @@ DOWN = {"up": 0}
 def demand(tmp_path):
     def evaluated(expected, *replicas):
         series = [
-            {"series": f'headroom_engine_{field}{{model_name="{model}", engine="e{number}"}}', "values": f"{value}x5"}
-            for number, (model, replica) in enumerate([*(("m", each) for each in replicas), ("other", FULL)])
-            for field, value in replica.items()
+            {
+                "series": f'headroom_engine_{field}{{model_name="{model}", engine="e{number}", dp_rank="{rank}"}}',
+                "values": f"{value}x5",
+            }
+            for number, (model, ranks) in enumerate([*(("m", each) for each in replicas), ("other", [FULL])])
+            for rank, figures in enumerate(ranks if isinstance(ranks, list) else [ranks])
+            for field, value in figures.items()
         ]
         samples = [] if expected is None else [{"value": expected}]
         test = {
@@ -45,6 +49,11 @@ def test_two_half_filled_replicas_are_one_of_demand(demand):
 @pytest.mark.needs_promtool
 def test_who_waits_is_demand_too(demand):
     demand(2, FULL)
+
+
+@pytest.mark.needs_promtool
+def test_a_replica_of_several_ranks_is_one(demand):
+    demand(0.5, [HALF, HALF, HALF, HALF])
 
 
 @pytest.mark.needs_promtool

@@ -60,7 +60,7 @@ EXAMPLES = {
     ),
     "model_name:headroom_engine_up:count": (
         # Where none is up there is no series: an autoscaler that has no number does nothing.
-        fleet("up", "1+0x60", "1+0x40 0+0x20", "1+0x40 0+0x20"),
+        fleet("up", "1+0x60", "1+0x40 0+0x20", "1+0x40 0+0x20") | {engine("up", dp_rank="1"): "1+0x60"},
         {"30m": [(MODEL, 2), (OTHER_MODEL, 1)], "50m": [(MODEL, 1)]},
     ),
 }
