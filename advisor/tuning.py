@@ -241,12 +241,14 @@ def gamma_deviations(shape: float, over_mean: float) -> float:
     """Return how many deviations of a normal variable stand for this multiple of a gamma variable's mean.
 
     Wilson and Hilferty (1931): the cube root of a gamma variable is nearly normal. Above the mean, a shape so small
-    that the tail would thin out again counts as the worst larger one.
+    that the tail would thin out again counts as the worst larger one; the mean itself and all below is then never
+    less likely to be exceeded than what lies just above.
     """
     root = float(over_mean ** (1 / 3))
     if root > 1:
         shape = max(shape, 1 / max(1e-12, 9 * (root - 1)))
-    return 3 * math.sqrt(shape) * (root - 1 + 1 / (9 * shape))
+    deviations = 3 * math.sqrt(shape) * (root - 1 + 1 / (9 * shape))
+    return deviations if root > 1 else min(0.0, deviations)
 
 
 def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio: float) -> int:

@@ -2,7 +2,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.load import EngineLoad
@@ -193,6 +193,7 @@ def test_blocks_that_only_the_prefix_cache_keeps_are_free():
 
 
 @given(used=st.floats(0, 12_288), more=st.floats(0, 12_288), running=st.floats(0, 30), waiting=st.floats(0, 100))
+@example(used=0.0, more=47.0, running=0.0, waiting=45.375)
 @settings(max_examples=200, deadline=None)
 def test_the_risk_is_a_probability_and_rises_with_usage(used, more, running, waiting):
     few, many = (

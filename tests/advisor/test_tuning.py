@@ -3,7 +3,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from advisor.load import EngineLoad, Lengths
@@ -12,6 +12,7 @@ from advisor.tuning import (
     Holding,
     Surroundings,
     accepted_overflow_ratio,
+    gamma_deviations,
     holding,
     kv_wall,
     largest_number,
@@ -85,6 +86,13 @@ def test_more_kv_never_lowers_the_number(mean, spread, tokens, more, target):
     assert largest_number(held(mean, spread), tokens + more, target) >= largest_number(
         held(mean, spread), tokens, target
     )
+
+
+@given(shape=st.floats(0.01, 1e4), capacity=st.floats(0.001, 4), more=st.floats(0, 1))
+@example(shape=4.0, capacity=1.0, more=0.001)
+@settings(max_examples=300, deadline=None)
+def test_more_room_is_never_more_likely_to_be_exceeded(shape, capacity, more):
+    assert gamma_deviations(shape, capacity) <= gamma_deviations(shape, capacity + more) + 1e-9
 
 
 @given(mean=st.floats(1, 5_000), spread=st.floats(0, 3), tokens=st.floats(1_000, 1e6), target=st.floats(0.001, 0.4))
