@@ -21,7 +21,7 @@ _HIGHEST_UTILIZATION = 0.95
 _RESERVE_RATIO = 0.02
 """Of a GPU: slack that a higher utilization leaves alone."""
 _LEAST_STEP = 0.01
-_OVERRIDDEN = "--num-gpu-blocks-override fixes the number of blocks: no KV comes of it"
+_OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
 _WAYS_TO_MORE_KV = frozenset(
@@ -154,14 +154,11 @@ def advise_flags(
         *_utilization(plan, planned, room, wants_kv=wants_kv),
         *_blocks_override(plan, planned, wants_kv=wants_kv),
         _model_len(plan, planned, load, capacity_tokens),
-        _batched_tokens(plan, planned, load, seqs),
+        _batched_tokens(plan, planned, load, wants_kv=wants_kv),
         *_kv_cache_dtype(plan, planned, room, wants_kv=wants_kv),
         *_tensor_parallel(plan, planned, room, wants_kv=wants_kv),
         *_gone(given, version),
     )
-
-
-_OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
 
 
 def _gain(changed: EnginePlan | None, plan: EnginePlan) -> float | None:
@@ -264,7 +261,7 @@ def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_to
     return _stay(flag, current, seen, "demand")
 
 
-def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: SeqsAdvice) -> FlagAdvice:
+def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, *, wants_kv: bool) -> FlagAdvice:
     flag, current = "max-num-batched-tokens", plan.flags.max_num_batched_tokens
     share = load.slow.budget_seconds / load.slow.busy_seconds if load.slow.busy_seconds > 0 else 0.0
     if share < _BUDGET_BOUND_RATIO or current >= _MOST_BATCHED_TOKENS:
@@ -272,9 +269,8 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: 
             flag, current, f"requests waited for the token budget of a step in {share:.1%} of the time", "demand"
         )
     higher = min(_MOST_BATCHED_TOKENS, 2 * current)
-    changed = planned(max_num_batched_tokens=higher)
-    gain = _gain(changed, plan)
-    if changed is None or seqs.wanted > seqs.kv_wall:
+    changed = None if wants_kv else planned(max_num_batched_tokens=higher)
+    if changed is None:
         return _stay(flag, current, "KV is what is short: prompts that get in sooner would fill it sooner", "kv")
     return FlagAdvice(
         flag=flag,
@@ -283,7 +279,7 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: 
         binding="token_budget",
         why=f"requests waited for the token budget in {share:.0%} of the time; prompts get in sooner, and those who "
         "decode beside a long prompt stall longer in that step",
-        kv_gain_tokens=gain,
+        kv_gain_tokens=_gain(changed, plan),
     )
 
 
@@ -295,13 +291,9 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wa
         yield _stay(flag, current, _OVERRIDDEN)
         return
     capability = plan.layout.settings.compute_capability
-    changed = planned(kv_cache_dtype="fp8") if capability >= _FP8_CAPABILITY else None
-    if not wants_kv or changed is None:
-        why = (
-            "this GPU or release has no fp8 cache"
-            if changed is None and wants_kv
-            else "KV takes all that was asked for"
-        )
+    changed = planned(kv_cache_dtype="fp8") if wants_kv and capability >= _FP8_CAPABILITY else None
+    if changed is None:
+        why = "this GPU or release has no fp8 cache" if wants_kv else "KV takes all that was asked for"
         yield _stay(flag, current, why, "none" if wants_kv else "demand")
         return
     yield FlagAdvice(
