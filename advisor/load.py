@@ -11,6 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from advisor.readings import EngineReading, Histogram
@@ -31,7 +32,9 @@ _TOTALS = (
     "prefix_cache_queries_total",
     "prefix_cache_hits_total",
 )
-_HISTOGRAMS = ("prompt_tokens", "generation_tokens", "queue_seconds", "inter_token_seconds")
+_LENGTH_NAMES = ("prompt_tokens", "generation_tokens", "queue_seconds")
+"""Histograms that are remembered, each by a field of `EngineLoad`."""
+_HISTOGRAMS = (*_LENGTH_NAMES, "inter_token_seconds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,23 +143,25 @@ class Lengths:
         stretch = mean / raw[0]
         return mean, raw[1] * stretch**2, raw[2] * stretch**3
 
-    def folded(self, before: Histogram | None, after: Histogram | None, keep: float) -> "Lengths":
-        """Return this histogram after ``keep`` of it is left and what came between two pages is added."""
-        if before is None or after is None or before.bounds != after.bounds or not after.bounds:
-            return self._kept(keep)
-        new = [late - early for early, late in zip(_single(before), _single(after), strict=True)]
-        if min(new) < 0:  # a page of several processes, torn
-            return self._kept(keep)
-        same = self.bounds == after.bounds
-        counts = [keep * each for each in self.counts] if same else [0.0] * len(new)
+    def folded(self, new: "Lengths", keep: float) -> "Lengths":
+        """Return this histogram after ``keep`` of it is left and the new one is added; alone, if its bounds differ."""
+        if new.bounds and new.bounds != self.bounds:
+            return new
         return Lengths(
-            bounds=after.bounds,
-            counts=tuple(old + each for old, each in zip(counts, new, strict=True)),
-            sum=(keep * self.sum if same else 0.0) + after.sum - before.sum,
+            bounds=self.bounds,
+            counts=tuple(keep * old + each for old, each in zip(self.counts, new.counts or repeat(0.0), strict=False)),
+            sum=keep * self.sum + new.sum,
         )
 
-    def _kept(self, keep: float) -> "Lengths":
-        return Lengths(bounds=self.bounds, counts=tuple(keep * each for each in self.counts), sum=keep * self.sum)
+
+def lengths_between(before: Histogram | None, after: Histogram | None) -> Lengths:
+    """Return what came between two pages; nothing where they cannot be compared."""
+    if before is None or after is None or before.bounds != after.bounds or not after.bounds:
+        return Lengths()
+    counts = tuple(late - early for early, late in zip(_single(before), _single(after), strict=True))
+    if min(counts) < 0:  # a page of several processes, torn
+        return Lengths()
+    return Lengths(bounds=after.bounds, counts=counts, sum=after.sum - before.sum)
 
 
 def _single(histogram: Histogram) -> list[float]:
@@ -178,6 +183,16 @@ class Setting:
     busy_seconds: float = 0.0
     limited_seconds: float = 0.0
     """Time in which max_num_seqs kept requests waiting."""
+
+    def folded(self, new: "Setting", keep: float) -> "Setting":
+        """Return the same setting after ``keep`` of what came of it is left and what came lately is added."""
+        return Setting(
+            max_num_seqs=self.max_num_seqs,
+            finished=self.finished * keep + new.finished,
+            preempted=self.preempted * keep + new.preempted,
+            busy_seconds=self.busy_seconds * keep + new.busy_seconds,
+            limited_seconds=self.limited_seconds * keep + new.limited_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -321,25 +336,27 @@ def _folded(
     keep_slow = 0.5 ** (seconds / SLOW_HALF_LIFE_SECONDS) if is_busy else 1.0
     known = max_num_seqs is None or load.setting.max_num_seqs == max_num_seqs
     setting = load.setting if known else Setting(max_num_seqs=max_num_seqs)
-    histograms = {
-        name: getattr(load, name).folded(last.histograms.get(name), moment.histograms.get(name), keep_slow)
-        for name in ("prompt_tokens", "generation_tokens", "queue_seconds")
+    lately = Setting(
+        finished=new.finished,
+        preempted=new.preempted,
+        busy_seconds=new.busy_seconds,
+        limited_seconds=seconds if limiter == "max_num_seqs" else 0.0,
+    )
+    lengths = {
+        name: getattr(load, name).folded(
+            lengths_between(last.histograms.get(name), moment.histograms.get(name)), keep_slow
+        )
+        for name in _LENGTH_NAMES
     }
     return replace(
         load,
         slow=load.slow.folded(new, keep_slow),
         fast=load.fast.folded(new, 0.5 ** (seconds / FAST_HALF_LIFE_SECONDS)),
         demand_seconds=_demand(load.demand_seconds, moment, seconds, keep_slow) if is_busy else load.demand_seconds,
-        setting=Setting(
-            max_num_seqs=setting.max_num_seqs,
-            finished=setting.finished * keep_slow + new.finished,
-            preempted=setting.preempted * keep_slow + new.preempted,
-            busy_seconds=setting.busy_seconds * keep_slow + new.busy_seconds,
-            limited_seconds=setting.limited_seconds * keep_slow + (seconds if limiter == "max_num_seqs" else 0.0),
-        ),
+        setting=setting.folded(lately, keep_slow),
         watched_busy_seconds=load.watched_busy_seconds + new.busy_seconds,
         watched_finished=load.watched_finished + new.finished,
-        **histograms,
+        **lengths,
     )
 
 
@@ -435,9 +452,6 @@ def to_json(loads: Loads, *, wall_seconds: float | None = None) -> list[dict[str
         }
         for (engine, rank), load in list(loads.items())[-MOST_ENGINES:]
     ]
-
-
-_LENGTH_NAMES = ("prompt_tokens", "generation_tokens", "queue_seconds")
 
 
 def _lengths_to_json(lengths: Lengths) -> dict[str, Any]:

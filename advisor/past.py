@@ -14,8 +14,6 @@ from advisor.load import (
     FAST_HALF_LIFE_SECONDS,
     SLOW_HALF_LIFE_SECONDS,
     EngineLoad,
-    Lengths,
-    Setting,
     interrupted,
     observe_load,
 )
@@ -85,40 +83,20 @@ def joined(earlier: EngineLoad, later: EngineLoad) -> EngineLoad:
     before, after = earlier.setting, later.setting
     setting = after
     if after.max_num_seqs is None or before.max_num_seqs == after.max_num_seqs:
-        setting = Setting(
-            max_num_seqs=before.max_num_seqs,
-            finished=before.finished * slow + after.finished,
-            preempted=before.preempted * slow + after.preempted,
-            busy_seconds=before.busy_seconds * slow + after.busy_seconds,
-            limited_seconds=before.limited_seconds * slow + after.limited_seconds,
-        )
+        setting = before.folded(after, slow)
     return EngineLoad(
         model_name=later.model_name,
         slow=earlier.slow.folded(later.slow, slow),
         fast=earlier.fast.folded(later.fast, fast),
-        prompt_tokens=_joined_lengths(earlier.prompt_tokens, later.prompt_tokens, slow),
-        generation_tokens=_joined_lengths(earlier.generation_tokens, later.generation_tokens, slow),
-        queue_seconds=_joined_lengths(earlier.queue_seconds, later.queue_seconds, slow),
+        prompt_tokens=earlier.prompt_tokens.folded(later.prompt_tokens, slow),
+        generation_tokens=earlier.generation_tokens.folded(later.generation_tokens, slow),
+        queue_seconds=earlier.queue_seconds.folded(later.queue_seconds, slow),
         demand_seconds=_added(earlier.demand_seconds, later.demand_seconds, slow),
         setting=setting,
         watched_busy_seconds=earlier.watched_busy_seconds + later.watched_busy_seconds,
         watched_finished=earlier.watched_finished + later.watched_finished,
         advised=earlier.advised if later.advised is None else later.advised,
         last=later.last,
-    )
-
-
-def _joined_lengths(earlier: Lengths, later: Lengths, keep: float) -> Lengths:
-    if not later.bounds:
-        return Lengths(
-            bounds=earlier.bounds, counts=tuple(keep * each for each in earlier.counts), sum=keep * earlier.sum
-        )
-    if earlier.bounds != later.bounds:
-        return later
-    return Lengths(
-        bounds=later.bounds,
-        counts=_added(earlier.counts, later.counts, keep),
-        sum=keep * earlier.sum + later.sum,
     )
 
 

@@ -19,6 +19,7 @@ from advisor.load import (
     Sums,
     from_json,
     interrupted,
+    lengths_between,
     to_json,
 )
 from advisor.readings import Histogram
@@ -154,14 +155,16 @@ def test_other_histogram_bounds_begin_a_new_histogram():
     lengths = Lengths(bounds=(10.0, math.inf), counts=(5.0, 1.0), sum=60.0)
     before = Histogram(bounds=(20.0, math.inf), cumulative=(0.0, 0.0), sum=0.0, count=0.0)
     after = Histogram(bounds=(20.0, math.inf), cumulative=(3.0, 4.0), sum=70.0, count=4.0)
-    assert lengths.folded(before, after, 1.0) == Lengths(bounds=(20.0, math.inf), counts=(3.0, 1.0), sum=70.0)
+    assert lengths.folded(lengths_between(before, after), 1.0) == Lengths(
+        bounds=(20.0, math.inf), counts=(3.0, 1.0), sum=70.0
+    )
 
 
 def test_a_torn_page_adds_no_negative_counts():
     lengths = Lengths(bounds=(10.0, math.inf), counts=(5.0, 1.0), sum=60.0)
     before = Histogram(bounds=(10.0, math.inf), cumulative=(9.0, 9.0), sum=80.0, count=9.0)
     after = Histogram(bounds=(10.0, math.inf), cumulative=(7.0, 10.0), sum=90.0, count=10.0)
-    assert lengths.folded(before, after, 1.0) == lengths
+    assert lengths.folded(lengths_between(before, after), 1.0) == lengths
 
 
 def test_moments_of_lengths_come_out_of_coarse_buckets():
