@@ -63,8 +63,7 @@ class Pressure:
     @property
     def expected_running(self) -> float:
         """Those that run once who waits now is let in."""
-        wanted = self.running + self.waiting
-        return wanted if self.max_num_seqs is None else max(self.running, min(wanted, self.max_num_seqs))
+        return _let_in(self.running, self.waiting, self.max_num_seqs)
 
     @property
     def fullness_ratio(self) -> float:
@@ -132,6 +131,11 @@ def pressure(
     )
 
 
+def _let_in(running: float, waiting: float, max_num_seqs: float | None) -> float:
+    wanted = running + waiting
+    return wanted if max_num_seqs is None else max(running, min(wanted, max_num_seqs))
+
+
 def _fullness(used_tokens: float, expected_tokens: float, capacity_tokens: float) -> float:
     return min(_MOST_FULLNESS, max(used_tokens, expected_tokens) / capacity_tokens)
 
@@ -140,8 +144,7 @@ def _usual_fullness(sums: Sums, held: Holding, capacity_tokens: float, max_num_s
     if sums.sampled_seconds <= 0:
         return 0.0
     ran, waited, used = (each / sums.sampled_seconds for each in (sums.running, sums.waiting, sums.used))
-    expected = ran + waited if max_num_seqs is None else max(ran, min(ran + waited, max_num_seqs))
-    return _fullness(used, expected * held.mean_tokens, capacity_tokens)
+    return _fullness(used, _let_in(ran, waited, max_num_seqs) * held.mean_tokens, capacity_tokens)
 
 
 def _dispersion(sums: Sums, turnover_seconds: float) -> float:
