@@ -32,11 +32,6 @@ class EngineShare:
     host_memory_ratio: float | None = None
     """Share of its cgroup's host memory in use; None where it has no limit."""
 
-    @property
-    def claim(self) -> Estimate:
-        """What it may still take."""
-        return self.entitled.minus(exactly(self.held_bytes))
-
 
 def share_parts(share: EngineShare) -> dict[str, float]:
     """Split what one engine holds on one GPU by its plan; the parts add up to what it holds."""
@@ -155,8 +150,12 @@ def judge_gpu(
                 share.engine: share.budget_bytes for share in shares if share.budget_bytes is not None
             },
             engine_held_bytes={share.engine: share.held_bytes for share in shares},
-            engine_claim_bytes={share.engine: share.claim.expected for share in shares},
-            memory_slack_bytes=seen.free_bytes - sum(share.claim.expected for share in shares),
+            engine_claim_bytes={
+                each.name: each.claim.expected if each.claim is not None else 0.0
+                for each in seen.holders
+                if each.kind == "engine"
+            },
+            memory_slack_bytes=seen.slack_bytes,
             memory_slack_low_bytes=state.lowest_slack_bytes,
             memory_growth_bytes_per_second=said.growth_bytes_per_second,
             oom_risk_ratio=said.risk_ratio,

@@ -120,7 +120,7 @@ class _Happened:
 def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Assessment:
     """Judge one GPU by a state into which the observation has been folded (`advisor.risk_state.observe`)."""
     free = max(0.0, seen.free_bytes)
-    claims = [(holder, claim) for holder in seen.holders if (claim := seen.claim(holder)) is not None]
+    claims = [(holder, claim) for holder in seen.holders if (claim := holder.claim) is not None]
     claimed = added(claim for _, claim in claims) if claims else exactly(0.0)
     untried = _untried(state, claims, horizon_seconds)
     recent = max((*state.maxima_bytes[-_RECENT_BLOCKS:], state.block_maximum_bytes), default=0.0)

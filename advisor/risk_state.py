@@ -46,6 +46,13 @@ class Holder:
     busy: bool | None = None
     """Whether an engine has requests running: idle time proves nothing about what its largest step takes."""
 
+    @property
+    def claim(self) -> Estimate | None:
+        """What an engine may still take of this GPU; None where nothing is promised."""
+        if self.entitled is None:
+            return None
+        return self.entitled.mapped(lambda entitled: max(0.0, entitled - self.held_bytes))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
@@ -61,16 +68,10 @@ class Observation:
     host_memory_ratio: float | None = None
     """Use of the memory limit of the tightest engine's cgroup; None where it has none or is not read."""
 
-    def claim(self, holder: Holder) -> Estimate | None:
-        """Return what an engine may still take of this GPU."""
-        if holder.entitled is None:
-            return None
-        held, entitled = holder.held_bytes, holder.entitled
-        return Estimate(
-            lower=max(0.0, entitled.lower - held),
-            expected=max(0.0, entitled.expected - held),
-            upper=max(0.0, entitled.upper - held),
-        )
+    @property
+    def slack_bytes(self) -> float:
+        """Free memory minus what engines may still claim; negative: over-committed."""
+        return self.free_bytes - sum(claim.expected for each in self.holders if (claim := each.claim) is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,14 +158,10 @@ def observe(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Gp
         rises = (*rises, max(0.0, block_maximum - highest))[-_BLOCKS:]
         maxima = (*maxima, block_maximum)[-_BLOCKS:]
         block_at, block_maximum = now, level
-    slack = seen.free_bytes - sum(claim.expected for each in present if (claim := seen.claim(each)) is not None)
-    low, older_low, low_since = (
-        min(state.slack_low_bytes, slack),
-        state.older_slack_low_bytes,
-        (now if first else state.slack_low_since_seconds),
-    )
+    low, older_low = min(state.slack_low_bytes, seen.slack_bytes), state.older_slack_low_bytes
+    low_since = now if first else state.slack_low_since_seconds
     if now - low_since >= _DAY_SECONDS:
-        low, older_low, low_since = slack, low, now
+        low, older_low, low_since = seen.slack_bytes, low, now
     counts, event_at = _events(state, seen)
     return GpuState(
         at_seconds=now,
