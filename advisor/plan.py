@@ -18,7 +18,16 @@ from advisor.layers import DecoderLayer, LatentWindow, State
 from advisor.memory import MemoryPlan, memory_plan
 from advisor.runner import Runner, model_runner
 from advisor.spec import ModelSpec
-from advisor.start_up import Fit, RankMemory, Requirement, Verdict, first_flag_error, first_memory_error, verdict
+from advisor.start_up import (
+    FREE_IS_CHECKED_SINCE,
+    Fit,
+    RankMemory,
+    Requirement,
+    Verdict,
+    first_flag_error,
+    first_memory_error,
+    verdict,
+)
 from advisor.traits import ModelTraits, model_traits
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED, Version
@@ -368,7 +377,7 @@ def _judge(
         cache,
         Requirement(name="warm-up", available=free, needed=held),
     ]
-    if resolved.is_v1 and version >= _FREE_MEMORY_CHECKED_SINCE and resolved.kv_cache_memory_bytes is None:
+    if resolved.is_v1 and version >= FREE_IS_CHECKED_SINCE and resolved.kv_cache_memory_bytes is None:
         requirements.insert(0, Requirement(name="free memory", available=free, needed=exactly(memory.budget_bytes)))
     if resolved.num_gpu_blocks_override is not None:
         requirements.remove(cache)
@@ -392,9 +401,6 @@ def _judge(
         longest_max_model_len=layout.largest_max_model_len(memory.kv_cache.expected),
     )
     return found, error.text if error is not None else None
-
-
-_FREE_MEMORY_CHECKED_SINCE: Version = (0, 9, 1)
 
 
 def _resident(weights: Estimate, cpu_offload_gb: float) -> Estimate:

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from advisor.calibration import overheads
 from advisor.memory import budget
 from advisor.plan import EnginePlan
+from advisor.start_up import FREE_IS_CHECKED_SINCE
 from advisor.versions import Version
-
-FREE_IS_CHECKED_SINCE: Version = (0, 9, 1)
-"""From here free memory at start must reach the budget (``v1/worker/gpu_worker.py``, later ``utils.py``
-``request_memory``); before, what others hold came out of the KV cache instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -286,6 +286,10 @@ def bfloat16_error(version: Version, dtype: str, stored: str | None, device: Dev
 
 # --- memory ---
 
+FREE_IS_CHECKED_SINCE: Version = (0, 9, 1)
+"""From here free memory at start must reach V1's budget (``v1/worker/gpu_worker.py``, later ``utils.py``
+``request_memory``); before, what others hold came out of the KV cache instead."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankMemory:
@@ -374,9 +378,9 @@ def free_memory_error(
     is_v1: bool = True,
     device_index: int = 0,
 ) -> StartUpError | None:
-    """Less free at start than the share asked for; V1 asks from 0.9.1 on."""
+    """Less free at start than the share asked for."""
     requested = total_bytes * gpu_memory_utilization
-    if not is_v1 or version < (0, 9, 1) or free_bytes >= requested:
+    if not is_v1 or version < FREE_IS_CHECKED_SINCE or free_bytes >= requested:
         return None
     device = f"cuda:{device_index} " if version >= (0, 14, 0) else ""
     return StartUpError(
