@@ -377,7 +377,7 @@ def _judge(
         cache,
         Requirement(name="warm-up", available=free, needed=held),
     ]
-    if resolved.is_v1 and version >= FREE_IS_CHECKED_SINCE and resolved.kv_cache_memory_bytes is None:
+    if resolved.is_v1 and version >= FREE_IS_CHECKED_SINCE:
         requirements.insert(0, Requirement(name="free memory", available=free, needed=exactly(memory.budget_bytes)))
     if resolved.num_gpu_blocks_override is not None:
         requirements.remove(cache)

@@ -104,6 +104,20 @@ def test_a_given_kv_cache_replaces_what_the_budget_leaves():
     assert plan.num_gpu_blocks.expected == 8 * GIB // (16 * 131_072)
 
 
+def test_a_given_kv_cache_does_not_spare_the_check_of_free_memory():
+    plan = planned(
+        LLAMA_3_1_8B,
+        "--kv-cache-memory-bytes",
+        str(8 * GIB),
+        "--gpu-memory-utilization",
+        "1.0",
+        "--max-model-len",
+        "8k",
+    )
+    assert (plan.verdict, plan.binding) == ("does_not_fit", "free memory")
+    assert "is less than desired GPU memory utilization (1.0, 79.19 GiB)" in plan.error
+
+
 def test_an_override_of_blocks_is_exact_and_starts():
     plan = planned(LLAMA_3_1_8B, "--num-gpu-blocks-override", "1000", "--max-model-len", "4096")
     assert (plan.num_gpu_blocks.lower, plan.num_gpu_blocks.upper) == (1000, 1000)
