@@ -353,9 +353,7 @@ def _bounds_and_sentence(share: _Share, name: str, size: float) -> tuple[Estimat
     if name in ("kv_used", "kv_idle"):
         pool = figures.get("kv_cache", exactly(0.0))
         ratio = usage if name == "kv_used" else 1 - usage
-        bounds = Estimate(
-            lower=ratio * pool.lower, expected=ratio * pool.expected, upper=ratio * pool.upper, origin=pool.origin
-        )
+        bounds = pool.mapped(lambda size: ratio * size)
         if name == "kv_used":
             return bounds, f"KV blocks that running requests hold: {usage:.1%} of the pool."
         return bounds, "KV blocks taken at start and held by no request: room for more requests, for nothing else."

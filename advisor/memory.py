@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from advisor.activation import Step, activation_peak
 from advisor.calibration import overheads
 from advisor.cudagraphs import GraphCount
-from advisor.estimate import Estimate, Origin, added, exactly
+from advisor.estimate import Estimate, added, exactly
 from advisor.runner import Runner
 from advisor.spec import ModelSpec
 from advisor.versions import Version
@@ -104,23 +104,13 @@ def memory_plan(
         pipeline_parallel_size=step.pipeline_parallel_size,
         compiled=captures.piecewise + captures.full > 0,
     )
-    allowed = Estimate(
-        lower=budget(total.lower, gpu_memory_utilization),
-        expected=budget(total.expected, gpu_memory_utilization),
-        upper=budget(total.upper, gpu_memory_utilization),
-    )
+    allowed = total.mapped(lambda size: budget(size, gpu_memory_utilization))
     beside = added((weights, activation, non_torch, *((graphs,) if in_budget else ())))
     available = allowed.minus(beside, floor=float("-inf"))
     if residual is not None:
-        available = Estimate(
-            lower=available.expected + residual.lower,
-            expected=available.expected + residual.expected,
-            upper=available.expected + residual.upper,
-        )
-    if kv_cache_memory_bytes is not None:
-        kv_cache = exactly(kv_cache_memory_bytes, Origin.DERIVED)
-    else:
-        kv_cache = available.at_least(0.0)
+        without = available.expected
+        available = residual.mapped(lambda missed: without + missed)
+    kv_cache = available.at_least(0.0) if kv_cache_memory_bytes is None else exactly(kv_cache_memory_bytes)
     return MemoryPlan(
         total_bytes=total.expected,
         budget_bytes=allowed.expected,
