@@ -18,7 +18,17 @@ from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
-from advisor.tuning import Holding, Surroundings, holding, not_yet, observed, preempts_ratio, recommend_seqs
+from advisor.tuning import (
+    NO_CAPACITY,
+    NO_USAGE,
+    Holding,
+    Surroundings,
+    holding,
+    not_yet,
+    observed,
+    preempts_ratio,
+    recommend_seqs,
+)
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 
 _FULL_ISL_SINCE = (0, 19, 0)
@@ -143,7 +153,7 @@ def _advice(
     if engine.max_num_seqs is None:
         return replace(silent, not_yet=_NO_SERVER if server is None else "max_num_seqs is not known")
     if not tokens or not longest:
-        return replace(silent, not_yet="the engine does not say how many tokens its KV cache holds")
+        return replace(silent, not_yet=NO_CAPACITY)
 
     @cache
     def capacity(number: int) -> float:
@@ -166,7 +176,7 @@ def _advice(
         policy,
     )
     if seqs is None:
-        return replace(silent, not_yet="the pages told no KV usage")
+        return replace(silent, not_yet=NO_USAGE)
     flags: tuple[FlagAdvice, ...] = ()
     if theory is not None and planned is not None and server is not None:
         flags = advise_flags(

@@ -10,7 +10,16 @@ from typing import Literal
 
 from advisor.load import EngineLoad
 from advisor.policy import Policy
-from advisor.tuning import Surroundings, accepted_overflow_ratio, holding, kv_wall, not_yet
+from advisor.tuning import (
+    DEMAND_SHARE,
+    NO_CAPACITY,
+    NO_USAGE,
+    Surroundings,
+    accepted_overflow_ratio,
+    holding,
+    kv_wall,
+    not_yet,
+)
 
 Verdict = Literal["down", "overfull", "held_up", "short_of_kv", "flags", "unknown", "idle", "right"]
 VERDICTS: tuple[Verdict, ...] = ("down", "overfull", "held_up", "short_of_kv", "flags", "unknown", "idle", "right")
@@ -34,6 +43,11 @@ class FlagChange:
     current: str
     recommended: str
     binding: str
+
+    @property
+    def spelled(self) -> str:
+        """The flag with both values, for people."""
+        return f"{self.flag} {self.current} -> {self.recommended}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,11 +262,10 @@ def _verdict(engine: FleetEngine, policy: Policy) -> tuple[Verdict, str, str | N
     wants_more = engine.wanted is not None and engine.kv_wall is not None and engine.wanted > engine.kv_wall
     if by_kv > _WAITING_RATIO or (engine.seen_by == "vllm" and waits and wants_more):
         share = by_kv if by_kv > _WAITING_RATIO else waiting or 0.0
-        more = "".join(f"; {each.flag} {each.current} -> {each.recommended}" for each in engine.changes)
+        more = "".join(f"; {each.spelled}" for each in engine.changes)
         return "short_of_kv", f"requests waited for KV in {share:.0%} of the time{more}", "kv"
     if engine.changes:
-        texts = (f"{each.flag} {each.current} -> {each.recommended}" for each in engine.changes)
-        return "flags", "; ".join(texts), engine.changes[0].binding
+        return "flags", "; ".join(each.spelled for each in engine.changes), engine.changes[0].binding
     if used is not None and used < _IDLE_RATIO and not waits:
         return "idle", f"KV is never more than {used:.0%} full, all but 1% of the time, and nobody waits", "demand"
     if engine.not_yet is not None or used is None or (engine.seen_by == "headroom" and should is None):
@@ -273,16 +286,16 @@ def from_load(engine: FleetEngine, load: EngineLoad | None, policy: Policy, *, b
     engine = replace(engine, cannot_say=(*engine.cannot_say, _WITHOUT_US))
     tokens = engine.capacity_tokens
     if load is None or not tokens:
-        return replace(engine, not_yet=silent or "the engine does not say how many tokens its KV cache holds")
+        return replace(engine, not_yet=silent or NO_CAPACITY)
     sums = load.slow
     engine = replace(
         engine,
-        wanted=load.demand(0.999),
+        wanted=load.demand(DEMAND_SHARE),
         waiting_ratio=sums.queued_seconds / sums.seconds if sums.seconds > 0 else None,
     )
     held = holding(load, max_model_len=int(tokens))
     if silent is not None or held is None:
-        return replace(engine, not_yet=silent or "the pages told no KV usage")
+        return replace(engine, not_yet=silent or NO_USAGE)
     around = Surroundings(
         current=1, capacity_tokens=lambda _: tokens, block_size=block_size or 16, max_model_len=int(tokens)
     )

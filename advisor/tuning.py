@@ -23,7 +23,10 @@ LEAST_TURNOVERS = 5.0
 """How often everybody who runs must have been replaced: pages in between show the same requests again."""
 _LENGTH_TURNOVERS = 10.0
 """The spread that lengths alone predict counts as much as so many turnovers seen: it steadies the first minutes."""
-_DEMAND_SHARE = 0.999
+NO_CAPACITY = "the engine does not say how many tokens its KV cache holds"
+NO_USAGE = "the pages told no KV usage"
+DEMAND_SHARE = 0.999
+"""Of the busy time: what is asked for at once is what was not exceeded in it."""
 _BOUND_DEVIATIONS = 1.163
 """Mean and spread both this many standard errors off: together about a one in twenty chance on either side."""
 _MOST_SEQS = 65_536
@@ -145,7 +148,7 @@ def observed(load: EngineLoad, held: Holding | None) -> Observed:
         spread_request_tokens=held.spread_tokens if held else None,
         prompt_tokens=load.prompt_tokens.mean,
         generation_tokens=load.generation_tokens.mean,
-        peak_demand=load.demand(_DEMAND_SHARE),
+        peak_demand=load.demand(DEMAND_SHARE),
         queue_p95_seconds=load.queue_seconds.quantile(0.95, longest=_LONGEST_WAIT_SECONDS),
         preempted_ratio=share(sums.preempted, sums.finished),
         prefix_hit_ratio=share(sums.prefix_hits, sums.prefix_queries),
@@ -346,7 +349,7 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
         policy: The chance of overflow that is accepted, the latency wanted, and how much must have been seen.
     """
     held = holding(load, max_model_len=around.max_model_len)
-    wanted = load.demand(_DEMAND_SHARE)
+    wanted = load.demand(DEMAND_SHARE)
     if not_yet(load, policy) is not None or held is None or wanted is None:
         return None
     accepted = accepted_overflow_ratio(
