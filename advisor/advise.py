@@ -10,16 +10,15 @@ from advisor.estimate import added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, History
 from advisor.memory import budget
-from advisor.plan import EnginePlan, plan_again
+from advisor.plan import EnginePlan
 from advisor.policy import Policy
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit
 from advisor.risk_state import GpuState
 from advisor.rules import findings
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
-from advisor.spec import ModelSpec
 from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
@@ -31,16 +30,12 @@ class Placed:
     reading: EngineReading
     server: EngineProcess | None
     gpus: tuple[Gpu, ...]
+    device: Device | None
+    """What one rank runs on, None where that is not known."""
+    planned: Replanner | None
+    """What plans it with other flags, None without a theory."""
     theory: EnginePlan | None
     no_theory: str | None
-    spec: ModelSpec | None = None
-    planned: Replanner | None = None
-    """The theory again, with other flags."""
-
-    @property
-    def device(self) -> Device | None:
-        """What it runs on, None where that is not known."""
-        return _device(self.gpus, self.reading, self.server) if self.server is not None else None
 
 
 def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
@@ -121,19 +116,15 @@ def _learned(residuals: Residuals, placed: list[Placed]) -> Residuals:
     for each in placed:
         memory = each.theory.memory if each.theory else None
         blocks = each.reading.cache.num_gpu_blocks
-        if each.theory is None or memory is None or blocks is None or each.server is None or each.spec is None:
+        if each.theory is None or each.planned is None or memory is None or blocks is None:
             continue
         flags = each.theory.flags
         if flags.kv_cache_memory_bytes is not None or flags.num_gpu_blocks_override is not None:
             continue
         missed = blocks * each.theory.layout.bytes_per_block - memory.available_for_kv.expected
-        place = place_key(
-            each.spec,
-            version=parse_version(each.reading.vllm_version),
-            gpu=each.theory.device_name,
-            flags=each.server.flags,
-        )
-        residuals = residuals.learned(place, flags_key(each.server.flags), missed)
+        plans = each.planned
+        place = place_key(plans.spec, version=plans.version, gpu=each.theory.device_name, flags=plans.flags)
+        residuals = residuals.learned(place, flags_key(plans.flags), missed)
     return residuals
 
 
@@ -164,52 +155,47 @@ def _absent(target: EngineTarget) -> tuple[Engine, ...]:
 def _place(snapshot: Snapshot, reading: EngineReading, position: int, ranks: int) -> Placed:
     server = snapshot.server_at(reading.url)
     gpus = gpus_of_rank(snapshot.gpus_of(server), position, ranks) if server else ()
-    theory, reason = _theory(snapshot, reading, server, gpus)
+    device = _device(gpus, reading, server) if server else None
     files = snapshot.model_at(server.model_path, reading.model_path) if server else None
-    planned = None
-    if theory is not None and server is not None:
-        device = _device(gpus, reading, server)
-        assert files is not None  # else there were no theory
-        assert device is not None
-        planned = Replanner(files=files, server=server, reading=reading, device=device)
+    planned, reason = _replanner(reading, server, files, device)
+    theory = None
+    if planned is not None:
+        try:
+            theory = planned.plan()
+        except ValueError as error:
+            planned, reason = None, str(error)
     return Placed(
         reading=reading,
         server=server,
         gpus=gpus,
+        device=device,
+        planned=planned,
         theory=theory,
         no_theory=reason,
-        spec=files.spec if files else None,
-        planned=planned,
     )
 
 
-def _theory(
-    snapshot: Snapshot, reading: EngineReading, server: EngineProcess | None, gpus: tuple[Gpu, ...]
-) -> tuple[EnginePlan | None, str | None]:
+def _replanner(
+    reading: EngineReading, server: EngineProcess | None, files: ModelFiles | None, device: Device | None
+) -> tuple[Replanner | None, str | None]:
+    """Return what plans an engine, or why nothing can."""
     if server is None:
         return None, "the server runs on another host or cannot be found in the process table"
-    files = snapshot.model_at(server.model_path, reading.model_path)
     if files is None:
         return None, "the model's config.json has not been read"
     if files.spec is None:
         return None, (files.declined or "").replace(files.path, "the model")  # shown to all: it must name no path
-    device = _device(gpus, reading, server)
     if device is None:
         return None, "the GPUs that the server runs on are not known"
-    try:
-        return (
-            plan_again(
-                files.spec,
-                server.flags,
-                version=parse_version(reading.vllm_version),
-                device=device,
-                tensors=files.weights,
-                kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
-            ),
-            None,
-        )
-    except ValueError as error:
-        return None, str(error)
+    replanner = Replanner(
+        spec=files.spec,
+        tensors=files.weights,
+        flags=server.flags,
+        version=parse_version(reading.vllm_version),
+        device=device,
+        kv_cache_bytes=reading.cache.kv_cache_memory_bytes,
+    )
+    return replanner, None
 
 
 def _device(gpus: tuple[Gpu, ...], reading: EngineReading, server: EngineProcess) -> Device | None:
@@ -239,10 +225,9 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     if placed.server.flags.max_num_seqs is not None:
         return placed.server.flags.max_num_seqs, "given"
     version = parse_version(placed.reading.vllm_version)
-    device = _device(placed.gpus, placed.reading, placed.server)
-    if version is None or device is None:
+    if version is None or placed.device is None:
         return None
-    return default_max_num_seqs(version, device), "default"
+    return default_max_num_seqs(version, placed.device), "default"
 
 
 def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:

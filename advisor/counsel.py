@@ -14,10 +14,11 @@ from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
 from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.prompt_logprobs import beyond_start_bytes
-from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
+from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
+from advisor.spec import ModelSpec
 from advisor.tuning import (
     NO_CAPACITY,
     NO_USAGE,
@@ -30,6 +31,7 @@ from advisor.tuning import (
     recommend_seqs,
 )
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
+from advisor.weights import TensorIndex
 
 _FULL_ISL_SINCE = (0, 19, 0)
 _NO_SERVER = "the server runs on another host or cannot be found in the process table, so its flags are not known"
@@ -37,25 +39,35 @@ _NO_SERVER = "the server runs on another host or cannot be found in the process 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replanner:
-    """Plans a running server's command line with some flags changed, as `advisor.suggest.Planner`."""
+    """Plans a running server's command line, as it is or with some flags changed (`advisor.suggest.Planner`)."""
 
-    files: ModelFiles
-    server: EngineProcess
-    reading: EngineReading
+    spec: ModelSpec
+    tensors: TensorIndex | None
+    flags: EngineFlags
+    version: Version | None
     device: Device
+    kv_cache_bytes: int | None
+    """KV bytes of one rank where the engine says them."""
+
+    def plan(self, **changes: Any) -> EnginePlan:
+        """Return the changed plan.
+
+        Raises:
+            ValueError: As `advisor.plan.plan_engine`.
+        """
+        return plan_again(
+            self.spec,
+            replace(self.flags, **changes),
+            version=self.version,
+            device=self.device,
+            tensors=self.tensors,
+            kv_cache_bytes=self.kv_cache_bytes,
+        )
 
     def __call__(self, **changes: Any) -> EnginePlan | None:
         """Return the changed plan, None where vLLM would refuse it."""
-        assert self.files.spec is not None
         try:
-            return plan_again(
-                self.files.spec,
-                replace(self.server.flags, **changes),
-                version=parse_version(self.reading.vllm_version),
-                device=self.device,
-                tensors=self.files.weights,
-                kv_cache_bytes=self.reading.cache.kv_cache_memory_bytes,
-            )
+            return self.plan(**changes)
         except ValueError:
             return None
 
@@ -178,11 +190,11 @@ def _advice(
     if seqs is None:
         return replace(silent, not_yet=NO_USAGE)
     flags: tuple[FlagAdvice, ...] = ()
-    if theory is not None and planned is not None and server is not None:
+    if theory is not None and planned is not None:
         flags = advise_flags(
             theory,
             planned,
-            given=server.flags,
+            given=planned.flags,
             version=_version(reading),
             load=load,
             seqs=seqs,
@@ -229,11 +241,9 @@ def _room(snapshot: Snapshot, gpus: Sequence[Gpu], judgements: Sequence[GpuJudge
 
 
 def _prompt_logprobs(theory: EnginePlan | None, planned: Replanner | None) -> float | None:
-    if theory is None or planned is None or planned.files.spec is None:
+    if theory is None or planned is None or is_pooling(planned.spec, planned.flags):
         return None
-    if is_pooling(planned.files.spec, planned.server.flags):
-        return None
-    return beyond_start_bytes(theory, planned.files.spec.vocab_size)
+    return beyond_start_bytes(theory, planned.spec.vocab_size)
 
 
 def _restart(
