@@ -7,10 +7,9 @@ from typing import Any
 
 from advisor.advise import Placed, placements
 from advisor.estimate import exactly
-from advisor.flags import EngineFlags
 from advisor.plan import plan_engine
 from advisor.snapshot import Snapshot
-from advisor.versions import NEWEST_STUDIED, parse_version
+from advisor.versions import NEWEST_STUDIED
 from exporter.planning import Answer, result_of
 
 
@@ -119,32 +118,30 @@ def _told(placed: Placed, snapshot: Snapshot, changes: Mapping[str, Any]) -> dic
         "plan": None,
         "declined": None,
     }
-    server = placed.server
-    files = snapshot.model_at(server.model_path, reading.model_path) if server else None
-    if placed.theory is None or server is None or files is None or files.spec is None or placed.device is None:
+    planned = placed.planned
+    if placed.theory is None or planned is None:
         return entry | {"declined": _without(placed.no_theory or "there is no theory for this engine", snapshot)}
-    version = parse_version(reading.vllm_version) or NEWEST_STUDIED
-    flags: EngineFlags = replace(server.flags, **changes)
+    flags = replace(planned.flags, **changes)
     plan = placed.theory
     if changes:
         try:
             plan = plan_engine(
-                files.spec,
+                planned.spec,
                 flags,
-                version=version,
-                device=placed.device,
-                tensors=files.weights,
-                kv_cache_bytes=server.flags.kv_cache_memory_bytes,
+                version=planned.version,
+                device=planned.device,
+                tensors=planned.tensors,
+                kv_cache_bytes=planned.kv_cache_bytes,
             )
         except ValueError as error:
             return entry | {"declined": _without(str(error), snapshot)}
     found = Answer(
-        spec=files.spec,
-        tensors=files.weights,
+        spec=planned.spec,
+        tensors=planned.tensors,
         flags=flags,
-        version=version,
-        device=placed.device,
-        total=exactly(placed.device.memory_bytes),
+        version=planned.version or NEWEST_STUDIED,
+        device=planned.device,
+        total=exactly(planned.device.memory_bytes),
         residual=None,
         plan=plan,
     )
