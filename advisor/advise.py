@@ -6,7 +6,7 @@ from advisor.capacity import cuda_total_bytes
 from advisor.counsel import Replanner, counsel, utilization_in_effect
 from advisor.defaults import Device, FlagOrigin, default_max_num_seqs
 from advisor.engine import judge_engine
-from advisor.estimate import added, exactly
+from advisor.estimate import Estimate, added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, History
 from advisor.memory import budget
@@ -239,11 +239,15 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
         running = engine.reading.requests_running if engine else None
         first_pid = min(process.pid for process in processes if process.pid in server.pids)
         host = snapshot.host_memory_of(server)
-        share = _share(_name(snapshot, server, engine), server, engine, gpu, held)
+        budget_bytes = _budget(server, engine, gpu)
+        entitled, parts = _entitled(engine, held, budget_bytes)
         shares.append(
-            replace(
-                share,
-                budget_bytes=_budget(server, engine, gpu),
+            EngineShare(
+                engine=server_name(snapshot, server, engine),
+                held_bytes=held,
+                entitled=entitled,
+                parts=parts,
+                budget_bytes=budget_bytes,
                 key=f"engine {first_pid}",
                 busy=None if running is None else running > 0,
                 host_memory_ratio=host.used_ratio if host else None,
@@ -269,7 +273,7 @@ def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | N
         utilization: float | None = utilization_in_effect(server.flags, version, engine.theory if engine else None)
     else:
         utilization = server.flags.gpu_memory_utilization
-    return None if total is None or utilization is None else float(budget(total, utilization))
+    return None if total is None or utilization is None else budget(total, utilization)
 
 
 def holders_on(
@@ -298,7 +302,7 @@ def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuPro
     return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
 
 
-def _name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
+def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
     """Return a server's id, which it has before it answers, too."""
     if engine is not None:
         return engine.reading.engine
@@ -306,35 +310,28 @@ def _name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> s
     return next(watched, f"{server.host}:{server.port}")
 
 
-def _share(name: str, server: EngineProcess, engine: Placed | None, gpu: Gpu, held: float) -> EngineShare:
+def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) -> tuple[Estimate, dict[str, float]]:
+    """Return what an engine may come to hold on a GPU, and the parts of that by plan; none without one."""
     plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
-        # Loading, or of a kind without theory: until it answers, it may take its whole budget.
-        total = cuda_total_bytes(gpu)
-        utilization = server.flags.gpu_memory_utilization
-        if engine is None and total is not None and utilization is not None:
-            return EngineShare(engine=name, held_bytes=held, entitled=exactly(max(held, utilization * total)), parts={})
-        return EngineShare(engine=name, held_bytes=held, entitled=exactly(held), parts={})
+        # Loading: until it answers, it may take its whole budget. Of a kind without theory: what it holds.
+        return exactly(max(held, budget_bytes) if engine is None and budget_bytes is not None else held), {}
     usage = engine.reading.kv_usage_ratio or 0.0
     blocks = engine.reading.cache.num_gpu_blocks
     layout = engine.theory.layout
     pool = blocks * layout.bytes_per_block if blocks is not None else plan.kv_cache.expected
     flags = engine.theory.flags
     sized_by_budget = flags.kv_cache_memory_bytes is None and flags.num_gpu_blocks_override is None
-    return EngineShare(
-        engine=name,
-        held_bytes=held,
-        # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
-        entitled=plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))),
-        parts={
-            "weights": plan.weights.expected,
-            "kv_used": pool * usage,
-            "kv_idle": pool * (1 - usage),
-            "cuda_graphs": plan.cuda_graphs.expected,
-            "engine_other": plan.beside_kv.expected
-            - plan.weights.expected
-            - plan.cuda_graphs.expected
-            - plan.activation_peak.expected,
-            "activation_reserve": plan.activation_peak.expected,
-        },
-    )
+    parts = {
+        "weights": plan.weights.expected,
+        "kv_used": pool * usage,
+        "kv_idle": pool * (1 - usage),
+        "cuda_graphs": plan.cuda_graphs.expected,
+        "engine_other": plan.beside_kv.expected
+        - plan.weights.expected
+        - plan.cuda_graphs.expected
+        - plan.activation_peak.expected,
+        "activation_reserve": plan.activation_peak.expected,
+    }
+    # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
+    return plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))), parts
