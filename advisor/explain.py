@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from advisor.advise import Placed, holders_on, placements
+from advisor.advise import Placed, holders_on, placements, server_name
 from advisor.calibration import overheads
 from advisor.capacity import cuda_total_bytes, reported_capacity
 from advisor.estimate import Estimate, Origin, exactly
@@ -111,15 +111,12 @@ class _Share:
 
     gpu: Gpu
     server: EngineProcess
+    engine: str
     placed: Placed | None
     held_bytes: float
     figures: Figures
     rank: RankMemory | None
     usage_ratio: float
-
-    @property
-    def engine(self) -> str:
-        return self.placed.reading.engine if self.placed else f"{self.server.host}:{self.server.port}"
 
 
 def explain(snapshot: Snapshot) -> Explanation:
@@ -256,6 +253,7 @@ def _share(snapshot: Snapshot, gpu: Gpu, server: EngineProcess, placed: Placed |
     return _Share(
         gpu=gpu,
         server=server,
+        engine=server_name(snapshot, server, placed),
         placed=placed,
         held_bytes=held_bytes,
         # While it loads, the parts are not there yet; asleep, they are gone.

@@ -267,6 +267,13 @@ def test_a_server_that_is_loading_holds_one_part_and_its_failed_start_is_told():
     assert explain(broken).engines[0].sentences[-1] == "Its last start failed: CUDA out of memory."
 
 
+def test_a_server_that_is_loading_has_its_name_from_the_config_on_its_gpu_too():
+    named = EngineTarget(engine="chat", url=URL, failing="unreachable")
+    explained = explain(dataclasses.replace(snapshot(), engines=(), targets=(named,)))
+    assert [each.engine for each in explained.engines] == ["chat"]
+    assert {part.engine for part in explained.gpus[0].parts if part.engine} == {"chat"}
+
+
 def test_a_sleeping_engine_has_no_weights_and_no_cache_on_its_gpu():
     explained = explain(snapshot(used=2 * GIB, engine=reading(sleeping=True)))
     assert parts_of(explained)["weights"].bytes == 0
