@@ -6,7 +6,7 @@ what is estimated from the model. The words are vLLM's own for its flags and mem
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.advise import Placed, holders_on, placements, server_name
 from advisor.calibration import overheads
@@ -28,6 +28,9 @@ _DEVICE_SENTENCES = {
     "free": "Free: what a new allocation, of this engine or another process, can still take.",
 }
 """The parts that are no engine's, in words."""
+_IDLE_BLOCKS = "KV blocks taken at start and held by no request: room for more requests, for nothing else."
+_NO_LOG = "no server process was found on this host whose log could be read"
+_NOTHING = exactly(0.0)
 
 Figures = Mapping[str, Estimate]
 """Bytes of one engine on one GPU by name: weights, kv_cache, cuda_graphs, activation_peak, non_torch, cuda_context;
@@ -302,7 +305,7 @@ def _planned(share: _Share) -> EngineShare:
 
 
 def _expected(figures: Figures, name: str) -> float:
-    return figures[name].expected if name in figures else 0.0
+    return figures.get(name, _NOTHING).expected
 
 
 def _whole_bytes(parts: list[Part], total_bytes: int) -> tuple[Part, ...]:
@@ -311,14 +314,11 @@ def _whole_bytes(parts: list[Part], total_bytes: int) -> tuple[Part, ...]:
     largest = max(range(len(parts)), key=lambda position: parts[position].bytes)
     part = parts[largest]
     mended = part.bytes + odd
-    parts[largest] = Part(
-        name=part.name,
-        engine=part.engine,
+    parts[largest] = replace(
+        part,
         bytes=mended,
         lower_bytes=min(part.lower_bytes, mended),
         upper_bytes=max(part.upper_bytes, mended),
-        origin=part.origin,
-        sentence=part.sentence,
     )
     return tuple(parts)
 
@@ -346,27 +346,31 @@ def _engine_part(share: _Share, name: str, size: float) -> Part:
     return _part(name, size, bounds, sentence, engine=share.engine)
 
 
+def _used_blocks(usage_ratio: float) -> str:
+    return f"KV blocks that running requests hold: {usage_ratio:.1%} of the pool."
+
+
 def _bounds_and_sentence(share: _Share, name: str, size: float) -> tuple[Estimate, str]:
     figures, usage = share.figures, share.usage_ratio
     if name in ("kv_used", "kv_idle"):
-        pool = figures.get("kv_cache", exactly(0.0))
+        pool = figures.get("kv_cache", _NOTHING)
         ratio = usage if name == "kv_used" else 1 - usage
         bounds = pool.mapped(lambda size: ratio * size)
         if name == "kv_used":
-            return bounds, f"KV blocks that running requests hold: {usage:.1%} of the pool."
-        return bounds, "KV blocks taken at start and held by no request: room for more requests, for nothing else."
+            return bounds, _used_blocks(usage)
+        return bounds, _IDLE_BLOCKS
     if name == "weights":
-        weights = figures.get("weights", exactly(0.0))
+        weights = figures.get("weights", _NOTHING)
         how = "as vLLM measured it while loading" if weights.origin is Origin.REPORTED else "from the model's files"
         return weights, f"This GPU's share of the model, {how}."
     if name == "cuda_graphs":
-        graphs = figures.get("cuda_graphs", exactly(0.0))
+        graphs = figures.get("cuda_graphs", _NOTHING)
         how = "as vLLM measured them" if graphs.origin is Origin.REPORTED else "as such models take"
         return graphs, f"Captured CUDA graphs, {how}; --enforce-eager does without them and is slower."
     rest = _remainder(share)
     other = _sum(figures, "cuda_context", "non_torch")
     if name == "activation_reserve":
-        peak = figures.get("activation_peak", exactly(0.0))
+        peak = figures.get("activation_peak", _NOTHING)
         bounds = Estimate(
             lower=min(size, max(0.0, rest.lower - other.upper)),
             expected=size,
@@ -377,7 +381,7 @@ def _bounds_and_sentence(share: _Share, name: str, size: float) -> tuple[Estimat
     if not figures:
         return exactly(size, Origin.REPORTED), _why_unknown(share)
     bounds = Estimate(
-        lower=min(size, max(0.0, rest.lower - _upper(figures, "activation_peak"))),
+        lower=min(size, max(0.0, rest.lower - figures.get("activation_peak", _NOTHING).upper)),
         expected=size,
         upper=max(size, min(rest.upper, max(size, other.upper))),
     )
@@ -399,10 +403,6 @@ def _sum(figures: Figures, *names: str) -> Estimate:
         expected=sum(each.expected for each in chosen),
         upper=sum(each.upper for each in chosen),
     )
-
-
-def _upper(figures: Figures, name: str) -> float:
-    return figures[name].upper if name in figures else 0.0
 
 
 def _why_unknown(share: _Share) -> str:
@@ -449,7 +449,7 @@ def _explain_engine(snapshot: Snapshot, placed: Placed, shares: list[_Share]) ->
         vllm_version=reading.vllm_version or (log.version if log else None),
         kv_tokens=tokens,
         kv_used_tokens=used,
-        start_log=found.found if found else "no server process was found on this host whose log could be read",
+        start_log=found.found if found else _NO_LOG,
         parts=parts,
         sentences=tuple(sentences),
         choices=choices,
@@ -577,7 +577,7 @@ def _what_lower_means(choices: tuple[UtilizationChoice, ...], settings: _Setting
         return f"--gpu-memory-utilization has no effect here: {settings.pinned} sizes the KV cache."
     if not choices:
         return None
-    least = min((choice for choice in choices if choice.starts), key=_utilization, default=None)
+    least = min((each for each in choices if each.starts), key=lambda each: each.gpu_memory_utilization, default=None)
     if least is None:
         return "No lower --gpu-memory-utilization starts: its KV cache would not hold one request of full length."
     return (
@@ -585,10 +585,6 @@ def _what_lower_means(choices: tuple[UtilizationChoice, ...], settings: _Setting
         f"{gib(least.gives_back_bytes)} and leaves {least.kv_tokens:,} tokens, "
         f"{least.full_context_concurrency:.2f} requests of full length."
     )
-
-
-def _utilization(choice: UtilizationChoice) -> float:
-    return choice.gpu_memory_utilization
 
 
 def _on_cpu(placed: Placed, log: StartLog | None) -> bool:
@@ -615,14 +611,14 @@ def _cpu(
             "kv_used",
             round(pool) - round(pool * (1 - usage)),
             exactly(pool * usage, origin),
-            f"KV blocks that running requests hold: {usage:.1%} of the pool.",
+            _used_blocks(usage),
             engine=engine,
         ),
         _part(
             "kv_idle",
             pool * (1 - usage),
             exactly(pool * (1 - usage), origin),
-            "KV blocks taken at start and held by no request: room for more requests, for nothing else.",
+            _IDLE_BLOCKS,
             engine=engine,
         ),
     )
@@ -645,7 +641,7 @@ def _explain_silent(snapshot: Snapshot, engine: str, url: str, failing: str | No
         vllm_version=log.version if log else None,
         kv_tokens=None,
         kv_used_tokens=None,
-        start_log=found.found if found else "no server process was found on this host whose log could be read",
+        start_log=found.found if found else _NO_LOG,
         parts=(),
         sentences=tuple(sentences),
         choices=(),
