@@ -7,7 +7,7 @@ minutes and a slow one only in hours.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from advisor.units import MIB
 
@@ -128,23 +128,18 @@ def followed(trace: Trace, now_seconds: float, level_bytes: float) -> Trace:
 
 def lifted(trace: Trace, by_bytes: float) -> Trace:
     """Return the trace as if every level had been higher by so much: for a change that is no growth."""
-    return Trace(
-        at_seconds=trace.at_seconds,
-        seen_at_seconds=trace.seen_at_seconds,
+    return replace(
+        trace,
         level_bytes=trace.level_bytes + by_bytes,
         record_bytes=trace.record_bytes + by_bytes,
-        recorded_at_seconds=trace.recorded_at_seconds,
-        step_bytes=trace.step_bytes,
         mark_bytes=trace.mark_bytes + by_bytes,
         older_mark_bytes=trace.older_mark_bytes + by_bytes,
-        marked_at_seconds=trace.marked_at_seconds,
         windows=tuple(
-            Window(
-                at_seconds=window.at_seconds,
+            replace(
+                window,
                 points=tuple(point + by_bytes for point in window.points),
                 lows=tuple(low + by_bytes for low in window.lows),
                 low=window.low + by_bytes,
-                growth=window.growth,
             )
             for window in trace.windows
         ),
@@ -183,13 +178,7 @@ def _fallen(window: Window, level_bytes: float, record_bytes: float) -> Window:
         return _fresh(window.at_seconds, level_bytes, record_bytes)
     if level_bytes >= window.low:
         return window
-    return Window(
-        at_seconds=window.at_seconds,
-        points=window.points,
-        lows=window.lows,
-        low=level_bytes,
-        growth=window.growth,
-    )
+    return replace(window, low=level_bytes)
 
 
 def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: int) -> Growth | None:
