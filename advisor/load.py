@@ -39,7 +39,7 @@ _HISTOGRAMS = (*_LENGTH_NAMES, "inter_token_seconds")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sums:
-    """Decayed sums; all but the first over the moments in which requests ran."""
+    """Decayed sums: of what is counted over all time watched, of what runs and is used over the moments told below."""
 
     seconds: float = 0.0
     """Time watched, idle or not."""

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 
 from advisor.estimate import Estimate, added, exactly
 from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Observation
-from advisor.trend import SPACINGS_SECONDS, Trace
+from advisor.trend import LEAST_SPREAD, SPACINGS_SECONDS, Trace
 from advisor.units import GIB, MIB, gib, spelled_growth, spelled_seconds
-
-FACTORS = ("exhausted", "claims", "trend", "volatility", "foreign", "events")
 
 NO_MORE_THAN_BYTES = 16 * MIB
 """With less free than this no allocation of a running engine succeeds: PyTorch takes its segments in 2 to 20 MiB."""
@@ -42,14 +40,14 @@ _RECENT_BLOCKS = 4
 _CYCLES = 0.8
 _SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
 
-_XID_WEIGHTS = {"xid_fatal": 0.5, "xid_contained": 0.3, "xid_other": 0.05, "ecc": 0.2}
-_REMAP_FAILED, _REMAP_PENDING = 0.1, 0.02
-_EVENT_WORDS = {
-    "xid_fatal": "an Xid error that ends GPU work",
-    "xid_contained": "a contained memory error (Xid 94)",
-    "xid_other": "an Xid error of an application",
-    "ecc": "an uncorrected ECC error",
+_EVENTS = {
+    "xid_fatal": (0.5, "an Xid error that ends GPU work"),
+    "xid_contained": (0.3, "a contained memory error (Xid 94)"),
+    "xid_other": (0.05, "an Xid error of an application"),
+    "ecc": (0.2, "an uncorrected ECC error"),
 }
+"""By `advisor.risk_state.EVENTS`: the chance at the moment itself, and its words."""
+_REMAP_FAILED, _REMAP_PENDING = 0.1, 0.02
 
 REMEDIES: Mapping[str, str] = {
     "exhausted": "stop a process that is no engine, or restart the engine with a lower --gpu-memory-utilization",
@@ -171,7 +169,7 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
 
 
 def time_to_oom(
-    free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None, spread: float = 0.15
+    free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None, spread: float = LEAST_SPREAD
 ) -> tuple[float | None, float | None, float | None]:
     """Return the seconds until growth has eaten the free memory: expected, lower and upper.
 
@@ -226,7 +224,7 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
     has lasted t goes on for the time that takes with probability t / (t + d / r), as for anything whose scale of time
     is not known, raised to a higher power while it may be a cycle that has not been seen to turn.
     """
-    best = _Trend(chance=0.0, bytes_per_second=0.0, lasted_seconds=0.0, spread=0.15, holder=None)
+    best = _Trend(chance=0.0, bytes_per_second=0.0, lasted_seconds=0.0, spread=LEAST_SPREAD, holder=None)
     holders = [(key, holder) for key, holder in state.holders.items() if holder.kind in kinds]
     for window in range(len(SPACINGS_SECONDS)):
         rate, largest, largest_key = 0.0, 0.0, None
@@ -308,9 +306,9 @@ def _arrival(state: GpuState, free_bytes: float, horizon_seconds: float) -> floa
 def _events(state: GpuState, seen: Observation, horizon_seconds: float) -> _Happened:
     """Return the chance that what happened ends work on this GPU, and the worst of it."""
     chances = {
-        _EVENT_WORDS[name]: _XID_WEIGHTS[name] * math.exp(-max(0.0, seen.now_seconds - at_seconds) / horizon_seconds)
-        for name, at_seconds in state.event_at_seconds.items()
-        if name in _EVENT_WORDS
+        words: weight * math.exp(-max(0.0, seen.now_seconds - state.event_at_seconds[name]) / horizon_seconds)
+        for name, (weight, words) in _EVENTS.items()
+        if name in state.event_at_seconds
     }
     if seen.row_remap_failed:
         chances["remapping a memory row failed"] = _REMAP_FAILED

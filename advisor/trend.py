@@ -19,6 +19,8 @@ _LEAST_STEPS = (4, 4, 3, 3)
 _GRAIN_BYTES = MIB
 """A record is broken by at least this: drivers round."""
 _DAY_SECONDS = 86_400.0
+LEAST_SPREAD = 0.15
+"""Of a rate: it is never taken to be known better, however even its steps."""
 _MOST_INTERPOLATED = 4
 """A gap of more points than this is not filled in: what came meanwhile counts as one step until it goes on."""
 
@@ -207,5 +209,5 @@ def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: in
     return Growth(
         bytes_per_second=mean / spacing_seconds,
         lasted_seconds=len(steps) * spacing_seconds,
-        spread=min(1.0, max(0.15, deviation / mean / math.sqrt(len(rest)))) if mean > 0 else 1.0,
+        spread=min(1.0, max(LEAST_SPREAD, deviation / mean / math.sqrt(len(rest)))) if mean > 0 else 1.0,
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.estimate import Estimate, exactly
-from advisor.risk import FACTORS, Culprit, assess, time_to_oom
+from advisor.risk import REMEDIES, Culprit, assess, time_to_oom
 from advisor.risk_state import MOST_HOLDERS, GpuState, Holder, Observation, from_json, moved, observe, to_json
 from advisor.trend import growth_of
 from advisor.units import GIB, MIB
@@ -83,10 +83,10 @@ def test_95_percent_used_by_a_preallocated_pool_is_calm(seconds):
 
 def test_every_factor_has_a_probability_and_a_sentence():
     assessment = said((engine(70), foreign(2 * GIB)))
-    assert tuple(assessment.factors) == tuple(assessment.sentences) == FACTORS
+    assert tuple(assessment.factors) == tuple(assessment.sentences) == tuple(REMEDIES)
     assert all(0 <= chance <= 1 for chance in assessment.factors.values())
     assert all(assessment.sentences.values())
-    assert set(assessment.remedies) == set(FACTORS)
+    assert set(assessment.remedies) == set(REMEDIES)
 
 
 # Trend.
@@ -395,7 +395,7 @@ def test_more_free_never_raises_risk(life, more):
     less = assess(state, seen, horizon_seconds=HORIZON)
     roomier = assess(state, replace(seen, free_bytes=seen.free_bytes + more), horizon_seconds=HORIZON)
     assert 0 <= roomier.risk_ratio <= less.risk_ratio + 1e-9 <= 1 + 2e-9
-    for factor in FACTORS:
+    for factor in REMEDIES:
         assert roomier.factors[factor] <= less.factors[factor] + 1e-9
 
 

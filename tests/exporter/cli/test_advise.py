@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from advisor.load import to_json
-from advisor.risk import FACTORS
+from advisor.risk import REMEDIES
 from exporter.state import FORMAT
 from tests.advisor.loads import told
 from tests.exporter.cli.test_explain import vllm_process
@@ -267,7 +267,7 @@ def test_the_json_tells_the_same_risk(server, full_card):
     (gpu,) = told_as_json["gpus"]
     assert (gpu["gpu"], gpu["oom_risk_ratio"], gpu["horizon_seconds"]) == ("0", 1.0, 900.0)
     assert gpu["culprit"] == "a process that is no vLLM engine"
-    assert {each["factor"] for each in gpu["factors"]} == set(FACTORS)
+    assert {each["factor"] for each in gpu["factors"]} == set(REMEDIES)
     worst = gpu["factors"][0]
     assert (worst["factor"], worst["ratio"], worst["because"]) == ("exhausted", 1.0, "0.01 GiB are free")
     assert worst["what_to_do"].startswith("stop a process that is no engine")
