@@ -286,11 +286,12 @@ class _Start:
 
     def __init__(self) -> None:
         self.touched = False
-        self.banner: set[str] = set()
-        """What the front end has said of itself: each thing is said once a start."""
+        self.banner: set[_Take] = set()
+        """By what the front end's lines so far were taken: each says a thing of itself once a start."""
         self.engines: set[int] = set()
         """Engines that have introduced themselves, by data-parallel rank."""
         self.said: dict[str, Any] = {}
+        """Fields of `StartLog`."""
         self.tokens: list[int] = []
         self.ranks: dict[_Emitter, dict[str, Any]] = {}
         self.error: StartError | None = None
@@ -298,7 +299,7 @@ class _Start:
     def ends_before(self, take: "_Take", emitter: _Emitter) -> bool:
         """Tell whether a line can only be the first of another start."""
         if take in _FRONT_END:
-            return bool(self.engines or self.ranks or self.error) or take.__name__ in self.banner
+            return bool(self.engines or self.ranks or self.error) or take in self.banner
         return take is _take_engine and emitter.engine in self.engines
 
     def measured(self, emitter: _Emitter, **values: float | None) -> None:
@@ -310,7 +311,6 @@ class _Start:
                 known[key] = (min if key == "kv_cache_bytes" else max)(value, known.get(key, value))
 
     def finished(self) -> StartLog:
-        known = {each.name for each in fields(StartLog)}
         ordered = sorted(self.ranks, key=lambda emitter: (emitter.order, emitter.pid or 0))
         return StartLog(
             ranks=tuple(
@@ -320,7 +320,7 @@ class _Start:
             ),
             kv_tokens=min(self.tokens, default=None),
             error=self.error,
-            **{key: value for key, value in self.said.items() if key in known},
+            **self.said,
         )
 
 
@@ -367,7 +367,7 @@ def _count(text: str) -> int:
 
 
 def _take_server(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
-    start.banner.add("_take_server")
+    start.banner.add(_take_server)
     start.said["version"] = found["version"]
 
 
@@ -376,7 +376,7 @@ def _take_banner_model(start: _Start, emitter: _Emitter, found: re.Match[str]) -
 
 
 def _take_arguments(start: _Start, emitter: _Emitter, found: re.Match[str]) -> None:
-    start.banner.add("_take_arguments")
+    start.banner.add(_take_arguments)
     flags = dict(_printed_flags(found["arguments"].removeprefix("Namespace").lstrip("({")))
     start.said["flags"] = flags
     for name in ("model", "max_model_len", "max_num_batched_tokens", "gpu_memory_utilization"):
