@@ -117,24 +117,9 @@ class StartLog:
     """Why this start failed or, where ``init_seconds`` is known, what ended the server later; None without either."""
 
     @property
-    def weights_bytes(self) -> int | None:
-        """Weights of the fullest rank."""
-        return max((each.weights_bytes for each in self.ranks if each.weights_bytes is not None), default=None)
-
-    @property
-    def load_seconds(self) -> float | None:
-        """Seconds until the slowest rank had its weights."""
-        return max((each.load_seconds for each in self.ranks if each.load_seconds is not None), default=None)
-
-    @property
     def kv_cache_bytes(self) -> int | None:
         """KV memory of the rank with the least, which decides the number of blocks."""
         return min((each.kv_cache_bytes for each in self.ranks if each.kv_cache_bytes is not None), default=None)
-
-    @property
-    def cuda_graph_bytes(self) -> int | None:
-        """Captured CUDA graphs of the rank with the most."""
-        return max((each.cuda_graph_bytes for each in self.ranks if each.cuda_graph_bytes is not None), default=None)
 
     def on_gpu(self, pids: Iterable[int], position: int) -> RankMemory | None:
         """Return what the worker on one GPU printed.
