@@ -117,9 +117,7 @@ class ResolvedFlags:
         return {name: {"value": getattr(self, name), "origin": origin} for name, origin in self.origins.items()}
 
 
-def uses_v1(
-    flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits | None = None, is_float32: bool = False
-) -> bool:
+def uses_v1(flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits | None = None) -> bool:
     """Tell whether a server runs the V1 engine.
 
     Before 0.8.0 it had to be asked for (``VLLM_USE_V1=1``), since 0.11.0 there is no other. Between, it was taken where
@@ -130,7 +128,6 @@ def uses_v1(
         version: vLLM's release.
         device: What one rank runs on.
         traits: What is asked of the model; None for a dense decoder.
-        is_float32: Whether the model computes in float32.
     """
     if version >= (0, 11, 0):
         return True
@@ -139,16 +136,10 @@ def uses_v1(
         return asked.strip() not in ("", "0")
     if version < (0, 8, 0):
         return False
-    return not any(
-        _reasons_for_v0(
-            flags, version=version, device=device, traits=traits or ModelTraits(), is_float32=is_float32
-        ).values()
-    )
+    return not any(_reasons_for_v0(flags, version=version, device=device, traits=traits or ModelTraits()).values())
 
 
-def _reasons_for_v0(
-    flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits, is_float32: bool
-) -> dict[str, bool]:
+def _reasons_for_v0(flags: EngineFlags, *, version: Version, device: Device, traits: ModelTraits) -> dict[str, bool]:
     """What made 0.8.0 to 0.10.2 fall back to V0; 0.9.0, 0.9.1, 0.10.0 and 0.10.1 are taken to be like the next read."""
     early, middle = version < (0, 9, 0), version < (0, 10, 0)
     method = str((flags.speculative_config or {}).get("method") or "") or (
@@ -159,7 +150,7 @@ def _reasons_for_v0(
         "kv_cache_dtype": not _v1_stores(flags, version=version, device=device, traits=traits),
         "scheduling_policy": early and flags.scheduling_policy not in (None, "fcfs"),
         "num_scheduler_steps": middle and (flags.num_scheduler_steps or 1) > 1,
-        "dtype": early and (is_float32 or flags.dtype in ("float32", "float")),
+        "dtype": early and flags.dtype in ("float32", "float"),
         "quantization": early and flags.quantization == "gguf",
         "task": early and (traits.is_pooling or flags.task not in (None, "auto", "generate")),
         "state-space layers": middle and (traits.is_hybrid or traits.is_attention_free),

@@ -873,7 +873,6 @@ class RequestTimes:
     """What one request saw, in seconds."""
 
     request_id: str
-    arrival_seconds: float
     queue_seconds: float
     """From arrival to the first step it was in; waits after a preemption are not in it, as in vLLM's metric."""
     time_to_first_token_seconds: float
@@ -970,7 +969,6 @@ class _Clocked:
         assert self.admitted is not None
         return RequestTimes(
             request_id=arrival.request.request_id,
-            arrival_seconds=arrival.seconds,
             queue_seconds=self.admitted - arrival.seconds,
             time_to_first_token_seconds=self.first_token - arrival.seconds,
             end_to_end_seconds=self.last_token - arrival.seconds,

@@ -320,8 +320,6 @@ def first_memory_error(
     *,
     version: Version,
     longest_max_model_len: int = 0,
-    num_gpu_blocks: int | None = None,
-    device_index: int = 0,
 ) -> StartUpError | None:
     """Return the first thing that does not fit, in the order in which a worker finds out.
 
@@ -330,10 +328,8 @@ def first_memory_error(
         flags: As resolved.
         version: vLLM's release.
         longest_max_model_len: The longest context that would fit, for the message; see `longest_that_fits`.
-        num_gpu_blocks: Blocks of the cache; None takes as many as fit.
-        device_index: Which GPU the message names.
     """
-    blocks = num_gpu_blocks if num_gpu_blocks is not None else int(memory.kv_available_bytes // memory.bytes_per_block)
+    blocks = int(memory.kv_available_bytes // memory.bytes_per_block)
     checks: Iterable[Callable[[], StartUpError | None]] = (
         lambda: free_memory_error(
             version,
@@ -341,10 +337,9 @@ def first_memory_error(
             free_bytes=memory.free_bytes,
             gpu_memory_utilization=flags.gpu_memory_utilization,
             is_v1=flags.is_v1,
-            device_index=device_index,
         ),
-        lambda: _loading_error(memory, version, device_index),
-        lambda: _profiling_error(memory, flags, version, device_index),
+        lambda: _loading_error(memory, version),
+        lambda: _profiling_error(memory, flags, version),
         lambda: (
             cache_error(
                 version,
@@ -364,7 +359,7 @@ def first_memory_error(
                 pipeline_parallel_size=flags.pipeline_parallel_size,
             )
         ),
-        lambda: _warm_up_error(memory, flags, version, blocks * memory.bytes_per_block, device_index),
+        lambda: _warm_up_error(memory, flags, version, blocks * memory.bytes_per_block),
     )
     return next((error for check in checks if (error := check()) is not None), None)
 
@@ -376,13 +371,12 @@ def free_memory_error(
     free_bytes: float,
     gpu_memory_utilization: float,
     is_v1: bool = True,
-    device_index: int = 0,
 ) -> StartUpError | None:
     """Less free at start than the share asked for."""
     requested = total_bytes * gpu_memory_utilization
     if not is_v1 or version < FREE_IS_CHECKED_SINCE or free_bytes >= requested:
         return None
-    device = f"cuda:{device_index} " if version >= (0, 14, 0) else ""
+    device = "cuda:0 " if version >= (0, 14, 0) else ""
     return StartUpError(
         kind="free_memory_below_budget",
         text=f"Free memory on device {device}({_rounded(free_bytes)}/{_rounded(total_bytes)} GiB) on startup is less "
@@ -514,43 +508,38 @@ def longest_that_fits(needed_bytes: Callable[[int], float], *, available_bytes: 
     return low
 
 
-def _loading_error(memory: RankMemory, version: Version, device_index: int) -> StartUpError | None:
+def _loading_error(memory: RankMemory, version: Version) -> StartUpError | None:
     left = memory.free_bytes - memory.weights_bytes
-    return _out_of_memory("out_of_memory_loading", memory, version, left, device_index) if left < 0 else None
+    return _out_of_memory("out_of_memory_loading", memory, version, left) if left < 0 else None
 
 
-def _profiling_error(
-    memory: RankMemory, flags: ResolvedFlags, version: Version, device_index: int
-) -> StartUpError | None:
+def _profiling_error(memory: RankMemory, flags: ResolvedFlags, version: Version) -> StartUpError | None:
     """The profile run takes its peak from all that is free, whatever share was asked for."""
     left = memory.free_bytes - memory.weights_bytes - memory.non_torch_bytes - memory.activation_peak_bytes
     if left >= 0:
         return None
     if flags.is_v1 and version >= (0, 8, 0) and 0 < memory.activation_peak_bytes <= memory.sampler_bytes:
         return sampler_error(min(flags.max_num_seqs, flags.max_num_batched_tokens))
-    return _out_of_memory("out_of_memory_profiling", memory, version, left, device_index)
+    return _out_of_memory("out_of_memory_profiling", memory, version, left)
 
 
 def _warm_up_error(
-    memory: RankMemory, flags: ResolvedFlags, version: Version, pool_bytes: float, device_index: int
+    memory: RankMemory, flags: ResolvedFlags, version: Version, pool_bytes: float
 ) -> StartUpError | None:
     """Graphs and the sampler's second run take what is left beside weights, cache and what is not PyTorch's."""
     left = memory.free_bytes - memory.weights_bytes - memory.non_torch_bytes - pool_bytes - memory.cuda_graph_bytes
     if left < 0:
-        return _out_of_memory("out_of_memory_capturing", memory, version, left, device_index)
+        return _out_of_memory("out_of_memory_capturing", memory, version, left)
     if flags.is_v1 and version >= (0, 8, 0) and left < memory.sampler_bytes:
         return sampler_error(min(flags.max_num_seqs, flags.max_num_batched_tokens))
     return None
 
 
-def _out_of_memory(
-    kind: ErrorKind, memory: RankMemory, version: Version, left_bytes: float, device_index: int
-) -> StartUpError:
+def _out_of_memory(kind: ErrorKind, memory: RankMemory, version: Version, left_bytes: float) -> StartUpError:
     name = "torch.OutOfMemoryError" if version >= (0, 6, 4) else "torch.cuda.OutOfMemoryError"
     return StartUpError(
         kind=kind,
-        text=f"{name}: CUDA out of memory. GPU {device_index} has a total capacity of "
-        f"{_two_decimals(memory.total_bytes)} GiB",
+        text=f"{name}: CUDA out of memory. GPU 0 has a total capacity of {_two_decimals(memory.total_bytes)} GiB",
         numbers={"total_bytes": memory.total_bytes, "free_bytes": memory.free_bytes, "missing_bytes": -left_bytes},
         is_verbatim=False,
     )
