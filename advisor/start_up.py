@@ -327,7 +327,7 @@ def first_memory_error(
         memory: The rank with the least room: it decides for all.
         flags: As resolved.
         version: vLLM's release.
-        longest_max_model_len: The longest context that would fit, for the message; see `longest_that_fits`.
+        longest_max_model_len: The longest context that would fit (`KvLayout.largest_max_model_len`), for the message.
     """
     blocks = int(memory.kv_available_bytes // memory.bytes_per_block)
     checks: Iterable[Callable[[], StartUpError | None]] = (
@@ -494,18 +494,6 @@ def sampler_error(num_requests: int) -> StartUpError:
         "lowering `max_num_seqs` or `gpu_memory_utilization` when initializing the engine.",
         numbers={"num_requests": num_requests},
     )
-
-
-def longest_that_fits(needed_bytes: Callable[[int], float], *, available_bytes: float, max_model_len: int) -> int:
-    """Return the longest context whose cache fits, 0 for none; by bisection, as vLLM finds the one it names."""
-    low, high = 0, max_model_len
-    while low < high:
-        middle = (low + high + 1) // 2
-        if needed_bytes(middle) <= available_bytes:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _loading_error(memory: RankMemory, version: Version) -> StartUpError | None:

@@ -186,7 +186,7 @@ class KvLayout:
         if not self.settings.is_v1:
             return min(top, self._v0_tokens(kv_cache_bytes))
         return min(
-            _longest(top, self._check_bytes(stage, kv_cache_bytes), partial(self._needed, stage))
+            longest_that_fits(top, self._check_bytes(stage, kv_cache_bytes), partial(self._needed, stage))
             for stage in range(len(self.stage_bytes))
         )
 
@@ -206,7 +206,7 @@ class KvLayout:
                     kind="no_memory", needed_bytes=needed, available_bytes=available, largest_max_model_len=0
                 )
             if needed > available:
-                longest = _longest(length, available, partial(self._needed, stage))
+                longest = longest_that_fits(length, available, partial(self._needed, stage))
                 return KvShortage(
                     kind="too_long", needed_bytes=needed, available_bytes=available, largest_max_model_len=longest
                 )
@@ -349,7 +349,7 @@ def _grows(spec: LayerSpec, max_model_len: int) -> bool:
     return spec.kind in FULL_KINDS
 
 
-def _longest(limit: int, available: float, needed: Callable[[int], int]) -> int:
+def longest_that_fits(limit: int, available: float, needed: Callable[[int], float]) -> int:
     """Return the largest length up to ``limit`` that needs no more than is available; 0 where not even 1 fits."""
     if limit < 1 or needed(1) > available:
         return 0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from advisor.defaults import Device, resolve_flags
 from advisor.estimate import Estimate, exactly
 from advisor.flags import parse_flags
+from advisor.kv.layout import longest_that_fits
 from advisor.layers import FullAttention
 from advisor.spec import ModelSpec, Quantization
 from advisor.start_up import (
@@ -17,7 +18,6 @@ from advisor.start_up import (
     first_flag_error,
     first_memory_error,
     free_memory_error,
-    longest_that_fits,
     no_cache_error,
     v0_cache_error,
     verdict,
@@ -230,11 +230,7 @@ def test_the_longest_context_in_a_real_report_is_found_from_its_sizes(
     bytes_per_token = needed * GIB / length
     # The report shows two decimals of what was available.
     found = [
-        longest_that_fits(
-            lambda tokens: -(-tokens // 16) * 16 * bytes_per_token,
-            available_bytes=(available + slack) * GIB,
-            max_model_len=length,
-        )
+        longest_that_fits(length, (available + slack) * GIB, lambda tokens: -(-tokens // 16) * 16 * bytes_per_token)
         for slack in (-0.005, 0.005)
     ]
     assert found[0] <= longest <= found[1]
@@ -522,8 +518,6 @@ def test_a_verdict_on_nothing_is_refused():
 
 @given(st.integers(1, 5000), st.integers(1, 10**6))
 def test_the_longest_context_fits_and_one_more_does_not(bytes_per_token, available):
-    longest = longest_that_fits(
-        lambda tokens: tokens * bytes_per_token, available_bytes=available, max_model_len=100_000
-    )
+    longest = longest_that_fits(100_000, available, lambda tokens: tokens * bytes_per_token)
     assert longest * bytes_per_token <= available
     assert longest == 100_000 or (longest + 1) * bytes_per_token > available
