@@ -1,5 +1,6 @@
 """`ModelSpec`: the geometry of a model, as far as memory depends on it; `advisor.model` makes it of a config.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,10 +59,7 @@ class Parameter:
     @property
     def elements(self) -> int:
         """Elements of all ``count`` tensors."""
-        total = self.count
-        for size in self.shape:
-            total *= size
-        return total
+        return self.count * math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

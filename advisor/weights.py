@@ -6,6 +6,7 @@ does, with bounds. The figure is what vLLM prints as "Model loading took" (`Devi
 counts what the CUDA allocator handed out.
 """
 
+import math
 import re
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
@@ -47,10 +48,7 @@ class TensorInfo:
     @property
     def elements(self) -> int:
         """Count of stored elements, which for packed dtypes hold several values each."""
-        total = 1
-        for size in self.shape:
-            total *= size
-        return total
+        return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
@@ -295,7 +293,7 @@ class _Counter:
         What expands keys and values stands in 16 bits, too, where it is quantised. 0.7 kept its products with the
         query's and the output's projection on top (``attention/backends/mla/utils.py``, matrix absorption).
         """
-        latent = next((kept for layer in self._spec.layers for kept in layer if isinstance(kept, Latent)), None)
+        latent = _latent(self._spec)
         if latent is None:
             return 0
         total = _FLASHINFER_MLA_WORKSPACE if (0, 12, 0) <= version < (0, 25, 0) else 0
@@ -362,13 +360,14 @@ _DEEPSTACK_LEVELS = 3
 
 _FLOAT32_ROUTERS = frozenset(
     {
-        *(
-            "AfmoeForCausalLM",
-            "Ernie4_5_MoeForCausalLM",
-            "Ernie4_5_VLMoeForConditionalGeneration",
-            "Glm4MoeForCausalLM",
-        ),
-        *("HYV3ForCausalLM", "MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxText01ForCausalLM"),
+        "AfmoeForCausalLM",
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_VLMoeForConditionalGeneration",
+        "Glm4MoeForCausalLM",
+        "HYV3ForCausalLM",
+        "MiniMaxM1ForCausalLM",
+        "MiniMaxM2ForCausalLM",
+        "MiniMaxText01ForCausalLM",
         "Step3p5ForCausalLM",
     }
 )
@@ -385,9 +384,7 @@ _FUSED = {
 
 def _share(each: Parameter, spec: ModelSpec, layout: _Layout, *, replicate_encoder: bool) -> tuple[int, int, int]:
     """Return (rows, columns, count) of the fullest rank's share; what is one-dimensional has one column."""
-    rows, columns = each.shape[0], 1
-    for size in each.shape[1:]:
-        columns *= size
+    rows, columns = each.shape[0], math.prod(each.shape[1:])
     ranks, count = layout.tensor_parallel_size, each.count
     if each.sharding == "copied" or (replicate_encoder and each.layer is None and in_tower(each.name)):
         return rows, columns, count
@@ -455,6 +452,10 @@ def _rounding_bytes(sizes: Iterable[int]) -> int:
     return added
 
 
+def _latent(spec: ModelSpec) -> Latent | None:
+    return next((kept for layer in spec.layers for kept in layer if isinstance(kept, Latent)), None)
+
+
 def _per_layer_width(spec: ModelSpec) -> int:
     """Return the width of per-layer embeddings, which wrappers keep a step of (``models/gemma3n_mm.py``, 0.32)."""
     name = "embed_tokens_per_layer.weight"
@@ -494,7 +495,7 @@ def _tables(spec: ModelSpec) -> tuple[RopeTable, ...]:
     )
     if learned or not any(spec.layers):
         return ()
-    latent = next((kept for layer in spec.layers for kept in layer if isinstance(kept, Latent)), None)
+    latent = _latent(spec)
     dims = spec.head_size if latent is None else latent.qk_rope_head_dim
     return (RopeTable(positions=spec.max_position_embeddings, dims=dims),)
 
@@ -575,21 +576,10 @@ class _Stored:
 
 
 _PARTS_OF_A_WEIGHT = frozenset(
-    {
-        *(
-            "qweight",
-            "qzeros",
-            "scales",
-            "g_idx",
-            "weight_packed",
-            "weight_scale",
-            "weight_scale_inv",
-            "weight_scale_2",
-        ),
-        *("weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale", "weight_format", "SCB", "scale"),
-        *("input_scale", "input_global_scale", "input_zero_point", "output_scale", "pre_quant_scale"),
-        *("k_scale", "v_scale", "q_scale", "prob_output_scale"),
-    }
+    {"qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_scale_inv", "weight_scale_2"}
+    | {"weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale", "weight_format", "SCB", "scale"}
+    | {"input_scale", "input_global_scale", "input_zero_point", "output_scale", "pre_quant_scale"}
+    | {"k_scale", "v_scale", "q_scale", "prob_output_scale"}
 )
 """Last components of a quantised weight's tensors."""
 
