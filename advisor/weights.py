@@ -71,11 +71,6 @@ class TensorIndex:
     then not split."""
 
 
-def tensor_index(tensors: Mapping[str, TensorInfo], source: str = "safetensors headers") -> TensorIndex:
-    """Return the index of tensors that were read from headers."""
-    return TensorIndex(total_bytes=sum(each.size_bytes for each in tensors.values()), source=source, tensors=tensors)
-
-
 def model_dtype(spec: ModelSpec, dtype_flag: str | None, version: Version, tensors: TensorIndex | None = None) -> str:
     """Return the dtype that vLLM computes in: the flag's, else the config's with float32 lowered to 16 bits.
 

@@ -9,7 +9,7 @@ from advisor.layers import Latent
 from advisor.rope import rope_tables
 from advisor.spec import DeclinedError, Encoder, Parameter, Quantization, RopeTable
 from advisor.units import GIB
-from advisor.weights import TensorIndex, TensorInfo, model_dtype, stage_weights, tensor_index, unmatched_tensors
+from advisor.weights import TensorIndex, TensorInfo, model_dtype, stage_weights, unmatched_tensors
 from tests.advisor.specs import decoder, matrix, vector
 
 SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_layers": 3, "heads": 8, "kv_heads": 2, "vocab_size": 1000}
@@ -54,6 +54,11 @@ def held(spec, **more):
     """Bytes of the only stage, as expected."""
     (only,) = stages(spec, **more)
     return only.expected
+
+
+def tensor_index(tensors):
+    total = sum(each.size_bytes for each in tensors.values())
+    return TensorIndex(total_bytes=total, source="safetensors headers", tensors=tensors)
 
 
 def index_of(spec, dtype="BF16", **extra):
