@@ -7,11 +7,11 @@ processes, under 64 KB at most. It is written and read by `to_json` and `from_js
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 from advisor.estimate import Estimate
-from advisor.trend import POINTS, SPACINGS_SECONDS, Growth, Trace, Window, begun, followed, lifted
+from advisor.trend import POINTS, SPACINGS_SECONDS, Growth, Trace, Window, begun, delayed, followed, lifted
 from advisor.units import MIB
 
 HolderKind = Literal["engine", "foreign", "driver"]
@@ -266,36 +266,19 @@ def moved(state: GpuState, by_seconds: float) -> GpuState:
     """
     if state.at_seconds is None:
         return state
-    data = _plain(state)
-    _shift(data, by_seconds)
-    return _state(data)
+    return replace(
+        state,
+        at_seconds=state.at_seconds + by_seconds,
+        began_at_seconds=state.began_at_seconds + by_seconds,
+        holders={
+            key: replace(holder, trace=delayed(holder.trace, by_seconds)) for key, holder in state.holders.items()
+        },
+        block_at_seconds=state.block_at_seconds + by_seconds,
+        slack_low_since_seconds=state.slack_low_since_seconds + by_seconds,
+        event_at_seconds={name: at + by_seconds for name, at in state.event_at_seconds.items()},
+    )
 
 
-def _shift(node: Any, by_seconds: float) -> None:
-    for key, value in list(node.items()):
-        if key == "event_at_seconds":
-            node[key] = {name: at + by_seconds for name, at in value.items()}
-        elif key == "windows":
-            for window in value:
-                _shift(window, by_seconds)
-        elif key == "holders":
-            for holder in value.values():
-                _shift(holder["trace"], by_seconds)
-        elif key in _TIMES:
-            node[key] = value + by_seconds
-
-
-_TIMES = frozenset(
-    {
-        "at_seconds",
-        "began_at_seconds",
-        "block_at_seconds",
-        "slack_low_since_seconds",
-        "seen_at_seconds",
-        "recorded_at_seconds",
-        "marked_at_seconds",
-    }
-)
 _FORMAT = 1
 
 

@@ -148,6 +148,18 @@ def lifted(trace: Trace, by_bytes: float) -> Trace:
     )
 
 
+def delayed(trace: Trace, by_seconds: float) -> Trace:
+    """Return the trace with every time shifted: for a clock that began anew."""
+    return replace(
+        trace,
+        at_seconds=trace.at_seconds + by_seconds,
+        seen_at_seconds=trace.seen_at_seconds + by_seconds,
+        recorded_at_seconds=trace.recorded_at_seconds + by_seconds,
+        marked_at_seconds=trace.marked_at_seconds + by_seconds,
+        windows=tuple(replace(window, at_seconds=window.at_seconds + by_seconds) for window in trace.windows),
+    )
+
+
 def _sampled(window: Window, position: int, now_seconds: float, record_bytes: float) -> Window:
     spacing = SPACINGS_SECONDS[position]
     due = int((now_seconds - window.at_seconds) / spacing)
