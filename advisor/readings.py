@@ -93,7 +93,6 @@ class CacheConfig:
     enable_prefix_caching: bool | None = None
     num_gpu_blocks_override: int | None = None
     sliding_window: int | None = None
-    mamba_block_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,6 @@ class ModelTraits:
     is_attention_free: bool = False
     is_encoder_decoder: bool = False
     is_multimodal: bool = False
-    is_mixture: bool = False
     has_sliding_window: bool = False
     """Whether all of its layers attend within one window: vLLM calls a mixed model's windows interleaved."""
     is_pooling: bool = False
@@ -70,7 +69,6 @@ def model_traits(spec: ModelSpec, *, is_pooling: bool = False) -> ModelTraits:
         is_encoder_decoder=spec.encoder_positions is not None
         or any(isinstance(cache, CrossAttention) for cache in kept),
         is_multimodal=spec.encoder is not None,
-        is_mixture=spec.experts is not None,
         has_sliding_window=bool(attention) and all(isinstance(cache, SlidingWindow) for cache in attention),
         is_pooling=is_pooling,
         max_mm_item_tokens=spec.encoder.max_item_tokens if spec.encoder is not None else None,

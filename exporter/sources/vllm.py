@@ -549,5 +549,4 @@ def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfi
         enable_prefix_caching=None if caching is None else caching == "True",
         num_gpu_blocks_override=whole("num_gpu_blocks_override"),
         sliding_window=whole("sliding_window"),
-        mamba_block_size=whole("mamba_block_size"),
     )

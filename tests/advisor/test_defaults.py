@@ -30,8 +30,8 @@ CPU = Device(name="cpu", memory_bytes=0)
 MODELS = {
     "dense": (ModelTraits(architecture="LlamaForCausalLM"), 40960),
     "short": (ModelTraits(architecture="LlamaForCausalLM"), 1024),
-    "mixture": (ModelTraits(architecture="MixtralForCausalLM", is_mixture=True), 40960),
-    "latent": (ModelTraits(architecture="DeepseekV2ForCausalLM", is_mla=True, is_mixture=True), 40960),
+    "mixture": (ModelTraits(architecture="MixtralForCausalLM"), 40960),
+    "latent": (ModelTraits(architecture="DeepseekV2ForCausalLM", is_mla=True), 40960),
     "hybrid": (ModelTraits(architecture="Qwen3NextForCausalLM", is_hybrid=True), 40960),
     "hybrid that keeps all states": (ModelTraits(architecture="FalconH1ForCausalLM", is_hybrid=True), 40960),
     "encoder": (ModelTraits(architecture="BertModel", is_pooling=True, pools_last_token=False), 512),
