@@ -317,7 +317,11 @@ def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, w
     enough = room.idle_gpus >= plan.gpus_needed
     changed = planned(tensor_parallel_size=doubled) if wants_kv and enough else None
     if changed is None or changed.verdict != "fits":
-        why = "KV takes all that was asked for" if not wants_kv else f"{room.idle_gpus} GPUs here are idle"
+        why = f"{room.idle_gpus} GPUs here are idle"
+        if not wants_kv:
+            why = "KV takes all that was asked for"
+        elif enough:
+            why = "vLLM would not surely start on twice as many GPUs"
         yield _stay(flag, current, why, "none" if wants_kv else "demand")
         return
     yield FlagAdvice(

@@ -159,6 +159,13 @@ def test_idle_gpus_take_more_ranks_where_kv_is_short():
     assert not flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"].is_change
 
 
+def test_idle_gpus_that_are_of_no_use_are_not_named_as_why_nothing_changes():
+    few = flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"]
+    odd = flags_of("vllm serve m --tensor-parallel-size 32", room=replace(ROOM, idle_gpus=32))["tensor-parallel-size"]
+    assert few.why == "0 GPUs here are idle"
+    assert (odd.is_change, odd.why) == (False, "vLLM would not surely start on twice as many GPUs")
+
+
 def before(version):
     return version[0], version[1] - 1, 99
 
