@@ -21,6 +21,8 @@ _HIGHEST_UTILIZATION = 0.95
 _RESERVE_RATIO = 0.02
 """Of a GPU: slack that a higher utilization leaves alone."""
 _LEAST_STEP = 0.01
+_MOST_RISK_RATIO = 0.1
+"""Of a GPU to run out of memory: with more, its slack is left alone."""
 _OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
@@ -199,8 +201,13 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
     spare = room.slack_bytes / room.total_bytes - _RESERVE_RATIO
     higher = min(_HIGHEST_UTILIZATION, _floor(current + spare))
     changed = planned(gpu_memory_utilization=higher) if higher >= current + _LEAST_STEP else None
-    if changed is None or room.oom_risk_ratio >= 0.1:
-        yield _stay(flag, f"{current:g}", f"no slack on the GPU to grow into ({gib(room.slack_bytes)})", "slack")
+    if changed is None or room.oom_risk_ratio >= _MOST_RISK_RATIO:
+        why = f"no slack on the GPU to grow into ({gib(room.slack_bytes)})"
+        if spare >= _LEAST_STEP and room.oom_risk_ratio >= _MOST_RISK_RATIO:
+            why = f"this GPU may run out of memory ({room.oom_risk_ratio:.0%}): what is free stays free"
+        elif spare >= _LEAST_STEP and higher == _HIGHEST_UTILIZATION:
+            why = f"above {_HIGHEST_UTILIZATION:g} nothing is left for what allocates beside the budget"
+        yield _stay(flag, f"{current:g}", why, "slack")
         return
     yield FlagAdvice(
         flag=flag,

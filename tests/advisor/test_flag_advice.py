@@ -79,6 +79,15 @@ def test_no_slack_or_a_gpu_at_risk_raises_nothing():
         assert (advice.is_change, advice.binding) == (False, "slack")
 
 
+def test_slack_that_is_left_alone_is_not_said_to_be_missing():
+    free = replace(ROOM, slack_bytes=12 * GIB)
+    at_risk = flags_of(room=replace(free, oom_risk_ratio=0.3))["gpu-memory-utilization"]
+    highest = flags_of("vllm serve m --gpu-memory-utilization 0.95", room=free)["gpu-memory-utilization"]
+    assert at_risk.why == "this GPU may run out of memory (30%): what is free stays free"
+    assert highest.why == "above 0.95 nothing is left for what allocates beside the budget"
+    assert flags_of(room=ROOM)["gpu-memory-utilization"].why == "no slack on the GPU to grow into (1.00 GiB)"
+
+
 def test_engines_that_may_claim_more_than_is_free_get_less():
     over = replace(ROOM, slack_bytes=-8 * GIB)
     advice = flags_of("vllm serve m --gpu-memory-utilization 0.9", room=over)["gpu-memory-utilization"]
