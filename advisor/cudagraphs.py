@@ -84,7 +84,7 @@ def capture_sizes(
     flags = flags or EngineFlags()
     if mode == "NONE":
         return ()
-    given = _given_sizes(flags)
+    given = given_sizes(flags)
     if not is_v1:
         possible = (1, 2, 4, *range(8, 8193, 8))
         largest = next((size for size in possible if size >= max_num_seqs), possible[-1])
@@ -112,7 +112,8 @@ def capture_sizes(
     return tuple(sorted(sizes | {size for size in decode if size <= max_num_batched_tokens}))
 
 
-def _given_sizes(flags: EngineFlags) -> tuple[int, ...]:
+def given_sizes(flags: EngineFlags) -> tuple[int, ...]:
+    """Return the sizes that a command line names, ascending; empty where it names none."""
     sizes = flags.cudagraph_capture_sizes or (flags.compilation_config or {}).get("cudagraph_capture_sizes") or ()
     return tuple(sorted(set(sizes)))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode
+from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode, given_sizes
 from advisor.flags import EngineFlags
 from advisor.gpus import compute_capability
 from advisor.traits import ModelTraits
@@ -110,7 +110,7 @@ class ResolvedFlags:
     @property
     def num_speculative_tokens(self) -> int:
         """Tokens drafted a request and step; 0 without speculative decoding."""
-        return int((self.speculative_config or {}).get("num_speculative_tokens") or 0)
+        return _drafted(self.speculative_config)
 
     def table(self) -> dict[str, dict[str, Any]]:
         """Return ``{flag: {"value", "origin"}}``."""
@@ -374,7 +374,7 @@ def resolve_flags(
     if is_v1 and traits.is_hybrid and version < (0, 12, 0):
         prefix_caching = settle("enable_prefix_caching", False)
     speculative = pick("speculative_config", _speculative(flags))
-    drafted = int((speculative or {}).get("num_speculative_tokens") or 0)
+    drafted = _drafted(speculative)
     eager = pick("enforce_eager", False)
     if is_v1 and version < (0, 9, 0) and (flags.data_parallel_size or 1) > 1:
         eager = settle("enforce_eager", True)
@@ -390,8 +390,7 @@ def resolve_flags(
         is_v1=is_v1,
         is_datacentre_blackwell=(device.capability or (0, 0))[0] == 10,
     )
-    given_sizes = flags.cudagraph_capture_sizes or (flags.compilation_config or {}).get("cudagraph_capture_sizes")
-    origins["cudagraph_capture_sizes"] = "given" if given_sizes else "derived"
+    origins["cudagraph_capture_sizes"] = "given" if given_sizes(flags) else "derived"
     return ResolvedFlags(
         gpu_memory_utilization=pick("gpu_memory_utilization", default_gpu_memory_utilization(version)),
         kv_cache_dtype=kv_cache_dtype,
@@ -522,12 +521,15 @@ def _speculative(flags: EngineFlags) -> Mapping[str, Any] | None:
     return {"model": flags.speculative_model, "num_speculative_tokens": flags.num_speculative_tokens}
 
 
+def _drafted(speculative: Mapping[str, Any] | None) -> int:
+    return int((speculative or {}).get("num_speculative_tokens") or 0)
+
+
 def _draft_slots(version: Version, speculative: Mapping[str, Any] | None) -> int:
     """Tokens that 0.17 to 0.28 set aside of every step for each request (``max_num_new_slots_for_drafting``)."""
     if not speculative or not (0, 17, 0) <= version < (0, 29, 0):
         return 0
-    drafted = int(speculative.get("num_speculative_tokens") or 0)
-    slots = drafted - 1 if speculative.get("parallel_drafting") else 0
+    slots = _drafted(speculative) - 1 if speculative.get("parallel_drafting") else 0
     return slots + (speculative.get("method") == "draft_model")
 
 
