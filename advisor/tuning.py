@@ -18,8 +18,8 @@ from advisor.units import spelled_seconds
 
 Wall = Literal["kv", "demand", "latency", "token_budget", "state_blocks", "none"]
 
-LEAST_SAMPLES = 30
-LEAST_TURNOVERS = 5.0
+_LEAST_SAMPLES = 30
+_LEAST_TURNOVERS = 5.0
 """How often everybody who runs must have been replaced: pages in between show the same requests again."""
 _LENGTH_TURNOVERS = 10.0
 """The spread that lengths alone predict counts as much as so many turnovers seen: it steadies the first minutes."""
@@ -163,15 +163,15 @@ def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:
     if (
         sums.finished >= policy.advice_least_requests
         and sums.busy_seconds >= policy.advice_least_busy_seconds
-        and sums.samples >= LEAST_SAMPLES
-        and _turnovers(sums) >= LEAST_TURNOVERS
+        and sums.samples >= _LEAST_SAMPLES
+        and _turnovers(sums) >= _LEAST_TURNOVERS
     ):
         return None
     return (
         f"not enough seen yet: {load.watched_finished:,.0f} finished requests in "
         f"{spelled_seconds(load.watched_busy_seconds)} of load; {policy.advice_least_requests:,.0f} in "
-        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {LEAST_SAMPLES} looks at them "
-        f"(so far {math.floor(sums.samples)}), and everybody who runs replaced {LEAST_TURNOVERS:.0f} times "
+        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {_LEAST_SAMPLES} looks at them "
+        f"(so far {math.floor(sums.samples)}), and everybody who runs replaced {_LEAST_TURNOVERS:.0f} times "
         f"(so far {math.floor(_turnovers(sums))})"
     )
 
