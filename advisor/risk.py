@@ -10,6 +10,8 @@ A factor is the probability that its cause alone ends the memory within the hori
 - ``events``: the hardware's errors, and the host's memory limit. These weights are judgement, not measurement.
 
 Trend, volatility and foreign see the same growth, so the largest of them counts; the others come on top of it.
+Constants that name no source, here and in `advisor.trend`, were chosen on the shaping kinds of the back-test;
+docs/risk.md tells which of the others led to changes.
 """
 
 import math

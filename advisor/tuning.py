@@ -35,6 +35,8 @@ _LONGEST_WAIT_SECONDS = 7680.0
 """vLLM's last bound for a wait."""
 _DISTURBED_RATIO = 0.02
 """Preemptions over finished requests at which what was seen of the spread counts half."""
+WAITING_RATIO = 0.01
+"""Share of the time from which on waiting is worth a change; what was advised stays until it is half of that."""
 _HOLD_RATIO = 0.15
 _NORMAL = NormalDist()
 
@@ -418,6 +420,7 @@ def _choice(
         if wall == "kv":
             share = preempted_ratio(load, current, policy)
             if share is None:
+                # Nothing was seen of it at this setting: what is only to be expected must be twice what is accepted.
                 chance = overflow_ratio(min(current, wanted), held, around.capacity_tokens(current))
                 harmed = harmed and chance > min(0.9, 2 * accepted)
             else:
@@ -430,7 +433,7 @@ def _choice(
     setting = load.setting
     at_setting = setting.max_num_seqs == current and setting.busy_seconds >= policy.advice_least_busy_seconds / 2
     limited = setting.limited_seconds / setting.busy_seconds if at_setting else 1.0
-    if target <= current or near(target, current) or limited < (0.005 if advised_before else 0.01):
+    if target <= current or near(target, current) or limited < WAITING_RATIO / (2 if advised_before else 1):
         return current, "demand" if wanted <= current else wall if near(current, safe) else "none"
     return _held_on_to(load, target), binding
 
