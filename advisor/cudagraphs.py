@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from advisor.flags import EngineFlags, FlagError, whole_within
+from advisor.flags import EngineFlags
 from advisor.traits import ModelTraits
 from advisor.versions import Version
 
@@ -95,14 +95,10 @@ def capture_sizes(
         return tuple(size for size in given if size <= max_num_batched_tokens)
     query = 1 + (num_speculative_tokens if version >= (0, 13, 0) else 0)
     ceiling = _LARGEST_OF_BLACKWELL if is_datacentre_blackwell and version >= (0, 28, 0) else _LARGEST
-    named = flags.max_cudagraph_capture_size or whole_within(
-        "--compilation-config",
-        "max_cudagraph_capture_size",
-        (flags.compilation_config or {}).get("max_cudagraph_capture_size") or 0,
-    )
+    named = flags.max_cudagraph_capture_size or (flags.compilation_config or {}).get("max_cudagraph_capture_size")
     largest = named or min(2 * query * max_num_seqs, ceiling)
     decode: Sequence[int] = ()
-    if not named and version >= (0, 28, 0):
+    if named is None and version >= (0, 28, 0):
         if query > 1:
             decode = [query * count for count in _requests(min(max_num_seqs, ceiling)) if query * count <= largest]
         elif version >= (0, 32, 0) and max_num_seqs <= largest:  # 0.30 and 0.31 not read
@@ -117,16 +113,9 @@ def capture_sizes(
 
 
 def given_sizes(flags: EngineFlags) -> tuple[int, ...]:
-    """Return the sizes that a command line names, ascending; empty where it names none.
-
-    Raises:
-        FlagError: They are no whole numbers.
-    """
-    key = "cudagraph_capture_sizes"
-    sizes = flags.cudagraph_capture_sizes or (flags.compilation_config or {}).get(key) or ()
-    if not isinstance(sizes, list | tuple):
-        raise FlagError(f"--compilation-config {key}: {sizes!r} is not a list")
-    return tuple(sorted({whole_within("--compilation-config", key, size) for size in sizes}))
+    """Return the sizes that a command line names, ascending; empty where it names none."""
+    sizes = flags.cudagraph_capture_sizes or (flags.compilation_config or {}).get("cudagraph_capture_sizes") or ()
+    return tuple(sorted(set(sizes)))
 
 
 def _sizes_by_eight(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from advisor.cudagraphs import CudagraphMode, capture_sizes, cudagraph_mode, given_sizes
-from advisor.flags import EngineFlags, whole_within
+from advisor.flags import EngineFlags
 from advisor.gpus import compute_capability
 from advisor.traits import ModelTraits
 from advisor.units import GIB
@@ -328,9 +328,6 @@ def resolve_flags(
         device: What one rank runs on.
         max_position_embeddings: Longest context that the model's config supports.
         traits: What else the defaults ask of the model; None for a dense decoder.
-
-    Raises:
-        FlagError: A number within a flag's JSON is none.
     """
     traits = traits or ModelTraits()
     is_v1 = uses_v1(flags, version=version, device=device, traits=traits)
@@ -525,8 +522,7 @@ def _speculative(flags: EngineFlags) -> Mapping[str, Any] | None:
 
 
 def _drafted(speculative: Mapping[str, Any] | None) -> int:
-    key = "num_speculative_tokens"
-    return whole_within("--speculative-config", key, (speculative or {}).get(key) or 0)
+    return int((speculative or {}).get("num_speculative_tokens") or 0)
 
 
 def _draft_slots(version: Version, speculative: Mapping[str, Any] | None) -> int:

@@ -304,18 +304,6 @@ _ALIKE_RATIO = 0.92
 """None of the 275 options of vLLM 0.32 is taken for another by it; at 0.9 --dbo-prefill-token-threshold is."""
 
 
-def whole_within(flag: str, key: str, value: Any) -> int:
-    """Return a number that stands within a flag's JSON.
-
-    Raises:
-        FlagError: It is none.
-    """
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise FlagError(f"{flag} {key}: {value!r} is not a whole number") from error
-
-
 def require_valid(flags: EngineFlags) -> EngineFlags:
     """Return the flags, or raise `FlagError` with every problem on a line of its own."""
     if flags.problems:

@@ -104,7 +104,7 @@ def plan_engine(
         flags,
         version=version,
         device=device,
-        max_position_embeddings=spec.default_length(version),
+        max_position_embeddings=spec.max_position_embeddings,
         traits=traits,
     )
     needed = resolved.tensor_parallel_size * resolved.pipeline_parallel_size * resolved.data_parallel_size
@@ -143,16 +143,7 @@ def plan_engine(
     blocks = kv_bytes.mapped(layout.num_blocks)
     if resolved.num_gpu_blocks_override is not None:
         blocks = exactly(resolved.num_gpu_blocks_override)
-    judged, error = _judge(
-        spec,
-        resolved,
-        traits,
-        version=version,
-        device=device,
-        layout=layout,
-        memory=memory,
-        allows_long_max_model_len=flags.environment.get(_ALLOWS_LONG, "").strip().lower() in ("1", "true"),
-    )
+    judged, error = _judge(spec, resolved, traits, version=version, device=device, layout=layout, memory=memory)
     return EnginePlan(
         device_name=device.name,
         gpus_needed=needed,
@@ -352,7 +343,6 @@ def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLaye
     return (windows or attending,) * spec.draft_layers
 
 
-_ALLOWS_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
@@ -367,17 +357,9 @@ def _judge(
     device: Device,
     layout: KvLayout,
     memory: MemoryPlan | None,
-    allows_long_max_model_len: bool,
 ) -> tuple[Verdict | None, str | None]:
     """Hold the plan against the release's start-up checks on a GPU that nobody else uses."""
-    refused = first_flag_error(
-        resolved,
-        spec,
-        version=version,
-        device=device,
-        is_mla=traits.is_mla or device.is_cpu,
-        allows_long_max_model_len=allows_long_max_model_len,
-    )
+    refused = first_flag_error(resolved, spec, version=version, device=device, is_mla=traits.is_mla or device.is_cpu)
     if refused is not None:
         return Verdict(fit="does_not_fit", margin=exactly(0.0), binding="flags"), refused.text
     if memory is None:

@@ -109,8 +109,7 @@ def _table(
     *,
     full_attention: bool,
 ) -> RopeTable:
-    kind = scaling.get("rope_type", scaling.get("type"))
-    kind = kind if isinstance(kind, str) else "default"
+    kind = scaling.get("rope_type", scaling.get("type")) or "default"
     dims = _dims(config, scaling, head_size, full_attention=full_attention, proportional=kind == "proportional")
     factor = scaling.get("factor")
     factor = factor if isinstance(factor, int | float) and factor > 0 else 1

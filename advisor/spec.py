@@ -109,10 +109,6 @@ class Quantization:
     config: Mapping[str, Any]
 
 
-_YARN_IS_SCALED_SINCE: Version = (0, 30, 0)
-"""From here on max_position_embeddings is taken to hold yarn's factor already (``config/model.py``)."""
-
-
 @dataclass(frozen=True, kw_only=True)  # without slots, so that what is counted once can be kept
 class ModelSpec:
     """Geometry of one model."""
@@ -131,8 +127,7 @@ class ModelSpec:
     """What the weights are stored in: ``bfloat16``, ``float16``, ``float32``; None where the config does not say."""
     quantization: Quantization | None
     max_position_embeddings: int
-    """Longest context that vLLM 0.32 takes when ``--max-model-len`` is not given, rope scaling included; see
-    `default_length`."""
+    """Longest context that vLLM 0.32 takes when ``--max-model-len`` is not given, rope scaling included."""
     tie_word_embeddings: bool
     parameters: tuple[Parameter, ...]
     """Every tensor that vLLM loads, a tied lm_head not repeated."""
@@ -141,10 +136,8 @@ class ModelSpec:
     encoder_positions: int | None = None
     """Length of the encoder's output for encoder-decoder models (Whisper 1,500)."""
     extended_position_embeddings: int | None = None
-    """A longer context that rope scaling allows, None where there is none: ``--max-model-len`` may ask for it
-    (longrope), or releases to 0.29 take it by themselves (yarn over an unscaled max_position_embeddings)."""
-    extends_by_yarn: bool = False
-    """Which of the two it is."""
+    """A longer context that rope scaling allows: ``--max-model-len`` may ask for it (longrope), or releases to 0.29
+    take it by themselves (yarn over an unscaled max_position_embeddings). None where there is none."""
     draft_layers: int = 0
     """Layers of a built-in multi-token predictor, loaded only for speculative decoding (DeepSeek, GLM, Qwen3-Next)."""
     gated_mlp: bool = True
@@ -159,13 +152,3 @@ class ModelSpec:
     def num_parameters(self) -> int:
         """Count of all parameters, a tied lm_head not counted again."""
         return sum(each.elements for each in self.parameters)
-
-    def default_length(self, version: Version) -> int:
-        """Return the longest context that a release takes when ``--max-model-len`` is not given."""
-        return self.longest_length(version) if self.extends_by_yarn else self.max_position_embeddings
-
-    def longest_length(self, version: Version) -> int:
-        """Return the longest context that ``--max-model-len`` may ask a release for."""
-        if self.extended_position_embeddings is None or (self.extends_by_yarn and version >= _YARN_IS_SCALED_SINCE):
-            return self.max_position_embeddings
-        return self.extended_position_embeddings

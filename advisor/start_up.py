@@ -59,6 +59,7 @@ def first_flag_error(
     device: Device,
     is_mla: bool = False,
     allows_long_max_model_len: bool = False,
+    length_key: str = "max_position_embeddings",
 ) -> StartUpError | None:
     """Return the first flag that vLLM refuses, in the order in which it looks.
 
@@ -69,11 +70,12 @@ def first_flag_error(
         device: What one rank runs on.
         is_mla: Whether its attention keeps one compressed vector a token.
         allows_long_max_model_len: Whether ``VLLM_ALLOW_LONG_MAX_MODEL_LEN=1`` is set.
+        length_key: Which key of the config sets its longest context.
     """
     checks: Iterable[StartUpError | None] = (
         None
         if allows_long_max_model_len
-        else max_model_len_error(version, flags.max_model_len, spec.longest_length(version)),
+        else max_model_len_error(version, flags.max_model_len, spec.max_position_embeddings, length_key=length_key),
         batched_tokens_error(flags),
         heads_error(spec.num_attention_heads, flags.tensor_parallel_size),
         None if is_mla else decode_context_error(version, flags, spec),
@@ -83,14 +85,16 @@ def first_flag_error(
     return next((error for error in checks if error is not None), None)
 
 
-def max_model_len_error(version: Version, max_model_len: int, derived: int) -> StartUpError | None:
+def max_model_len_error(
+    version: Version, max_model_len: int, derived: int, *, length_key: str = "max_position_embeddings"
+) -> StartUpError | None:
     """``--max-model-len`` beyond what the config says; 0.10.0 and 0.10.1 are taken to be like 0.10.2."""
     if max_model_len <= derived:
         return None
     shown = f"{float(derived)}" if version >= (0, 12, 0) else f"{derived}"
     text = (
         f"User-specified max_model_len ({max_model_len}) is greater than the derived max_model_len "
-        f"(max_position_embeddings={shown} or model_max_length=None in model's config.json)."
+        f"({length_key}={shown} or model_max_length=None in model's config.json)."
     )
     allow = " To allow overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
     if version < (0, 10, 0):

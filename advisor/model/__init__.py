@@ -44,7 +44,7 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
     keys = Keys(config)
     whole = _whole(keys, architecture)
     decoder, text = whole.decoder, whole.text
-    length, extended, extends_by_yarn = context_length(text)
+    length, extended = context_length(text)
     return ModelSpec(
         architecture=architecture,
         layers=decoder.layers,
@@ -58,7 +58,6 @@ def parse_model(config: Mapping[str, Any]) -> ModelSpec:
         quantization=_quantization(architecture, keys, text),
         max_position_embeddings=length,
         extended_position_embeddings=extended,
-        extends_by_yarn=extends_by_yarn,
         tie_word_embeddings=decoder.tied,
         parameters=parameters(decoder, whole.towers, whole.renaming),
         experts=decoder.experts,

@@ -22,8 +22,8 @@ _UNKNOWN_LENGTH = 2048
 """What vLLM assumes of a config that names no length."""
 
 
-def context_length(text: Keys) -> tuple[int, int | None, bool]:
-    """Return (what vLLM takes by default, a longer length that the scaling allows or None, whether by yarn), in tokens.
+def context_length(text: Keys) -> tuple[int, int | None]:
+    """Return (what vLLM takes by default, a longer length that the scaling allows or None), in tokens.
 
     Source: ``config/model.py:_get_and_verify_max_len`` (0.32) and ``derive_max_model_len_and_key`` of
     ``transformers_utils/model_arch_config_convertor.py``: the smallest of the keys, times the factor of a rope scaling
@@ -35,7 +35,7 @@ def context_length(text: Keys) -> tuple[int, int | None, bool]:
     found = [length for key in _LENGTH_KEYS if (length := text.optional_length(key)) is not None]
     length = min(found, default=_UNKNOWN_LENGTH)
     if "gemma3" in text.text("model_type"):
-        return length, None, False
+        return length, None
     extended: int | None = None
     factor: float = 1.0
     for scaling in _scalings(text):
@@ -54,8 +54,8 @@ def context_length(text: Keys) -> tuple[int, int | None, bool]:
         elif kind in {"longrope", "su"}:
             original = text.optional_length("original_max_position_embeddings")
             if original is not None:
-                return original, length if length > original else None, False
-    return int(length * factor), extended, extended is not None
+                return original, length if length > original else None
+    return int(length * factor), extended
 
 
 def _scalings(text: Keys) -> Iterator[Mapping[str, Any]]:

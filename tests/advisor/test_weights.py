@@ -496,7 +496,6 @@ BASE = {"max_position_embeddings": 4096}
         ({"qk_rope_head_dim": 64, "kv_lora_rank": 512}, [(4096, 64)]),
         ({"max_position_embeddings": None}, [(2048, 128)]),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, [(4096, 128)]),
-        ({"rope_scaling": {"rope_type": [0], "factor": 2.0}}, [(4096, 128)]),
     ],
 )  # fmt: skip
 def test_each_kind_of_rope_has_its_own_table(more, tables):
