@@ -315,7 +315,7 @@ def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None
 
 
 def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) -> tuple[Estimate, dict[str, float]]:
-    """Return what an engine may come to hold on a GPU, and the parts of that by plan; none without one."""
+    """Return what an engine may come to hold on a GPU, and the parts of that by plan; none without one or asleep."""
     plan = engine.theory.memory if engine and engine.theory else None
     if engine is None or engine.theory is None or plan is None:
         # Loading: until it answers, it may take its whole budget. Of a kind without theory: what it holds.
@@ -338,4 +338,6 @@ def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) ->
         "activation_reserve": plan.activation_peak.expected,
     }
     # Where vLLM sized the pool itself, its own measurement says that everything else fits the budget beside it.
-    return plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool))), parts
+    entitled = plan.budget_and_beside if sized_by_budget else added((plan.beside_kv, exactly(pool)))
+    # Asleep, the parts are off the GPU; all of them may come back at any moment.
+    return entitled, {} if engine.reading.sleeping else parts

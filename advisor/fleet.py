@@ -14,6 +14,7 @@ from advisor.tuning import (
     DEMAND_SHARE,
     NO_CAPACITY,
     NO_USAGE,
+    WAITING_RATIO,
     Surroundings,
     accepted_overflow_ratio,
     holding,
@@ -28,8 +29,6 @@ MIS_SIZED: frozenset[Verdict] = frozenset({"overfull", "held_up", "short_of_kv",
 
 _IDLE_RATIO = 0.25
 """An engine that uses less of its KV even when busy could do the work of several, or leave its GPU to others."""
-_WAITING_RATIO = 0.01
-"""Share of the time from which on waiting is worth a change, as in advice on one engine."""
 _ROOM_RATIO = 0.8
 """Use of KV below which it is not KV that requests wait for."""
 _WITHOUT_US = "max-num-seqs and the other flags: vLLM does not export them; a vllm-headroom on that host would"
@@ -240,7 +239,7 @@ def _verdict(engine: FleetEngine, policy: Policy) -> tuple[Verdict, str, str | N
         return "down", "it does not answer", None
     preempted, waiting = engine.preempted_ratio, engine.waiting_ratio
     preempts = f", {preempted:.1%} of requests were preempted" if preempted else ""
-    waits = waiting is not None and waiting > _WAITING_RATIO
+    waits = waiting is not None and waiting > WAITING_RATIO
     waited = f"requests waited in {waiting:.0%} of the time" if waits else ""
     now, should = engine.max_num_seqs, engine.recommended
     if now is not None and should is not None and should != now:
@@ -260,8 +259,8 @@ def _verdict(engine: FleetEngine, policy: Policy) -> tuple[Verdict, str, str | N
         )
     by_kv = engine.limiter_ratio.get("kv", 0.0)
     wants_more = engine.wanted is not None and engine.kv_wall is not None and engine.wanted > engine.kv_wall
-    if by_kv > _WAITING_RATIO or (engine.seen_by == "vllm" and waits and wants_more):
-        share = by_kv if by_kv > _WAITING_RATIO else waiting or 0.0
+    if by_kv > WAITING_RATIO or (engine.seen_by == "vllm" and waits and wants_more):
+        share = by_kv if by_kv > WAITING_RATIO else waiting or 0.0
         more = "".join(f"; {each.spelled}" for each in engine.changes)
         return "short_of_kv", f"requests waited for KV in {share:.0%} of the time{more}", "kv"
     if engine.changes:

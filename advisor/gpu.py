@@ -22,7 +22,7 @@ class EngineShare:
     """What it may come to hold: its plan, CUDA context included; as much as it holds where there is no plan."""
     parts: Mapping[str, float]
     """Weights, kv_used, kv_idle, cuda_graphs, engine_other (CUDA context and the like) and activation_reserve as
-    planned; empty without a plan."""
+    planned; empty without a plan and asleep."""
     budget_bytes: float | None = None
     """What its start-up check asks for; None where its flags and release are not known."""
     key: str = ""

@@ -11,7 +11,7 @@ from advisor.risk_state import GpuState
 from advisor.snapshot import Snapshot
 from advisor.starts import NONE_YET, Starts, remember_starts
 
-MOST_GPUS = 256
+_MOST_GPUS = 256
 """MIG instances get a new UUID whenever a GPU is split anew."""
 
 
@@ -59,7 +59,7 @@ def remember(history: History, snapshot: Snapshot, report: Report) -> History:
 
 def _latest(before: Mapping[str, GpuState], now: Mapping[str, GpuState]) -> dict[str, GpuState]:
     gone = {uuid: state for uuid, state in before.items() if uuid not in now}
-    return dict(list({**gone, **now}.items())[-MOST_GPUS:])
+    return dict(list({**gone, **now}.items())[-_MOST_GPUS:])
 
 
 def _remember_load(

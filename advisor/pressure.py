@@ -1,7 +1,8 @@
 """How close an engine is to preempting, and when its KV cache is full: from what runs, what comes and how it grows.
 
 Usage alone says nothing: 95% full with nobody waiting and nobody preempted is a healthy engine. What counts is
-whether those who run, and those about to, will together come to need more than there is.
+whether those who run, and those about to, will together come to need more than there is. Constants that name no source
+were shaped by the simulated engines' tuning seeds (docs/risk.md).
 """
 
 import math

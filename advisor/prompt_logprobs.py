@@ -9,7 +9,7 @@ turned into logits at once (``v1/worker/gpu_model_runner.py:_get_prompt_logprobs
 from advisor.plan import EnginePlan
 from advisor.runner import Runner
 
-BYTES_PER_ENTRY = 2 + 4
+_BYTES_PER_ENTRY = 2 + 4
 _V2_ROWS = 1024
 
 
@@ -24,4 +24,4 @@ def beyond_start_bytes(theory: EnginePlan, vocab_size: int) -> float | None:
     rows = min(flags.max_num_batched_tokens, flags.max_model_len)
     if theory.runner is Runner.V2:
         rows = min(rows, _V2_ROWS)
-    return max(0.0, float(rows * vocab_size * BYTES_PER_ENTRY) - theory.memory.activation_peak.expected)
+    return max(0.0, float(rows * vocab_size * _BYTES_PER_ENTRY) - theory.memory.activation_peak.expected)

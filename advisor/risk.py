@@ -10,6 +10,8 @@ A factor is the probability that its cause alone ends the memory within the hori
 - ``events``: the hardware's errors, and the host's memory limit. These weights are judgement, not measurement.
 
 Trend, volatility and foreign see the same growth, so the largest of them counts; the others come on top of it.
+Constants that name no source, here and in `advisor.trend`, were chosen on the shaping kinds of the back-test;
+docs/risk.md tells which of the others led to changes.
 """
 
 import math
@@ -21,7 +23,7 @@ from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Obse
 from advisor.trend import LEAST_SPREAD, SPACINGS_SECONDS, Trace
 from advisor.units import GIB, MIB, gib, spelled_growth, spelled_seconds
 
-NO_MORE_THAN_BYTES = 16 * MIB
+_NO_MORE_THAN_BYTES = 16 * MIB
 """With less free than this no allocation of a running engine succeeds: PyTorch takes its segments in 2 to 20 MiB."""
 
 _SURPRISE_BYTES = 32 * MIB
@@ -127,7 +129,7 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
     distance = max(free - untried * claimed.expected - swing, free / 4)
     everything = _trend(state, distance, horizon_seconds, kinds=("engine", "foreign", "driver"))
     strangers = _trend(state, distance, horizon_seconds, kinds=("foreign",))
-    exhausted = 1.0 if free <= NO_MORE_THAN_BYTES else 0.0
+    exhausted = 1.0 if free <= _NO_MORE_THAN_BYTES else 0.0
     claims_chance = _claims_chance(claimed, free, untried)
     volatility = _volatility(state, max(free, 1.0))
     young, young_bytes = _young(state, max(free, 1.0))
@@ -177,7 +179,7 @@ def time_to_oom(
     does; both with the 90% bounds of the rate. Expected lies at slack while there is some, since that is when the
     engines' own memory starts to be missed. Infinite without growth, None before a trend can be told.
     """
-    if free_bytes <= NO_MORE_THAN_BYTES:
+    if free_bytes <= _NO_MORE_THAN_BYTES:
         return 0.0, 0.0, 0.0
     if growth_bytes_per_second is None:
         return None, None, None
@@ -273,7 +275,7 @@ def _volatility(state: GpuState, free_bytes: float) -> float:
     number = len(state.maxima_bytes)
     returns = sum(1 for maximum in state.maxima_bytes if maximum > ceiling) / (number + 1)
     highest = max((*state.maxima_bytes, state.block_maximum_bytes), default=0.0)
-    beyond = max(ceiling - highest, NO_MORE_THAN_BYTES)
+    beyond = max(ceiling - highest, _NO_MORE_THAN_BYTES)
     passes = sum(_about_above(rise, beyond, _RISE_BLUR) for rise in state.rises_bytes if rise > beyond / 8)
     unseen = min(1.0, _SURPRISE_BYTES / beyond) if beyond > _SURPRISE_BYTES else 1.0
     return min(1.0, 1.0 - (1.0 - returns) * (1.0 - (passes + 0.5 * unseen) / (number + 1)))

@@ -25,10 +25,9 @@ _ARRIVALS = 16
 _CLAIM_GRAIN_BYTES = 16 * MIB
 _DAY_SECONDS = 86_400.0
 
-XID_CLASSES = ("fatal", "contained", "other")
 _FATAL_XIDS = frozenset({48, 62, 64, 74, 79, 95, 119, 120})
 _CONTAINED_XIDS = frozenset({94})
-EVENTS = (*(f"xid_{name}" for name in XID_CLASSES), "ecc")
+EVENTS = ("xid_fatal", "xid_contained", "xid_other", "ecc")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,8 +242,8 @@ def _events(state: GpuState, seen: Observation) -> tuple[Mapping[str, int], Mapp
         return state.event_counts, state.event_at_seconds
     counts: dict[str, int] = {}
     for code, number in seen.xid_errors.items():
-        name = "fatal" if code in _FATAL_XIDS else "contained" if code in _CONTAINED_XIDS else "other"
-        counts[f"xid_{name}"] = counts.get(f"xid_{name}", 0) + number
+        name = "xid_fatal" if code in _FATAL_XIDS else "xid_contained" if code in _CONTAINED_XIDS else "xid_other"
+        counts[name] = counts.get(name, 0) + number
     if seen.ecc_uncorrected_errors is not None:
         counts["ecc"] = seen.ecc_uncorrected_errors
     dates = dict(state.event_at_seconds)

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from advisor.flags import EngineFlags
 from advisor.units import GIB
 
-MOST_LINES = 4_000_000
-MOST_LINE_CHARACTERS = 32_768
+_MOST_LINES = 4_000_000
+_MOST_LINE_CHARACTERS = 32_768
 """A longer line is cut: the longest that matters is the engine's configuration, under 10,000 characters."""
 _MOST_STARTS = 1_000
 _MOST_RANKS = 4_096
@@ -153,11 +153,11 @@ def parse_start_logs(lines: Iterable[str]) -> tuple[StartLog, ...]:
     current = _Start()
     patterns = _lines()
     for number, line in enumerate(lines):
-        if number >= MOST_LINES:
+        if number >= _MOST_LINES:
             break
         if line.startswith(_REQUEST):
             continue
-        emitter, message = _split(line[:MOST_LINE_CHARACTERS])
+        emitter, message = _split(line[:_MOST_LINE_CHARACTERS])
         if not message.startswith(_BEGINNINGS) and "\u2588" not in message and "rror:" not in message:
             continue
         for pattern, take in patterns:

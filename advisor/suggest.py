@@ -3,7 +3,7 @@
 Every line is a whole plan of its own with that one flag changed, so costs include all that follows from it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,8 +37,6 @@ _SEQS = (32, 64, 128, 256, 512, 1024)
 _BATCHED_TOKENS = (1024, 2048, 4096, 8192, 16384)
 _UTILIZATIONS = (0.95, 0.92, 0.90, 0.85, 0.80, 0.70, 0.60, 0.50)
 _RANKS = (1, 2, 4, 8, 16)
-_LEAST_DIFFERENCE_RATIO = 0.002
-"""Of the KV tokens: less is not worth a line."""
 
 
 def suggestions_for(plan: EnginePlan, planned: Planner) -> tuple[Suggestion, ...]:
@@ -99,26 +97,30 @@ def _gpu_memory_utilization(plan: EnginePlan, planned: Planner) -> Iterator[Sugg
 
 
 def _max_num_seqs(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
-    why = "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
-    yield from _each_that_matters("max_num_seqs", _SEQS, plan, planned, why)
-
-
-def _max_num_batched_tokens(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
-    why = "the start-up profile runs a step of that many"
-    yield from _each_that_matters("max_num_batched_tokens", _BATCHED_TOKENS, plan, planned, why)
-
-
-def _each_that_matters(
-    flag: str, values: Iterable[int], plan: EnginePlan, planned: Planner, why: str
-) -> Iterator[Suggestion]:
-    current = getattr(plan.flags, flag)
-    for each in values:
-        changed = planned(**{flag: each}) if each != current else None
+    current = plan.flags.max_num_seqs
+    for each in _SEQS:
+        changed = planned(max_num_seqs=each) if each != current else None
         if changed is None:
             continue
         difference = changed.kv_tokens.expected - plan.kv_tokens.expected
-        if abs(difference) >= _LEAST_DIFFERENCE_RATIO * max(plan.kv_tokens.expected, 1.0):
-            yield _suggestion(flag, current, each, changed, plan, why)
+        if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
+            why = (
+                "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
+            )
+            yield _suggestion("max_num_seqs", current, each, changed, plan, why)
+
+
+def _max_num_batched_tokens(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
+    current = plan.flags.max_num_batched_tokens
+    for each in _BATCHED_TOKENS:
+        changed = planned(max_num_batched_tokens=each) if each != current else None
+        if changed is None:
+            continue
+        difference = changed.kv_tokens.expected - plan.kv_tokens.expected
+        if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
+            yield _suggestion(
+                "max_num_batched_tokens", current, each, changed, plan, "the start-up profile runs a step of that many"
+            )
 
 
 def _kv_cache_dtype(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:

@@ -18,8 +18,8 @@ from advisor.units import spelled_seconds
 
 Wall = Literal["kv", "demand", "latency", "token_budget", "state_blocks", "none"]
 
-LEAST_SAMPLES = 30
-LEAST_TURNOVERS = 5.0
+_LEAST_SAMPLES = 30
+_LEAST_TURNOVERS = 5.0
 """How often everybody who runs must have been replaced: pages in between show the same requests again."""
 _LENGTH_TURNOVERS = 10.0
 """The spread that lengths alone predict counts as much as so many turnovers seen: it steadies the first minutes."""
@@ -35,6 +35,8 @@ _LONGEST_WAIT_SECONDS = 7680.0
 """vLLM's last bound for a wait."""
 _DISTURBED_RATIO = 0.02
 """Preemptions over finished requests at which what was seen of the spread counts half."""
+WAITING_RATIO = 0.01
+"""Share of the time from which on waiting is worth a change; what was advised stays until it is half of that."""
 _HOLD_RATIO = 0.15
 _NORMAL = NormalDist()
 
@@ -163,15 +165,15 @@ def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:
     if (
         sums.finished >= policy.advice_least_requests
         and sums.busy_seconds >= policy.advice_least_busy_seconds
-        and sums.samples >= LEAST_SAMPLES
-        and _turnovers(sums) >= LEAST_TURNOVERS
+        and sums.samples >= _LEAST_SAMPLES
+        and _turnovers(sums) >= _LEAST_TURNOVERS
     ):
         return None
     return (
         f"not enough seen yet: {load.watched_finished:,.0f} finished requests in "
         f"{spelled_seconds(load.watched_busy_seconds)} of load; {policy.advice_least_requests:,.0f} in "
-        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {LEAST_SAMPLES} looks at them "
-        f"(so far {math.floor(sums.samples)}), and everybody who runs replaced {LEAST_TURNOVERS:.0f} times "
+        f"{spelled_seconds(policy.advice_least_busy_seconds)} are needed, {_LEAST_SAMPLES} looks at them "
+        f"(so far {math.floor(sums.samples)}), and everybody who runs replaced {_LEAST_TURNOVERS:.0f} times "
         f"(so far {math.floor(_turnovers(sums))})"
     )
 
@@ -420,6 +422,7 @@ def _choice(
         if wall == "kv":
             share = preempted_ratio(load, current, policy)
             if share is None:
+                # Nothing was seen of it at this setting: what is only to be expected must be twice what is accepted.
                 chance = overflow_ratio(min(current, wanted), held, around.capacity_tokens(current))
                 harmed = harmed and chance > min(0.9, 2 * accepted)
             else:
@@ -432,7 +435,7 @@ def _choice(
     setting = load.setting
     at_setting = setting.max_num_seqs == current and setting.busy_seconds >= policy.advice_least_busy_seconds / 2
     limited = setting.limited_seconds / setting.busy_seconds if at_setting else 1.0
-    if target <= current or near(target, current) or limited < (0.005 if advised_before else 0.01):
+    if target <= current or near(target, current) or limited < WAITING_RATIO / (2 if advised_before else 1):
         return current, "demand" if wanted <= current else wall if near(current, safe) else "none"
     return _held_on_to(load, target), binding
 

@@ -79,6 +79,19 @@ def test_components_and_foreign_memory_are_told_apart_by_process():
     assert sum(parts.values()) == 80 * GIB
 
 
+def test_what_a_sleeping_engine_still_holds_is_neither_weights_nor_cache():
+    asleep = situation(
+        gpus=(gpu(used=3 * GIB),),
+        gpu_processes=(gpu_process(101, 2 * GIB), gpu_process(900, GIB)),
+        engines=(reading(usage=0.0, tokens=None, sleeping=True),),
+    )
+    (judgement,) = advised(asleep).gpus
+    parts = judgement.memory_component_bytes
+    assert (parts["weights"], parts["kv_used"], parts["kv_idle"], parts["engine_other"]) == (0.0, 0.0, 0.0, 2 * GIB)
+    (claim,) = judgement.engine_claim_bytes.values()
+    assert claim > 65 * GIB, "it may wake at any moment"
+
+
 def test_an_unmapped_engine_is_foreign_memory_and_says_why_it_has_no_theory():
     report = advised(situation(servers=(), visible_pids=frozenset({101, 900})))
     assert report.gpus[0].memory_component_bytes["foreign"] == 73 * GIB

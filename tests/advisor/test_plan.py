@@ -121,35 +121,6 @@ def test_a_context_too_long_does_not_fit_and_names_the_longest_that_does():
     assert plan.error
 
 
-def test_a_context_beyond_the_models_starts_where_the_environment_allows_it():
-    words = ("serve", "m", "--max-model-len", "16384")
-    refused = plan_engine(parse_model(LLAMA_8B), parse_flags(words), version=(0, 32, 0), device=H100)
-    allowing = parse_flags(["VLLM_ALLOW_LONG_MAX_MODEL_LEN=1", *words])
-    allowed = plan_engine(parse_model(LLAMA_8B), allowing, version=(0, 32, 0), device=H100)
-    assert (refused.verdict, refused.binding) == ("does_not_fit", "flags")
-    assert (allowed.verdict, allowed.error) == ("fits", None)
-
-
-LONGROPE = LLAMA_8B | {
-    "original_max_position_embeddings": 4096,
-    "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
-}
-
-
-def test_longrope_takes_its_original_length_and_may_be_asked_for_all_of_it():
-    assert planned(LONGROPE, version=(0, 32, 0)).flags.max_model_len == 4096
-    assert planned(LONGROPE, "--max-model-len", "8192", version=(0, 32, 0)).error is None
-    assert "(max_position_embeddings=8192.0" in planned(LONGROPE, "--max-model-len", "8193", version=(0, 32, 0)).error
-
-
-def test_yarn_over_an_unscaled_length_lengthens_the_context_until_0_29():
-    yarn = LLAMA_8B | {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}}
-    assert planned(yarn, version=(0, 29, 0)).flags.max_model_len == 32768
-    assert planned(yarn, "--max-model-len", "32768", version=(0, 29, 0)).error is None
-    assert planned(yarn, version=(0, 30, 0)).flags.max_model_len == 8192
-    assert planned(yarn, "--max-model-len", "32768", version=(0, 30, 0)).error is not None
-
-
 def test_a_given_kv_cache_replaces_what_the_budget_leaves():
     plan = planned(LLAMA_3_1_8B, "--kv-cache-memory-bytes", str(8 * GIB))
     assert plan.kv_bytes == Estimate(lower=8 * GIB, expected=8 * GIB, upper=8 * GIB, origin=plan.kv_bytes.origin)
