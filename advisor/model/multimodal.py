@@ -142,8 +142,8 @@ def _text(
     return text, family(text)
 
 
-def _vision(keys: Keys, name: str = "vision_config") -> Keys:
-    return keys.nested(name, defaults={})
+def _vision(keys: Keys) -> Keys:
+    return keys.nested("vision_config", defaults={})
 
 
 def _with_tower(text: Keys, decoder: Decoder, tower: Tower, joint: Parts, renaming: Renaming | None) -> Whole:
@@ -171,16 +171,11 @@ def _llava_tower(keys: Keys, *, merge: int = 1) -> Tower:
     raise DeclinedError(f"vision tower {kind} is not described by these rules")
 
 
-def _projector(
-    inner: int, hidden: int, *, bias: bool = True, split: bool = True, prefix: str = "multi_modal_projector."
-) -> Parts:
+def _projector(inner: int, hidden: int, *, bias: bool = True, split: bool = True) -> Parts:
     first, second = towers.sides(split=split)
-    return prefixed(
-        prefix,
-        (
-            *matrix("linear_1", hidden, inner, first, bias=bias),
-            *matrix("linear_2", hidden, hidden, second, bias=bias),
-        ),
+    return (
+        *matrix("multi_modal_projector.linear_1", hidden, inner, first, bias=bias),
+        *matrix("multi_modal_projector.linear_2", hidden, hidden, second, bias=bias),
     )
 
 

@@ -150,7 +150,7 @@ def bitsandbytes(config: Config, version: Version, capability: int | None) -> Ch
 
 def mxfp4(config: Config, version: Version, capability: int | None) -> Choice:
     """gpt-oss: the experts alone, padded as the kernel needs (``mxfp4.py``, ``oracle/mxfp4.py``, 0.10.1 to 0.33)."""
-    scheme = replace(MXFP4, expert_padding=mxfp4_padding(capability), spread_ratio=0.03 if capability is None else 0.0)
+    scheme = replace(MXFP4, expert_padding=_mxfp4_padding(capability), spread_ratio=0.03 if capability is None else 0.0)
 
     def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
         return scheme if is_expert else None
@@ -158,7 +158,7 @@ def mxfp4(config: Config, version: Version, capability: int | None) -> Choice:
     return choose
 
 
-def mxfp4_padding(capability: int | None) -> ExpertPadding:
+def _mxfp4_padding(capability: int | None) -> ExpertPadding:
     """Return what the kernel of a GPU pads: Triton on Hopper, FlashInfer on data-centre Blackwell, else Marlin.
 
     Triton's Hopper layout pads the packed columns to 128 bytes, which is 256 values; seen as 64.38 GiB of gpt-oss-120b
