@@ -25,7 +25,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import SLIDING, attention_layer, window_by_layer_type
+from advisor.model.windows import SLIDING, attention_layer, every_other_full, window_by_layer_type
 from advisor.spec import Experts
 
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -70,13 +70,6 @@ _GEMMA4: Mapping[str, Any] = {
 }
 
 
-def _alternating(keys: Keys, layers: int) -> Sequence[int | None]:
-    if keys.words("layer_types") is not None:
-        return window_by_layer_type(keys, layers)
-    window = keys.count("sliding_window") or None
-    return tuple(None if layer % 2 else window for layer in range(layers))
-
-
 def _every_sixth(keys: Keys, layers: int) -> Sequence[int | None]:
     if keys.words("layer_types") is not None:
         return window_by_layer_type(keys, layers)
@@ -91,7 +84,7 @@ _SANDWICH = Dense(
     output_bias="attention_bias",
     norms=_NORMS,
     tied=True,
-    windows=_alternating,
+    windows=every_other_full,
 )
 gemma3 = Dense(
     defaults=_GEMMA3,
