@@ -25,7 +25,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import SLIDING, attention_layer, every_other_full, window_by_layer_type
+from advisor.model.windows import FULL, SLIDING, attention_layer, every_other_full, layer_types, window_by_layer_type
 from advisor.spec import Experts
 
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -109,10 +109,7 @@ def gemma3n(keys: Keys) -> Decoder:
     else:
         inners = (keys.size("intermediate_size"),) * layers
     first_shared = layers - keys.count("num_kv_shared_layers")
-    types = keys.words("layer_types")
-    if types is None:
-        types = tuple(SLIDING if (layer + 1) % 5 else "full_attention" for layer in range(layers))
-    types = keys.per_layer("layer_types", types, layers)
+    types = layer_types(keys, layers) or tuple(SLIDING if (layer + 1) % 5 else FULL for layer in range(layers))
     window = keys.size("sliding_window")
     common = (
         *norm("self_attn.q_norm", sizes.head_size),
@@ -187,10 +184,8 @@ def gemma4(keys: Keys) -> Decoder:
     keys_are_values = keys.flag("attention_k_eq_v")
     full_kv = (keys.optional_size("num_global_key_value_heads") if keys_are_values else None) or sizes.kv_heads
     first_shared = layers - keys.count("num_kv_shared_layers")
-    types = keys.words("layer_types")
-    if types is None:
-        types = tuple(SLIDING if (layer + 1) % 6 else "full_attention" for layer in range(layers))
-    types = (*keys.per_layer("layer_types", types, layers)[:-1], "full_attention")
+    types = layer_types(keys, layers) or tuple(SLIDING if (layer + 1) % 6 else FULL for layer in range(layers))
+    types = (*types[:-1], FULL)
     bias = keys.flag("attention_bias")
     per_layer = keys.count("hidden_size_per_layer_input")
     mixture, extra = _gemma4_mixture(keys, hidden)

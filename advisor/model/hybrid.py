@@ -26,7 +26,7 @@ from advisor.model.tensors import (
     router,
     small,
 )
-from advisor.model.windows import attention_layer
+from advisor.model.windows import FULL, attention_layer, layer_types
 from advisor.spec import Experts
 
 
@@ -361,7 +361,7 @@ def _granite_hybrid(keys: Keys) -> Decoder:
     if types is None:
         types = ("mamba",) * layers
     types = keys.per_layer("layer_types", types, layers)
-    if set(types) - {"mamba", "attention", "full_attention", "linear_attention"}:
+    if set(types) - {"mamba", "attention", FULL, "linear_attention"}:
         raise keys.error("layer_types", sorted(set(types)), "mamba and attention")
     attends = [each.endswith("attention") and each != "linear_attention" for each in types]
     made = ((*mixer, *rest), (*attending, *rest))
@@ -485,9 +485,9 @@ def _lfm2(keys: Keys) -> Decoder:
     )
     norms = (*norm("operator_norm", hidden), *norm("ffn_norm", hidden))
     dense = mlp("feed_forward", hidden, inner, names=("w1", "w3", "w2"))
-    types = keys.words("layer_types")
+    types = layer_types(keys, layers)
     if types is not None:
-        attends = [each == "full_attention" for each in keys.per_layer("layer_types", types, layers)]
+        attends = [each == FULL for each in types]
     else:
         indices = keys.whole_numbers("full_attn_idxs")
         attends = [indices is None or layer in indices for layer in range(layers)]

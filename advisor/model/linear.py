@@ -27,7 +27,7 @@ from advisor.model.tensors import (
     router,
     small,
 )
-from advisor.model.windows import attention_layer
+from advisor.model.windows import FULL, attention_layer, layer_types
 from advisor.spec import Experts
 
 _LINEAR = "linear_attention"
@@ -100,11 +100,11 @@ def _qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> 
     )
     dense = () if all(mixes) else mlp("mlp", hidden, intermediate)
     norms = (*norm("input_layernorm", hidden), *norm("post_attention_layernorm", hidden))
-    types = keys.words("layer_types")
+    types = layer_types(keys, layers)
     if types is None:
         every = keys.size("full_attention_interval", default=4)
-        types = tuple(_LINEAR if (layer + 1) % every else "full_attention" for layer in range(layers))
-    linears = [each == _LINEAR for each in keys.per_layer("layer_types", types, layers)]
+        types = tuple(_LINEAR if (layer + 1) % every else FULL for layer in range(layers))
+    linears = [each == _LINEAR for each in types]
     made = four_kinds((attending, linear), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     return assembled(
@@ -282,7 +282,7 @@ def _minimax_text(keys: Keys) -> Decoder:
         words = keys.words("layer_types")
         if words is None:
             raise keys.missing("attn_type_list")
-        types = tuple(int(each == "full_attention") for each in words)
+        types = tuple(int(each == FULL) for each in words)
     full = keys.per_layer("attn_type_list", types, layers)
     made = ((*linear, *block), (*attending, *block))
     state: DecoderLayer = (LinearAttention(num_heads=sizes.heads, head_dim=sizes.head_size),)
