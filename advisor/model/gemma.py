@@ -21,6 +21,7 @@ from advisor.model.tensors import (
     matrix,
     mlp,
     norm,
+    repeated,
     router,
     small,
     stacked_experts,
@@ -97,6 +98,25 @@ gemma3 = Dense(
 )
 
 
+def _per_layer_input(per_layer: int, hidden: int) -> Parts:
+    """Return how a layer takes in its own embedding of each token, ``per_layer`` wide."""
+    return (
+        *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
+        *matrix("per_layer_projection", hidden, per_layer, "copied"),
+        *norm("post_per_layer_input_norm", hidden),
+    )
+
+
+def _per_layer_embeddings(keys: Keys, layers: int, per_layer: int, hidden: int) -> Parts:
+    """Return those embeddings, of all layers together."""
+    width = layers * per_layer
+    return (
+        embedding("model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), width),
+        *matrix("model.per_layer_model_projection", width, hidden, "column"),
+        *norm("model.per_layer_projection_norm", per_layer),
+    )
+
+
 def gemma3n(keys: Keys) -> Decoder:
     """Gemma 3n: alternating updates, per-layer embeddings, and last layers that keep nothing of their own."""
     keys = keys.with_defaults(_GEMMA3N)
@@ -122,9 +142,7 @@ def gemma3n(keys: Keys) -> Decoder:
         *matrix("laurel.linear_left", rank, hidden, "column"),
         *matrix("laurel.linear_right", hidden, rank, "row"),
         *norm("laurel.post_laurel_norm", hidden),
-        *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
-        *matrix("per_layer_projection", hidden, per_layer, "copied"),
-        *norm("post_per_layer_input_norm", hidden),
+        *_per_layer_input(per_layer, hidden),
     )
     own = (
         *attention("self_attn", sizes),
@@ -141,12 +159,10 @@ def gemma3n(keys: Keys) -> Decoder:
         False: attention_layer(sizes.kv_heads, sizes.head_size, None),
     }
     tied = keys.flag("tie_word_embeddings", default=True)
-    aside: list[Part] = []
-    for index in range(inputs - 1):
-        aside += matrix(f"model.altup_projections.{index}", hidden, hidden, "column")
-    after: list[Part] = []
-    for index in range(inputs - 1):
-        after += matrix(f"model.altup_unembed_projections.{index}", hidden, hidden, "column")
+    aside, after = (
+        repeated(f"model.altup_{name}.", inputs - 1, (Part("weight", (hidden, hidden), "linear", "column"),))
+        for name in ("projections", "unembed_projections")
+    )
     return Decoder(
         hidden_size=hidden,
         intermediate_size=max(inners),
@@ -158,9 +174,7 @@ def gemma3n(keys: Keys) -> Decoder:
         layer_parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
         before=(
             embedding("model.embed_tokens", vocab, hidden),
-            embedding("model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), layers * per_layer),
-            *matrix("model.per_layer_model_projection", layers * per_layer, hidden, "column"),
-            *norm("model.per_layer_projection_norm", per_layer),
+            *_per_layer_embeddings(keys, layers, per_layer, hidden),
             *aside,
         ),
         after=(*after, *norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
@@ -191,15 +205,7 @@ def gemma4(keys: Keys) -> Decoder:
     mixture, extra = _gemma4_mixture(keys, hidden)
     common = (
         *(part for name in _NORMS for part in norm(name, hidden)),
-        *(
-            (
-                *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
-                *matrix("per_layer_projection", hidden, per_layer, "copied"),
-                *norm("post_per_layer_input_norm", hidden),
-            )
-            if per_layer
-            else ()
-        ),
+        *(_per_layer_input(per_layer, hidden) if per_layer else ()),
         *extra,
     )
 
@@ -239,17 +245,7 @@ def gemma4(keys: Keys) -> Decoder:
         layer_parts=parts,
         before=(
             embedding("model.embed_tokens", vocab, hidden),
-            *(
-                (
-                    embedding(
-                        "model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), layers * per_layer
-                    ),
-                    *matrix("model.per_layer_model_projection", layers * per_layer, hidden, "column"),
-                    *norm("model.per_layer_projection_norm", per_layer),
-                )
-                if per_layer
-                else ()
-            ),
+            *(_per_layer_embeddings(keys, layers, per_layer, hidden) if per_layer else ()),
         ),
         after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
         tied=tied,
