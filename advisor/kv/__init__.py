@@ -2,7 +2,7 @@
 
 ``settings``: the flags it depends on. ``dtypes``, ``states``, ``heads``: bytes of one token or state on one rank.
 ``blocks``: the block size that a release settles on. ``specs``: one layer's pages. ``groups``: which layers share a
-block table. ``layout``: blocks, tokens, concurrency and the start-up check.
+block table; ``compressed``: how DeepSeek V4's do. ``layout``: blocks, tokens, concurrency and the start-up check.
 """
 
 from advisor.kv.dtypes import checkpoint_kv_cache_dtype

@@ -8,7 +8,6 @@ HybridAttentionMambaModelConfig`` (0.10.2 to 0.19), ``platforms/interface.py:_al
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import lcm
-from typing import get_args
 
 from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
 from advisor.kv.heads import kv_heads_per_rank
@@ -47,8 +46,6 @@ _FLASHINFER_BLOCKS = (16, 32, 64)
 _FLASHINFER_LARGE_BLOCKS = (128, 256, 512, 1024)
 """On Blackwell, where several query heads share a KV head, as in all but the oldest models."""
 
-_STATES = get_args(State)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockSizes:
@@ -75,7 +72,7 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
         DeclinedError: A number that only vLLM's ``all`` mode needs is missing.
     """
     block_size = _attention_block_size(layers, settings)
-    states = [cache for layer in layers for cache in layer if isinstance(cache, _STATES)]
+    states = [cache for layer in layers for cache in layer if isinstance(cache, State)]
     mode = _mamba_cache_mode(states, settings)
     sizes = BlockSizes(
         block_size=block_size,
@@ -84,7 +81,7 @@ def block_sizes(layers: Sequence[DecoderLayer], settings: KvSettings) -> BlockSi
         mamba_cache_mode=mode,
         exports_checkpoints=_exports_checkpoints(states, mode, settings),
     )
-    if states and settings.is_v1 and any(not isinstance(cache, _STATES) for layer in layers for cache in layer):
+    if states and settings.is_v1 and any(not isinstance(cache, State) for layer in layers for cache in layer):
         sizes = _align_with_states(sizes, layers, states, settings)
     return _align_with_skipped(sizes, layers, settings, has_state=bool(states))
 
@@ -150,7 +147,7 @@ def _attention_block_size(layers: Sequence[DecoderLayer], settings: KvSettings) 
 
 def _starts_latent(layers: Sequence[DecoderLayer]) -> bool:
     """Tell whether the first attention layer is latent: up to 0.29 its backend alone is asked."""
-    attention = (cache for layer in layers for cache in layer if not isinstance(cache, _STATES))
+    attention = (cache for layer in layers for cache in layer if not isinstance(cache, State))
     return isinstance(next(attention, None), Latent | SparseIndex)
 
 
@@ -198,7 +195,7 @@ def _align_with_states(
     kernel = _kernel_alignment(sizes.block_size, latent, settings)
     if sizes.mamba_cache_mode == "all":
         chunk = lcm(settings.mamba_block_size or _chunk_size(states, settings), kernel)
-        attention = chunk * -(-_cdiv(state, token) // chunk)
+        attention = chunk * _cdiv(_cdiv(state, token), chunk)
     else:
         if sizes.exports_checkpoints:
             kernel = lcm(kernel, 64)

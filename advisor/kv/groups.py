@@ -162,7 +162,7 @@ def _full_fallback(specs: Sequence[StagedSpec], version: Version) -> list[Staged
 
 
 def _unify_pages(specs: Sequence[StagedSpec], version: Version) -> Sequence[StagedSpec]:
-    """Give all layers one page size: larger blocks where that divides, padding where it may be (0.12 and later)."""
+    """Give all layers one page size: larger blocks where that divides (0.12 and later), padding where it may be."""
     largest = max(spec.page_bytes for _, spec in specs)
     if all(spec.page_bytes == largest for _, spec in specs):
         return specs

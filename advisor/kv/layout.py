@@ -7,7 +7,7 @@ Sources: vLLM ``v1/core/kv_cache_utils.py`` (0.33: ``kv_cache_planning.py``) and
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 from advisor.kv.blocks import block_sizes
 from advisor.kv.compressed import (
@@ -34,8 +34,6 @@ from advisor.layers import (
 )
 from advisor.spec import DeclinedError
 from advisor.versions import NEWEST_STUDIED, Version
-
-_STATES = get_args(State)
 
 
 def stage_layer_counts(
@@ -133,7 +131,7 @@ class KvLayout:
     @property
     def reserved_bytes(self) -> int:
         """Bytes that the start-up check sets aside for the null block (from 0.29)."""
-        return self.bytes_per_block if self.settings.version >= (0, 29, 0) else 0
+        return max(map(self._reserved, range(len(self.stage_bytes))))
 
     def num_blocks(self, kv_cache_bytes: float) -> int:
         """Return ``num_gpu_blocks`` for so many bytes on every GPU, null block included."""
@@ -172,8 +170,7 @@ class KvLayout:
         length = self.settings.max_model_len if max_model_len is None else max_model_len
         if not self.settings.is_v1:
             return self._v0_blocks(length) * self.bytes_per_block
-        reserved = self.settings.version >= (0, 29, 0)
-        return max(self._needed(stage, length) + reserved * each for stage, each in enumerate(self.stage_bytes))
+        return max(self._needed(stage, length) + self._reserved(stage) for stage in range(len(self.stage_bytes)))
 
     def largest_max_model_len(self, kv_cache_bytes: float, limit: int | None = None) -> int:
         """Return the longest max-model-len that passes the check with so many bytes; 0 where none does.
@@ -217,7 +214,10 @@ class KvLayout:
         version, override = self.settings.version, self.settings.num_gpu_blocks_override
         if override is not None and version >= (0, 21, 0):
             kv_cache_bytes = override * self.stage_bytes[stage]
-        return kv_cache_bytes - (self.stage_bytes[stage] if version >= (0, 29, 0) else 0)
+        return kv_cache_bytes - self._reserved(stage)
+
+    def _reserved(self, stage: int) -> int:
+        return self.stage_bytes[stage] if self.settings.version >= (0, 29, 0) else 0
 
     def _needed(self, stage: int, num_tokens: int) -> int:
         """Return the bytes that one request needs on one stage, as the release counts them."""
@@ -275,7 +275,7 @@ def kv_layout(
     specs = layer_specs(layers, sizes, settings) + layer_specs(draft_layers, sizes, settings)
     counts = stage_layer_counts(len(layers), settings.pipeline_parallel_size, settings.version)
     stages = [stage for stage, count in enumerate(counts) for _ in range(count)]
-    stages += [counts.index(counts[-1], len(counts) - 1)] * len(draft_layers)
+    stages += [len(counts) - 1] * len(draft_layers)
     staged = [(stage, spec) for stage, each in zip(stages, specs, strict=True) for spec in each]
     if settings.version < (0, 12, 0):  # the runner lists attention first
         staged.sort(key=lambda each: (each[0], each[1].kind == "MambaSpec"))
@@ -365,10 +365,9 @@ def longest_that_fits(limit: int, available: float, needed: Callable[[int], floa
 
 def _with_engine(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> KvSettings:
     """Settle which engine runs: V1 took up states and cross-attention later than the rest."""
-    if settings.use_v1 is None and settings.version < (0, 10, 2):
-        kinds = {type(cache) for layer in layers for cache in layer}
-        if kinds & {*_STATES, CrossAttention}:
-            return replace(settings, use_v1=False)
+    is_later = any(isinstance(cache, State | CrossAttention) for layer in layers for cache in layer)
+    if is_later and settings.use_v1 is None and settings.version < (0, 10, 2):
+        return replace(settings, use_v1=False)
     return settings
 
 
@@ -401,9 +400,10 @@ def _check(layers: tuple[DecoderLayer, ...], settings: KvSettings) -> None:
     if any(isinstance(cache, Latent) and cache.sparse for cache in caches) and settings.version < (0, 11, 0):
         raise ValueError("sparse latent attention came with vLLM 0.11")
     kinds = set(map(type, caches))
+    has_state = any(isinstance(cache, State) for cache in caches)
     if {Latent, SlidingWindow} <= kinds and (0, 11, 0) <= settings.version < (0, 26, 0):
         raise ValueError("latent (MLA) layers beside sliding windows run from vLLM 0.26 on")
-    if is_turboquant(settings.kv_cache_dtype) and settings.version < (0, 21, 0) and kinds & {*_STATES}:
+    if is_turboquant(settings.kv_cache_dtype) and settings.version < (0, 21, 0) and has_state:
         raise ValueError(f"--kv-cache-dtype {settings.kv_cache_dtype}: vLLM 0.20 has it for attention alone")
     _check_context_parallel(caches, settings)
 

@@ -5,7 +5,7 @@ Sources: vLLM ``v1/kv_cache_interface.py`` (the specs) and each layer's ``get_kv
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from advisor.kv.blocks import COMPRESSED_BLOCK_SIZE, BlockSizes, window_block_size
 from advisor.kv.dtypes import head_token_bytes, is_turboquant, latent_token_bytes, stored_dtype
@@ -30,8 +30,6 @@ from advisor.layers import (
     State,
 )
 from advisor.versions import Version
-
-_STATES = get_args(State)
 
 Kind = Literal[
     "FullAttentionSpec",
@@ -75,7 +73,7 @@ class LayerSpec:
     """Blocks of one request's states; None where they grow with the tokens (prefix caching of every block)."""
     draft_blocks: int = 0
     is_paddable: bool = False
-    """Whether vLLM may pad its blocks to the size of other layers' (0.26 and later)."""
+    """Whether vLLM may pad its blocks to the size of other layers': attention's from 0.25, a state's from 0.26."""
 
     @property
     def page_bytes(self) -> int:
@@ -125,7 +123,7 @@ def layer_specs(
         ValueError: Tensor parallelism or the dtype does not fit a layer.
         DeclinedError: vLLM stores this dtype for a layer in a way not described here.
     """
-    has_state = any(isinstance(cache, _STATES) for layer in layers for cache in layer)
+    has_state = any(isinstance(cache, State) for layer in layers for cache in layer)
     specs = []
     for index, layer in enumerate(layers):
         dtypes = [stored_dtype(cache, index, len(layers), settings, has_state=has_state) for cache in layer]
@@ -151,8 +149,7 @@ def _spec(cache: Cache, dtype: str, sizes: BlockSizes, settings: KvSettings) -> 
                 is_paddable=settings.version < (0, 29, 0) and not cache.sparse and _pads(dtype, settings),
             )
         case SparseIndex():
-            # fp8, and an fp32 scale for every 128 elements: DeepseekV32IndexerCache.
-            token = cache.head_dim + cache.head_dim // 128 * 4
+            token = _index_token_bytes(cache.head_dim)
             return LayerSpec(
                 kind="MLAAttentionSpec", block_size=sizes.block_size, identity=("index", token), token_bytes=token
             )
@@ -187,8 +184,7 @@ def _compressed_spec(cache: Compressed) -> LayerSpec:
                 padded_page_bytes=_aligned(COMPRESSED_BLOCK_SIZE // ratio * _PACKED_LATENT_BYTES),
             )
         case CompressedIndex(head_dim=head_dim, ratio=ratio):
-            # fp8, and an fp32 scale for every 128 elements, as the sparse index of DeepSeek V3.2.
-            token = head_dim + head_dim // 128 * 4
+            token = _index_token_bytes(head_dim)
             return LayerSpec(
                 kind="MLAAttentionSpec",
                 block_size=COMPRESSED_BLOCK_SIZE,
@@ -213,6 +209,11 @@ def _compressed_spec(cache: Compressed) -> LayerSpec:
                 padded_page_bytes=_aligned(block_size * size * 4),
                 window=2 * ratio if ratio == 4 else ratio,
             )
+
+
+def _index_token_bytes(head_dim: int) -> int:
+    """Return the bytes of a token in an index: fp8, and an fp32 scale for every 128 (``DeepseekV32IndexerCache``)."""
+    return head_dim + head_dim // 128 * 4
 
 
 def _aligned(size: int) -> int:

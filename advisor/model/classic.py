@@ -33,7 +33,7 @@ def _decoder(
     layer_prefix: str,
     embedding_name: str,
     before: Parts = (),
-    after: Parts = (),
+    after: Parts,
     tied: bool,
     head: str = "lm_head",
     head_bias: bool = False,
@@ -285,7 +285,7 @@ def _opt(keys: Keys) -> Decoder:
     )
 
 
-def chatglm(keys: Keys) -> Decoder:
+def _chatglm(keys: Keys) -> Decoder:
     """ChatGLM 2 and 3 and the first GLM-4."""
     hidden, heads = keys.size("hidden_size"), keys.size("num_attention_heads")
     inner = keys.size("ffn_hidden_size")
@@ -393,8 +393,8 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "FalconForCausalLM": _falcon,
     "RWForCausalLM": _falcon,
     "OPTForCausalLM": _opt,
-    "ChatGLMModel": chatglm,
-    "ChatGLMForConditionalGeneration": chatglm,
+    "ChatGLMModel": _chatglm,
+    "ChatGLMForConditionalGeneration": _chatglm,
     "QWenLMHeadModel": _qwen,
     "JAISLMHeadModel": _jais,
 }

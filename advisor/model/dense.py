@@ -38,7 +38,7 @@ Switch = bool | str
 """Whether something is there: always, never, or as the config key of that name says (``!`` before: true if absent)."""
 
 
-def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
+def read_heads(keys: Keys) -> Heads:
     """Return the attention's sizes, checked to fit each other.
 
     Raises:
@@ -46,7 +46,7 @@ def read_heads(keys: Keys, *, default_kv_heads: int | None = None) -> Heads:
     """
     hidden_size = keys.size("hidden_size")
     heads = keys.size("num_attention_heads")
-    kv_heads = keys.optional_size("num_key_value_heads", "num_kv_heads") or default_kv_heads or heads
+    kv_heads = keys.optional_size("num_key_value_heads", "num_kv_heads") or heads
     head_size = keys.optional_size("head_dim") or divided(
         keys, hidden_size, "hidden_size", heads, "num_attention_heads"
     )
@@ -90,7 +90,7 @@ def assembled(
     )
 
 
-def switched(keys: Keys, switch: Switch) -> bool:
+def _switched(keys: Keys, switch: Switch) -> bool:
     """Return what a `Switch` says of this config."""
     if isinstance(switch, bool):
         return switch
@@ -189,8 +189,8 @@ class Dense:
         )
 
     def _attention(self, keys: Keys, sizes: Heads) -> Parts:
-        module, qkv_bias = self.attention_module, switched(keys, self.qkv_bias)
-        output_bias = switched(keys, self.output_bias)
+        module, qkv_bias = self.attention_module, _switched(keys, self.qkv_bias)
+        output_bias = _switched(keys, self.output_bias)
         if self.fused_qkv:
             projections = (
                 *fused_qkv(f"{module}.{self.fused_qkv}", sizes, bias=qkv_bias),
@@ -206,7 +206,7 @@ class Dense:
             projections = attention(
                 module, sizes, qkv_bias=qkv_bias, output_bias=output_bias, names=self.attention_names
             )
-        if not switched(keys, self.qk_norm):
+        if not _switched(keys, self.qk_norm):
             return projections
         query, key = (f"{module}.{name}" for name in self.qk_norm_names)
         whole = self.qk_norm_whole
@@ -217,7 +217,7 @@ class Dense:
         )
 
     def _mlp(self, keys: Keys, hidden: int, intermediate: int) -> Parts:
-        bias = switched(keys, self.mlp_bias)
+        bias = _switched(keys, self.mlp_bias)
         if self.fused_mlp:
             return (
                 *matrix(f"{self.mlp_module}.gate_up_proj", 2 * intermediate, hidden, "column", bias=bias),

@@ -21,11 +21,12 @@ from advisor.model.tensors import (
     matrix,
     mlp,
     norm,
+    repeated,
     router,
     small,
     stacked_experts,
 )
-from advisor.model.windows import SLIDING, attention_layer, window_by_layer_type
+from advisor.model.windows import FULL, SLIDING, attention_layer, every_other_full, layer_types, window_by_layer_type
 from advisor.spec import Experts
 
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -70,13 +71,6 @@ _GEMMA4: Mapping[str, Any] = {
 }
 
 
-def _alternating(keys: Keys, layers: int) -> Sequence[int | None]:
-    if keys.words("layer_types") is not None:
-        return window_by_layer_type(keys, layers)
-    window = keys.count("sliding_window") or None
-    return tuple(None if layer % 2 else window for layer in range(layers))
-
-
 def _every_sixth(keys: Keys, layers: int) -> Sequence[int | None]:
     if keys.words("layer_types") is not None:
         return window_by_layer_type(keys, layers)
@@ -91,7 +85,7 @@ _SANDWICH = Dense(
     output_bias="attention_bias",
     norms=_NORMS,
     tied=True,
-    windows=_alternating,
+    windows=every_other_full,
 )
 gemma3 = Dense(
     defaults=_GEMMA3,
@@ -102,6 +96,25 @@ gemma3 = Dense(
     tied=True,
     windows=_every_sixth,
 )
+
+
+def _per_layer_input(per_layer: int, hidden: int) -> Parts:
+    """Return how a layer takes in its own embedding of each token, ``per_layer`` wide."""
+    return (
+        *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
+        *matrix("per_layer_projection", hidden, per_layer, "copied"),
+        *norm("post_per_layer_input_norm", hidden),
+    )
+
+
+def _per_layer_embeddings(keys: Keys, layers: int, per_layer: int, hidden: int) -> Parts:
+    """Return those embeddings, of all layers together."""
+    width = layers * per_layer
+    return (
+        embedding("model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), width),
+        *matrix("model.per_layer_model_projection", width, hidden, "column"),
+        *norm("model.per_layer_projection_norm", per_layer),
+    )
 
 
 def gemma3n(keys: Keys) -> Decoder:
@@ -118,10 +131,7 @@ def gemma3n(keys: Keys) -> Decoder:
     else:
         inners = (keys.size("intermediate_size"),) * layers
     first_shared = layers - keys.count("num_kv_shared_layers")
-    types = keys.words("layer_types")
-    if types is None:
-        types = tuple(SLIDING if (layer + 1) % 5 else "full_attention" for layer in range(layers))
-    types = keys.per_layer("layer_types", types, layers)
+    types = layer_types(keys, layers) or tuple(SLIDING if (layer + 1) % 5 else FULL for layer in range(layers))
     window = keys.size("sliding_window")
     common = (
         *norm("self_attn.q_norm", sizes.head_size),
@@ -134,9 +144,7 @@ def gemma3n(keys: Keys) -> Decoder:
         *matrix("laurel.linear_left", rank, hidden, "column"),
         *matrix("laurel.linear_right", hidden, rank, "row"),
         *norm("laurel.post_laurel_norm", hidden),
-        *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
-        *matrix("per_layer_projection", hidden, per_layer, "copied"),
-        *norm("post_per_layer_input_norm", hidden),
+        *_per_layer_input(per_layer, hidden),
     )
     own = (
         *attention("self_attn", sizes),
@@ -153,12 +161,10 @@ def gemma3n(keys: Keys) -> Decoder:
         False: attention_layer(sizes.kv_heads, sizes.head_size, None),
     }
     tied = keys.flag("tie_word_embeddings", default=True)
-    aside: list[Part] = []
-    for index in range(inputs - 1):
-        aside += matrix(f"model.altup_projections.{index}", hidden, hidden, "column")
-    after: list[Part] = []
-    for index in range(inputs - 1):
-        after += matrix(f"model.altup_unembed_projections.{index}", hidden, hidden, "column")
+    aside, after = (
+        repeated(f"model.altup_{name}.", inputs - 1, (Part("weight", (hidden, hidden), "linear", "column"),))
+        for name in ("projections", "unembed_projections")
+    )
     return Decoder(
         hidden_size=hidden,
         intermediate_size=max(inners),
@@ -170,9 +176,7 @@ def gemma3n(keys: Keys) -> Decoder:
         layer_parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
         before=(
             embedding("model.embed_tokens", vocab, hidden),
-            embedding("model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), layers * per_layer),
-            *matrix("model.per_layer_model_projection", layers * per_layer, hidden, "column"),
-            *norm("model.per_layer_projection_norm", per_layer),
+            *_per_layer_embeddings(keys, layers, per_layer, hidden),
             *aside,
         ),
         after=(*after, *norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
@@ -196,24 +200,14 @@ def gemma4(keys: Keys) -> Decoder:
     keys_are_values = keys.flag("attention_k_eq_v")
     full_kv = (keys.optional_size("num_global_key_value_heads") if keys_are_values else None) or sizes.kv_heads
     first_shared = layers - keys.count("num_kv_shared_layers")
-    types = keys.words("layer_types")
-    if types is None:
-        types = tuple(SLIDING if (layer + 1) % 6 else "full_attention" for layer in range(layers))
-    types = (*keys.per_layer("layer_types", types, layers)[:-1], "full_attention")
+    types = layer_types(keys, layers) or tuple(SLIDING if (layer + 1) % 6 else FULL for layer in range(layers))
+    types = (*types[:-1], FULL)
     bias = keys.flag("attention_bias")
     per_layer = keys.count("hidden_size_per_layer_input")
     mixture, extra = _gemma4_mixture(keys, hidden)
     common = (
         *(part for name in _NORMS for part in norm(name, hidden)),
-        *(
-            (
-                *matrix("per_layer_input_gate", per_layer, hidden, "copied"),
-                *matrix("per_layer_projection", hidden, per_layer, "copied"),
-                *norm("post_per_layer_input_norm", hidden),
-            )
-            if per_layer
-            else ()
-        ),
+        *(_per_layer_input(per_layer, hidden) if per_layer else ()),
         *extra,
     )
 
@@ -253,17 +247,7 @@ def gemma4(keys: Keys) -> Decoder:
         layer_parts=parts,
         before=(
             embedding("model.embed_tokens", vocab, hidden),
-            *(
-                (
-                    embedding(
-                        "model.embed_tokens_per_layer", keys.size("vocab_size_per_layer_input"), layers * per_layer
-                    ),
-                    *matrix("model.per_layer_model_projection", layers * per_layer, hidden, "column"),
-                    *norm("model.per_layer_projection_norm", per_layer),
-                )
-                if per_layer
-                else ()
-            ),
+            *(_per_layer_embeddings(keys, layers, per_layer, hidden) if per_layer else ()),
         ),
         after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
         tied=tied,

@@ -26,7 +26,7 @@ from advisor.model.tensors import (
     router,
     small,
 )
-from advisor.model.windows import attention_layer
+from advisor.model.windows import FULL, attention_layer, layer_types
 from advisor.spec import Experts
 
 
@@ -34,7 +34,7 @@ def mamba2_parts(
     state: Mamba2,
     hidden_size: int,
     *,
-    projection_bias: bool = False,
+    projection_bias: bool,
     conv_bias: bool = True,
     gated_norm: bool = True,
 ) -> Parts:
@@ -63,7 +63,7 @@ def mamba2_parts(
     )
 
 
-def mamba1_parts(
+def _mamba1_parts(
     state: Mamba1,
     hidden_size: int,
     rank: int,
@@ -149,7 +149,7 @@ def _jamba(keys: Keys) -> Decoder:
     )
     mixer = prefixed(
         "mamba.",
-        mamba1_parts(
+        _mamba1_parts(
             state,
             hidden,
             _time_step_rank(keys, "mamba_dt_rank", hidden),
@@ -263,7 +263,7 @@ def _nemotron_pattern(keys: Keys) -> str:
     return pattern
 
 
-def nemotron_h(keys: Keys) -> Decoder:
+def _nemotron_h(keys: Keys) -> Decoder:
     """Nemotron-H and Nemotron 3: each layer is one of a state space, an attention, a dense MLP or a mixture."""
     keys = keys.with_defaults({"num_key_value_heads": 8, "head_dim": 128})
     pattern = _nemotron_pattern(keys)
@@ -361,7 +361,7 @@ def _granite_hybrid(keys: Keys) -> Decoder:
     if types is None:
         types = ("mamba",) * layers
     types = keys.per_layer("layer_types", types, layers)
-    if set(types) - {"mamba", "attention", "full_attention", "linear_attention"}:
+    if set(types) - {"mamba", "attention", FULL, "linear_attention"}:
         raise keys.error("layer_types", sorted(set(types)), "mamba and attention")
     attends = [each.endswith("attention") and each != "linear_attention" for each in types]
     made = ((*mixer, *rest), (*attending, *rest))
@@ -402,7 +402,7 @@ def _mamba(keys: Keys) -> Decoder:
         state_size=keys.size("state_size", default=16),
         conv_kernel=keys.size("conv_kernel", default=4),
     )
-    mixer = mamba1_parts(
+    mixer = _mamba1_parts(
         state,
         hidden,
         _time_step_rank(keys, "time_step_rank", hidden),
@@ -485,9 +485,9 @@ def _lfm2(keys: Keys) -> Decoder:
     )
     norms = (*norm("operator_norm", hidden), *norm("ffn_norm", hidden))
     dense = mlp("feed_forward", hidden, inner, names=("w1", "w3", "w2"))
-    types = keys.words("layer_types")
+    types = layer_types(keys, layers)
     if types is not None:
-        attends = [each == "full_attention" for each in keys.per_layer("layer_types", types, layers)]
+        attends = [each == FULL for each in types]
     else:
         indices = keys.whole_numbers("full_attn_idxs")
         attends = [indices is None or layer in indices for layer in range(layers)]
@@ -510,7 +510,7 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "JambaForCausalLM": _jamba,
     "BambaForCausalLM": _bamba,
     "FalconH1ForCausalLM": _falcon_h1,
-    "NemotronHForCausalLM": nemotron_h,
+    "NemotronHForCausalLM": _nemotron_h,
     "GraniteMoeHybridForCausalLM": _granite_hybrid,
     "MambaForCausalLM": _mamba,
     "FalconMambaForCausalLM": _mamba,

@@ -45,10 +45,6 @@ class Keys:
                     return name, value
         return names[0], None
 
-    def has(self, name: str) -> bool:
-        """Tell whether the config itself has ``name``, be it null."""
-        return name in self._values
-
     def merged(self) -> dict[str, Any]:
         """Return the values with the defaults behind them."""
         return {**self._defaults, **self._values}

@@ -27,7 +27,7 @@ from advisor.model.tensors import (
     router,
     small,
 )
-from advisor.model.windows import attention_layer
+from advisor.model.windows import FULL, attention_layer, layer_types
 from advisor.spec import Experts
 
 _LINEAR = "linear_attention"
@@ -67,7 +67,7 @@ def _delta_net(keys: Keys, hidden: int, *, separate: bool) -> tuple[GatedDeltaNe
     return state, prefixed("linear_attn.", parts)
 
 
-def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> Decoder:
+def _qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> Decoder:
     """Qwen3-Next and Qwen 3.5.
 
     Args:
@@ -100,11 +100,11 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
     )
     dense = () if all(mixes) else mlp("mlp", hidden, intermediate)
     norms = (*norm("input_layernorm", hidden), *norm("post_attention_layernorm", hidden))
-    types = keys.words("layer_types")
+    types = layer_types(keys, layers)
     if types is None:
         every = keys.size("full_attention_interval", default=4)
-        types = tuple(_LINEAR if (layer + 1) % every else "full_attention" for layer in range(layers))
-    linears = [each == _LINEAR for each in keys.per_layer("layer_types", types, layers)]
+        types = tuple(_LINEAR if (layer + 1) % every else FULL for layer in range(layers))
+    linears = [each == _LINEAR for each in types]
     made = four_kinds((attending, linear), (dense, block), norms)
     kept = attention_layer(sizes.kv_heads, sizes.head_size, None)
     return assembled(
@@ -121,17 +121,17 @@ def qwen_delta(keys: Keys, *, separate: bool, stacked: bool, mixture: bool) -> D
 
 def _qwen3_next(keys: Keys) -> Decoder:
     # every published Qwen3-Next checkpoint has one predictor layer, which its config does not mention
-    return qwen_delta(keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True)
+    return _qwen_delta(keys.with_defaults({"num_nextn_predict_layers": 1}), separate=False, stacked=False, mixture=True)
 
 
 def qwen3_5(keys: Keys) -> Decoder:
     """Qwen 3.5 and 3.6, dense."""
-    return qwen_delta(keys, separate=True, stacked=True, mixture=False)
+    return _qwen_delta(keys, separate=True, stacked=True, mixture=False)
 
 
 def qwen3_5_moe(keys: Keys) -> Decoder:
     """Qwen 3.5 and 3.6, mixture."""
-    return qwen_delta(keys, separate=True, stacked=True, mixture=True)
+    return _qwen_delta(keys, separate=True, stacked=True, mixture=True)
 
 
 def _kimi_delta(keys: Keys, hidden: int) -> tuple[KimiDelta, Parts]:
@@ -249,7 +249,7 @@ def kimi_linear(keys: Keys) -> Decoder:
     return replace(decoder, after=(*over_layers, *decoder.after))
 
 
-def minimax_text(keys: Keys) -> Decoder:
+def _minimax_text(keys: Keys) -> Decoder:
     """MiniMax-Text-01 and M1."""
     sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
@@ -282,7 +282,7 @@ def minimax_text(keys: Keys) -> Decoder:
         words = keys.words("layer_types")
         if words is None:
             raise keys.missing("attn_type_list")
-        types = tuple(int(each == "full_attention") for each in words)
+        types = tuple(int(each == FULL) for each in words)
     full = keys.per_layer("attn_type_list", types, layers)
     made = ((*linear, *block), (*attending, *block))
     state: DecoderLayer = (LinearAttention(num_heads=sizes.heads, head_dim=sizes.head_size),)
@@ -308,8 +308,8 @@ FAMILIES: Mapping[str, Callable[[Keys], Decoder]] = {
     "Qwen3_5ForCausalLM": qwen3_5,
     "Qwen3_5MoeForCausalLM": qwen3_5_moe,
     "KimiLinearForCausalLM": kimi_linear,
-    "MiniMaxText01ForCausalLM": minimax_text,
-    "MiniMaxM1ForCausalLM": minimax_text,
-    "MiniMaxForCausalLM": minimax_text,
+    "MiniMaxText01ForCausalLM": _minimax_text,
+    "MiniMaxM1ForCausalLM": _minimax_text,
+    "MiniMaxForCausalLM": _minimax_text,
 }
 """Every architecture with linear attention, by the name in the config's ``architectures``."""

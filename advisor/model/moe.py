@@ -4,7 +4,7 @@ Sources: vLLM ``model_executor/models/<family>.py`` (0.32; Dots1 from 0.22,
 HunYuan's mixture runs on the transformers backend since 0.24).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from advisor.layers import ChunkedLocal, DecoderLayer
@@ -26,7 +26,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import attention_layer, window_by_layer_type
+from advisor.model.windows import attention_layer, every_other_full, window_by_layer_type
 from advisor.spec import Experts
 
 _EXPERT_COUNT = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -136,16 +136,10 @@ def _gpt_oss(keys: Keys) -> Decoder:
         Part("mlp.experts.down_proj_bias", (hidden,), "norm", "copied", count),
     )
 
-    def windows(keys: Keys, layers: int) -> Sequence[int | None]:
-        if keys.words("layer_types") is not None:
-            return window_by_layer_type(keys, layers)
-        window = keys.count("sliding_window") or None
-        return tuple(None if layer % 2 else window for layer in range(layers))
-
     def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
-    family = Dense(qkv_bias=True, output_bias=True, windows=windows, further=sinks)
+    family = Dense(qkv_bias=True, output_bias=True, windows=every_other_full, further=sinks)
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 

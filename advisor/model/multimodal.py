@@ -142,8 +142,8 @@ def _text(
     return text, family(text)
 
 
-def _vision(keys: Keys, name: str = "vision_config") -> Keys:
-    return keys.nested(name, defaults={})
+def _vision(keys: Keys) -> Keys:
+    return keys.nested("vision_config", defaults={})
 
 
 def _with_tower(text: Keys, decoder: Decoder, tower: Tower, joint: Parts, renaming: Renaming | None) -> Whole:
@@ -171,16 +171,11 @@ def _llava_tower(keys: Keys, *, merge: int = 1) -> Tower:
     raise DeclinedError(f"vision tower {kind} is not described by these rules")
 
 
-def _projector(
-    inner: int, hidden: int, *, bias: bool = True, split: bool = True, prefix: str = "multi_modal_projector."
-) -> Parts:
+def _projector(inner: int, hidden: int, *, bias: bool = True, split: bool = True) -> Parts:
     first, second = towers.sides(split=split)
-    return prefixed(
-        prefix,
-        (
-            *matrix("linear_1", hidden, inner, first, bias=bias),
-            *matrix("linear_2", hidden, hidden, second, bias=bias),
-        ),
+    return (
+        *matrix("multi_modal_projector.linear_1", hidden, inner, first, bias=bias),
+        *matrix("multi_modal_projector.linear_2", hidden, hidden, second, bias=bias),
     )
 
 
@@ -388,22 +383,22 @@ def _llama4(keys: Keys) -> Whole:
     return _with_tower(text, decoder, tower, joint, Renaming())
 
 
-def _merge_kernel(vision: Keys) -> tuple[int, ...]:
+def _merged_patches(vision: Keys) -> int:
+    """Return how many patches become one token, two by two where the config does not say."""
     listed = vision.whole_numbers("merge_kernel_size")
     if listed is None:
-        return (2, 2)
+        return 2 * 2
     if len(listed) != 2 or not all(listed):
         raise vision.error("merge_kernel_size", list(listed), "two whole numbers above zero")
-    return listed
+    return listed[0] * listed[1]
 
 
 def _kimi_vl(keys: Keys) -> Whole:
     text, decoder = _text(keys, family=latent.deepseek)
     vision = _vision(keys)
     tower = towers.moonvit(vision, "vision_tower.")
-    merge = _merge_kernel(vision)
     width = tower.encoder.hidden_size
-    inner = width * merge[0] * merge[-1]
+    inner = width * _merged_patches(vision)
     joint = prefixed(
         "multi_modal_projector.",
         (
@@ -429,9 +424,8 @@ def _kimi_k25(keys: Keys, *, family: TextFamily = latent.deepseek) -> Whole:
         "num_attention_heads": vision.size("vt_num_attention_heads", "num_attention_heads", default=16),
     }
     tower = towers.moonvit(vision.overridden(sizes), "vision_tower.")
-    merge = _merge_kernel(vision)
     width, out = sizes["hidden_size"], decoder.hidden_size
-    inner = width * merge[0] * merge[1]
+    inner = width * _merged_patches(vision)
     kind = vision.text("mm_projector_type", default="patchmerger")
     if kind == "patchmerger":
         joint = (

@@ -137,13 +137,10 @@ def experts(
     )
 
 
-def stacked_experts(
-    up_name: str, down_name: str, count: int, hidden_size: int, intermediate_size: int, *, gated: bool = True
-) -> Parts:
-    """Return experts that the checkpoint stacks into one tensor a projection."""
-    ups = 2 * intermediate_size if gated else intermediate_size
+def stacked_experts(up_name: str, down_name: str, count: int, hidden_size: int, intermediate_size: int) -> Parts:
+    """Return gated experts that the checkpoint stacks into one tensor a projection."""
     return (
-        Part(up_name, (ups, hidden_size), "expert", "experts", count),
+        Part(up_name, (2 * intermediate_size, hidden_size), "expert", "experts", count),
         Part(down_name, (hidden_size, intermediate_size), "expert", "experts", count),
     )
 

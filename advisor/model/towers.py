@@ -161,11 +161,11 @@ def siglip2(keys: Keys, prefix: str) -> Tower:
     )
 
 
-def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None) -> Tower:
-    """Pixtral as transformers stores it; one token a patch or square of ``merge`` patches, and one a row's end."""
+def pixtral(keys: Keys, prefix: str, *, merge: int, used: int) -> Tower:
+    """Pixtral as transformers stores it; one token a square of ``merge`` x ``merge`` patches, and one a row's end."""
     keys = keys.with_defaults(PIXTRAL)
     hidden, inner = keys.size("hidden_size"), keys.size("intermediate_size")
-    layers, heads = keys.layers(), keys.size("num_attention_heads")
+    heads = keys.size("num_attention_heads")
     width = heads * (keys.optional_size("head_dim") or divided(keys, hidden, "hidden_size", heads, "heads"))
     layer = (
         *norm("attention_norm", hidden),
@@ -174,20 +174,19 @@ def pixtral(keys: Keys, prefix: str, *, merge: int = 1, used: int | None = None)
         *mlp("feed_forward", hidden, inner),
         *norm("ffn_norm", hidden),
     )
-    count = layers if used is None else used
     patch = keys.size("patch_size")
     side = max(1, keys.size("image_size") // (patch * merge))
     parts = (
         *_patches("patch_conv", hidden, patch, bias=False),
         *norm("ln_pre", hidden),
-        *repeated("transformer.layers.", count, layer),
+        *repeated("transformer.layers.", used, layer),
     )
     return Tower(
         parts=prefixed(prefix, parts),
         encoder=Encoder(
             hidden_size=hidden,
             intermediate_size=inner,
-            num_layers=count,
+            num_layers=used,
             num_heads=heads,
             max_item_tokens=side * (side + 1),
             tokens_per_output=merge * merge,

@@ -28,10 +28,6 @@ Config = Mapping[str, Any]
 Method = Callable[[Config, Version, int | None], Choice]
 """(the method's config, vLLM's release, compute capability as in 90 or None) -> choice for every matrix."""
 
-_TOWERS = frozenset(
-    {"visual", "vision_tower", "vision_model", "vision_encoder", "audio_tower", "multi_modal_projector"}
-)
-
 
 def fp8(config: Config, version: Version, capability: int | None) -> Choice:
     """Checkpoints stored in fp8, per tensor or per block (``fp8.py``, 0.5 to 0.33)."""
@@ -103,13 +99,7 @@ def gptq(config: Config, version: Version, capability: int | None) -> Choice:
         for rule, overrides in rules.items()
         if not rule.startswith("-") and isinstance(overrides, Mapping)
     ]
-
-    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
-        if excluded.matches(name, layer) or in_tower(name):
-            return None
-        return next((scheme for names, scheme in changed if names.matches(name, layer)), base)
-
-    return choose
+    return _everything_but(base, excluded, named=changed, towers=False)
 
 
 def auto_round(config: Config, version: Version, capability: int | None) -> Choice:
@@ -160,7 +150,7 @@ def bitsandbytes(config: Config, version: Version, capability: int | None) -> Ch
 
 def mxfp4(config: Config, version: Version, capability: int | None) -> Choice:
     """gpt-oss: the experts alone, padded as the kernel needs (``mxfp4.py``, ``oracle/mxfp4.py``, 0.10.1 to 0.33)."""
-    scheme = replace(MXFP4, expert_padding=mxfp4_padding(capability), spread_ratio=0.03 if capability is None else 0.0)
+    scheme = replace(MXFP4, expert_padding=_mxfp4_padding(capability), spread_ratio=0.03 if capability is None else 0.0)
 
     def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
         return scheme if is_expert else None
@@ -168,7 +158,7 @@ def mxfp4(config: Config, version: Version, capability: int | None) -> Choice:
     return choose
 
 
-def mxfp4_padding(capability: int | None) -> ExpertPadding:
+def _mxfp4_padding(capability: int | None) -> ExpertPadding:
     """Return what the kernel of a GPU pads: Triton on Hopper, FlashInfer on data-centre Blackwell, else Marlin.
 
     Triton's Hopper layout pads the packed columns to 128 bytes, which is 256 values; seen as 64.38 GiB of gpt-oss-120b
@@ -198,13 +188,7 @@ def compressed_tensors(config: Config, version: Version, capability: int | None)
             by_name.append((Names(named), scheme))
         if len(named) < len(targets):
             by_class = scheme
-
-    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
-        if ignored.matches(name, layer):
-            return None
-        return next((scheme for names, scheme in by_name if names.matches(name, layer)), by_class)
-
-    return choose
+    return _everything_but(by_class, ignored, named=by_name)
 
 
 def modelopt(config: Config, version: Version, capability: int | None) -> Choice:
@@ -242,13 +226,7 @@ def quark(config: Config, version: Version, capability: int | None) -> Choice:
         for pattern, each in (layers.items() if isinstance(layers, Mapping) else ())
         if isinstance(each, Mapping)
     ]
-
-    def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
-        if excluded.matches(name, layer):
-            return None
-        return next((scheme for names, scheme in listed if names.matches(name, layer)), base)
-
-    return choose
+    return _everything_but(base, excluded, named=listed)
 
 
 def torchao(config: Config, version: Version, capability: int | None) -> Choice:
@@ -267,18 +245,11 @@ def torchao(config: Config, version: Version, capability: int | None) -> Choice:
     return _everything_but(scheme, Names(_texts(config, "modules_to_not_convert")))
 
 
-def online(scheme: Scheme, expert_scheme: Scheme | None = None) -> Method:
+def online(scheme: Scheme) -> Method:
     """Return the method that quantises a 16-bit checkpoint while it is loaded (``--quantization fp8``, ``online/``)."""
 
     def method(config: Config, version: Version, capability: int | None) -> Choice:
-        ignored = _ignored(config)
-
-        def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
-            if ignored.matches(name, layer):
-                return None
-            return expert_scheme or scheme if is_expert else scheme
-
-        return choose
+        return _everything_but(scheme, _ignored(config))
 
     return method
 
@@ -287,13 +258,19 @@ _CLASSES = frozenset({"Linear", "FusedMoE", "FusedMoEFactory", "RoutedExperts", 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
 
-def _everything_but(scheme: Scheme, skipped: Names, *, towers: bool = True) -> Choice:
-    """Every matrix alike, but those skipped and, without ``towers``, the encoders of other modalities."""
+def _everything_but(
+    scheme: Scheme | None,
+    skipped: Names,
+    *,
+    named: Sequence[tuple[Names, Scheme | None]] = (),
+    towers: bool = True,
+) -> Choice:
+    """Every matrix alike, but those skipped, those ``named`` and, without ``towers``, encoders of other modalities."""
 
     def choose(name: str, layer: int | None, is_expert: bool) -> Scheme | None:
         if skipped.matches(name, layer) or (layer is None and not towers and in_tower(name)):
             return None
-        return scheme
+        return next((its_own for names, its_own in named if names.matches(name, layer)), scheme)
 
     return choose
 

@@ -553,6 +553,10 @@ def draw_layers(family: str, rng: random.Random) -> Layers:
     heads, size = rng.choice((1, 2, 4, 8, 16)), rng.choice((64, 80, 96, 128, 256))
     count = rng.choice((4, 10, 24, 27, 36, 61, 62))
     every = rng.choice((2, 3, 4, 6))
+
+    def mixed(most: Cache, last: Cache) -> Layers:
+        return [[last if at % every == every - 1 else most] for at in range(count)]
+
     match family:
         case "full":
             return [[full(heads, size)] for _ in range(count)]
@@ -564,18 +568,16 @@ def draw_layers(family: str, rng: random.Random) -> Layers:
         case "window":
             return [[window(heads, size, rng.choice((512, 4096)))]] * count
         case "window and full":
-            local, rest = window(heads, size, rng.choice((128, 512, 1024, 4096))), full(heads, size)
-            return [[rest if at % every == every - 1 else local] for at in range(count)]
+            return mixed(window(heads, size, rng.choice((128, 512, 1024, 4096))), full(heads, size))
         case "window and full of other sizes":
             local = window(heads, size, rng.choice((128, 1024)))
             rest = full(rng.choice((1, 2, 4, 8)), rng.choice((64, 128, 256, 512)))
-            return [[rest if at % every == every - 1 else local] for at in range(count)]
+            return mixed(local, rest)
         case "two windows":
             kinds = [window(heads, size, 512), window(heads, size, 1024), full(heads, size)]
             return [[kinds[at % 3]] for at in range(count)]
         case "chunk and full":
-            local, rest = chunk(heads, size, rng.choice((1024, 8192))), full(heads, size)
-            return [[rest if at % every == every - 1 else local] for at in range(count)]
+            return mixed(chunk(heads, size, rng.choice((1024, 8192))), full(heads, size))
         case "latent":
             return [[latent()] for _ in range(count)]
         case "latent and index":
@@ -587,19 +589,15 @@ def draw_layers(family: str, rng: random.Random) -> Layers:
             ratios = first + [4, 128] * count
             return [compressed(ratio) for ratio in ratios[: max(count, 4)]]
         case "latent and window":
-            local = window(heads, size, 1024)
-            return [[latent()] if at % every == every - 1 else [local] for at in range(count)]
+            return mixed(window(heads, size, 1024), latent())
         case "latent and state":
-            state = draw_state(rng)
-            return [[latent()] if at % every == every - 1 else [state] for at in range(count)]
+            return mixed(draw_state(rng), latent())
         case "cross":
             return [[full(heads, size), cross(heads, size)] for _ in range(count)]
         case "state":
-            state = draw_state(rng)
-            return [[state] for _ in range(count)]
+            return [[draw_state(rng)]] * count
         case "state and full":
-            state = draw_state(rng)
-            return [[full(heads, size)] if at % every == every - 1 else [state] for at in range(count)]
+            return mixed(draw_state(rng), full(heads, size))
         case "state beside full":
             state = draw_state(rng)
             return [[full(heads, size), state] for _ in range(count)]

@@ -63,10 +63,8 @@ class Recorder:
     def page(self, moment):
         self.save(f"{self.situation}_{moment}.metrics")
 
-    def one_request(self, prompt_tokens=40, output_tokens=16):
-        body = (
-            f'{{"model": "tiny", "prompt": {[7] * prompt_tokens}, "max_tokens": {output_tokens}, "ignore_eos": true}}'
-        )
+    def one_request(self):
+        body = f'{{"model": "tiny", "prompt": {[7] * 40}, "max_tokens": 16, "ignore_eos": true}}'
         request = Request(f"{self.server.url}/v1/completions", body.encode(), {"Content-Type": "application/json"})
         with urlopen(request, timeout=120) as answer:
             answer.read()
