@@ -16,14 +16,13 @@ from advisor.explain import EngineExplanation, Explanation, GpuExplanation, Part
 from advisor.snapshot import Snapshot
 from advisor.units import GIB, gib
 from exporter import logs
+from exporter.cli.output import paper
 from exporter.config import Config, EngineConfig, load
 from exporter.errors import UsageError
 from exporter.health import Collector
 from exporter.service import Service, World
 from exporter.sources.start_log import read_start_log
 from exporter.words import COMPONENT_WORDS
-
-_WIDTH = 80
 
 
 @click.command(name="explain")
@@ -68,8 +67,7 @@ def run(config: Config, world: World, *, log_file: Path | None, as_json: bool) -
     if as_json:
         click.echo(json.dumps(_plain(explained, notes), indent=2))
     else:
-        # Piped output keeps the width that fits everywhere; a terminal may be wider, and gets no more than it has.
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+        console = paper()
         _show(console, explained, notes)
     return int(not explained.engines or any(engine.failed for engine in explained.engines))
 
