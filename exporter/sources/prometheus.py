@@ -22,6 +22,7 @@ MOST_POINTS = 11_000
 """Of one series in one answer: Prometheus refuses more."""
 MOST_SERIES = 100_000
 _SAID_AT_MOST = 300
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,6 @@ class Prometheus:
         self,
         config: PrometheusConfig,
         *,
-        session: requests.Session | None = None,
-        connect_seconds: float = 5.0,
         read_seconds: float = 60.0,
         most_body_bytes: int = MOST_BODY_BYTES,
         steady: Callable[[], float] = time.monotonic,
@@ -55,8 +54,8 @@ class Prometheus:
         self.url = config.url
         self.warnings: dict[str, None] = {}
         """What the server said beside its answers, such as that a part is missing; in order, each once."""
-        self._session = session or open_session(config)
-        self._timeout = (connect_seconds, read_seconds)
+        self._session = open_session(config)
+        self._timeout = (_CONNECT_SECONDS, read_seconds)
         self._most_body_bytes = most_body_bytes
         self._steady = steady
 
