@@ -79,14 +79,15 @@ def command(
     Exit status 0: nothing to do; 1: something should be done or changed, or nothing can be advised yet.
     """
     logs.configure("error", "logfmt")
-    given: dict[str, Any] = {"engines": [{"url": url} for url in urls] or None, "state_dir": state_dir}
-    if prometheus_url:
-        given["prometheus"] = {"url": prometheus_url}
-    if watch:
-        given["poll_interval"] = _WATCH_INTERVAL_SECONDS
+    given: dict[str, Any] = {
+        "engines": [{"url": url} for url in urls] or None,
+        "poll_interval": _WATCH_INTERVAL_SECONDS if watch else None,
+        "state_dir": state_dir,
+        "prometheus": {"url": prometheus_url} if prometheus_url else None,
+    }
     if unit is not None and (as_json or fleet):
         raise UsageError("--systemd-drop-in prints a drop-in: it goes with neither --json nor --fleet")
-    config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    config = load(config_file, given)
     if fleet:
         from exporter.cli.fleet import run_fleet
 

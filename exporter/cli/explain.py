@@ -38,8 +38,7 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, log_file: Path | N
     does not answer or there is nothing to explain.
     """
     logs.configure("error", "logfmt")
-    key = {"api_key_file": api_key_file} if api_key_file else {}
-    config = load(None, {"engines": [{"url": url, **key} for url in urls]} if urls else {})
+    config = load(None, {"engines": [{"url": url, "api_key_file": api_key_file} for url in urls] or None})
     if api_key_file and not urls:
         raise UsageError("--api-key-file: name the server that it is for with --engine")
     sys.exit(run(config, World(nvml=pynvml, processes=psutil), log_file=log_file, as_json=as_json))
