@@ -171,7 +171,7 @@ def open_session(config: PrometheusConfig) -> requests.Session:
     session.headers["User-Agent"] = "vllm-headroom"
     session.headers["Accept"] = "application/json"
     if config.ca_file is not None:
-        require_authority(config.ca_file, "prometheus.ca_file")
+        require_authority(config.ca_file, config.url)
         session.verify = str(config.ca_file)
     if config.tenant is not None:
         session.headers["X-Scope-OrgID"] = config.tenant

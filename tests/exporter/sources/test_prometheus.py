@@ -143,7 +143,7 @@ def test_an_authority_that_cannot_be_used_is_told_before_anything_is_asked(tmp_p
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=r"prometheus\.ca_file: .*ca\.pem cannot be read, or is not PEM"):
+    with pytest.raises(UsageError, match=r"ca_file of https://x: .*ca\.pem cannot be read, or is not PEM"):
         Prometheus(PrometheusConfig(url="https://x", ca_file=file))
 
 
