@@ -6,12 +6,12 @@ from pathlib import Path
 from exporter.errors import UsageError
 
 
-def require_authority(file: Path, named: str) -> None:
+def require_authority(file: Path, url: str) -> None:
     """Look at an authority's certificates before anything is asked: later, a bad file reads as a server's fault.
 
     Args:
         file: In PEM form.
-        named: The key that names it, for people.
+        url: Whose it is.
 
     Raises:
         UsageError: It cannot be used.
@@ -19,4 +19,4 @@ def require_authority(file: Path, named: str) -> None:
     try:
         ssl.create_default_context(cafile=file)
     except OSError as error:  # ssl.SSLError too: it holds no certificate
-        raise UsageError(f"{named}: {file} cannot be read, or is not PEM") from error
+        raise UsageError(f"ca_file of {url}: {file} cannot be read, or is not PEM") from error

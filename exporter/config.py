@@ -145,13 +145,14 @@ class Config(Strict):
         return Policy(**self.policy)
 
 
-def load(path: Path | None, overrides: dict[str, Any]) -> Config:
-    """Return the configuration of a file, with the flags given on the command line over it.
+def load(path: Path | None, flags: dict[str, Any]) -> Config:
+    """Return the configuration of a file, with the flags given on the command line over it; one of None was not.
 
     Raises:
         UsageError: Lists every problem as ``file: key.path: what is wrong``.
     """
     content = {} if path is None else read_mapping(path)
+    overrides = {key: value for key, value in flags.items() if value is not None}
     problems: list[str] = []
     config = None
     try:

@@ -143,7 +143,7 @@ def open_session(config: EngineConfig) -> requests.Session:
     session.headers["Accept-Encoding"] = "identity"
     session.headers["User-Agent"] = "vllm-headroom"
     if config.ca_file is not None:
-        require_authority(config.ca_file, f"ca_file of {config.url}")
+        require_authority(config.ca_file, config.url)
         session.verify = str(config.ca_file)
     if key := api_key(config):
         session.headers["Authorization"] = f"Bearer {key}"

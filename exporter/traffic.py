@@ -1,7 +1,8 @@
 """The requests of a load test or a simulation: from a trace, or made up from a few numbers."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import click
@@ -37,12 +38,7 @@ def made_up(
     *, count: int, rate: float, prompt_tokens: int, output_tokens: int, chance: random.Random
 ) -> tuple[TracedRequest, ...]:
     """Return requests of one size that arrive independently of each other, ``rate`` a second on average."""
-    seconds = 0.0
-    found = []
-    for _ in range(count):
-        found.append(TracedRequest(seconds=seconds, prompt_tokens=prompt_tokens, output_tokens=output_tokens))
-        seconds += chance.expovariate(rate)
-    return tuple(found)
+    return _arriving(repeat((prompt_tokens, output_tokens), count), rate, chance)
 
 
 def like_observed(
@@ -60,6 +56,10 @@ def like_observed(
         drawn_lengths(output, [chance.random() for _ in range(count)]),
         strict=True,
     )
+    return _arriving(lengths, rate, chance)
+
+
+def _arriving(lengths: Iterable[tuple[int, int]], rate: float, chance: random.Random) -> tuple[TracedRequest, ...]:
     seconds = 0.0
     found = []
     for prompt_tokens, output_tokens in lengths:

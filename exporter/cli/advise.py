@@ -25,6 +25,7 @@ from advisor.units import gib, spelled_seconds
 from exporter import logs
 from exporter.cli.drop_in import drop_in
 from exporter.cli.options import prometheus_option
+from exporter.cli.output import WIDTH, paper
 from exporter.command_line import server_argv, with_flags
 from exporter.config import Config, load
 from exporter.errors import UsageError
@@ -34,7 +35,6 @@ from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
 from exporter.words import printable
 
-_WIDTH = 80
 _WATCH_INTERVAL_SECONDS = 1.0
 _WORTH_A_SENTENCE_RATIO = 0.05
 """A factor less likely than this is a figure among figures."""
@@ -79,14 +79,15 @@ def command(
     Exit status 0: nothing to do; 1: something should be done or changed, or nothing can be advised yet.
     """
     logs.configure("error", "logfmt")
-    given: dict[str, Any] = {"engines": [{"url": url} for url in urls] or None, "state_dir": state_dir}
-    if prometheus_url:
-        given["prometheus"] = {"url": prometheus_url}
-    if watch:
-        given["poll_interval"] = _WATCH_INTERVAL_SECONDS
+    given: dict[str, Any] = {
+        "engines": [{"url": url} for url in urls] or None,
+        "poll_interval": _WATCH_INTERVAL_SECONDS if watch else None,
+        "state_dir": state_dir,
+        "prometheus": {"url": prometheus_url} if prometheus_url else None,
+    }
     if unit is not None and (as_json or fleet):
         raise UsageError("--systemd-drop-in prints a drop-in: it goes with neither --json nor --fleet")
-    config = load(config_file, {key: value for key, value in given.items() if value is not None})
+    config = load(config_file, given)
     if fleet:
         from exporter.cli.fleet import run_fleet
 
@@ -133,7 +134,7 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
     elif unit is not None:
         _show_drop_ins(published, world, unit)
     else:
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+        console = paper()
         _show(console, published, down, world, service.policy)
     settled = report.advice and all(each.seqs is not None and not _changes(each) for each in report.advice)
     troubled = any(finding.severity is not Severity.INFO for finding in report.findings)
@@ -377,7 +378,7 @@ def _pasted(words: list[str]) -> list[str]:
     """Break a command line between words, as a shell continues it."""
     lines: list[list[str]] = [[]]
     for word in words:
-        if lines[-1] and len(" ".join([*lines[-1], word])) > _WIDTH - 6:
+        if lines[-1] and len(" ".join([*lines[-1], word])) > WIDTH - 6:
             lines.append([])
         lines[-1].append(word)
     return [f"  {' '.join(line)}" + (" \\" if line is not lines[-1] else "") for line in lines]

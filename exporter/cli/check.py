@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -106,12 +107,16 @@ def _metrics_are_wrong(
 
 
 def _config(path: Path) -> str:
-    from exporter.engines import open_session
+    from exporter import engines
+    from exporter.sources import prometheus
 
     config = load(path, {})
-    for engine in config.engines:
+    openings = [partial(engines.open_session, engine) for engine in config.engines]
+    if config.prometheus is not None:
+        openings.append(partial(prometheus.open_session, config.prometheus))
+    for opening in openings:
         try:
-            open_session(engine).close()
+            opening().close()
         except UsageError as error:
             # No problem of the file: a credential that systemd hands over is there only while the service runs.
             click.echo(f"note: {error}: without it the daemon does not start")

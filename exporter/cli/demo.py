@@ -1,7 +1,6 @@
 """``vllm-headroom demo``: the real program over a made-up host."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -27,8 +26,8 @@ def command(
     """Show everything on a made-up host: two GPUs, one vLLM server, a rush, a leak, all within eight minutes."""
     hold_signals()
     logs.configure(log_level, log_format)
-    given: dict[str, Any] = {"listen_address": listen_address} if listen_address else {}
-    run_demo(load(None, given), Serving(web_config_file=web_config_file, systemd_socket=systemd_socket))
+    config = load(None, {"listen_address": listen_address})
+    run_demo(config, Serving(web_config_file=web_config_file, systemd_socket=systemd_socket))
 
 
 def run_demo(config: Config, serving: Serving) -> None:

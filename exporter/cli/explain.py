@@ -16,14 +16,13 @@ from advisor.explain import EngineExplanation, Explanation, GpuExplanation, Part
 from advisor.snapshot import Snapshot
 from advisor.units import GIB, gib
 from exporter import logs
+from exporter.cli.output import paper
 from exporter.config import Config, EngineConfig, load
 from exporter.errors import UsageError
 from exporter.health import Collector
 from exporter.service import Service, World
 from exporter.sources.start_log import read_start_log
 from exporter.words import COMPONENT_WORDS
-
-_WIDTH = 80
 
 
 @click.command(name="explain")
@@ -39,8 +38,7 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, log_file: Path | N
     does not answer or there is nothing to explain.
     """
     logs.configure("error", "logfmt")
-    key = {"api_key_file": api_key_file} if api_key_file else {}
-    config = load(None, {"engines": [{"url": url, **key} for url in urls]} if urls else {})
+    config = load(None, {"engines": [{"url": url, "api_key_file": api_key_file} for url in urls] or None})
     if api_key_file and not urls:
         raise UsageError("--api-key-file: name the server that it is for with --engine")
     sys.exit(run(config, World(nvml=pynvml, processes=psutil), log_file=log_file, as_json=as_json))
@@ -68,8 +66,7 @@ def run(config: Config, world: World, *, log_file: Path | None, as_json: bool) -
     if as_json:
         click.echo(json.dumps(_plain(explained, notes), indent=2))
     else:
-        # Piped output keeps the width that fits everywhere; a terminal may be wider, and gets no more than it has.
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+        console = paper()
         _show(console, explained, notes)
     return int(not explained.engines or any(engine.failed for engine in explained.engines))
 

@@ -1,7 +1,6 @@
 """``vllm-headroom advise --fleet``: every engine that a Prometheus knows, worst first, and what all could take."""
 
 import json
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from advisor.fleet import MIS_SIZED, Fleet, FleetEngine, Judged, judge_fleet
 from advisor.units import spelled_seconds
+from exporter.cli.output import paper
 from exporter.config import Config
 from exporter.errors import UsageError
 from exporter.fleet import Seen, read_fleet
@@ -21,7 +21,6 @@ from exporter.past import LOOPBACK, host_of
 from exporter.sources.prometheus import Prometheus
 from exporter.words import percent, printable
 
-_WIDTH = 80
 _MOST_BODY_BYTES = 128 * 1024**2
 """Of an answer on thousands of engines."""
 _SAYS = {
@@ -66,7 +65,7 @@ def run_fleet(config: Config, *, as_json: bool, now_seconds: float | None = None
     if as_json:
         click.echo(json.dumps(as_data(fleet, seen, warnings, prometheus.url, now, window), indent=2))
     else:
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+        console = paper()
         show(console, fleet, seen, warnings, prometheus.url, window)
     return int(not fleet.engines or any(each.verdict not in ("right", "idle") for each in fleet.engines))
 

@@ -92,10 +92,9 @@ def command(
         "listen_address": listen_address,
         "prometheus": {"url": prometheus_url} if prometheus_url else None,
     }
-    overrides = {key: value for key, value in given.items() if value is not None}
-    config = load(config_file, overrides)
+    config = load(config_file, given)
     serving = Serving(
-        web_config_file=web_config_file, systemd_socket=systemd_socket, reload=lambda: load(config_file, overrides)
+        web_config_file=web_config_file, systemd_socket=systemd_socket, reload=lambda: load(config_file, given)
     )
     world = World(nvml=pynvml, processes=psutil)
     if demo_if_alone and not config.engines and nothing_to_watch(world):

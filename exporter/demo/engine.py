@@ -1,5 +1,6 @@
 """A server with vLLM's page and vLLM's scheduler, and no model behind it."""
 
+import json
 import random
 import threading
 from collections.abc import Callable
@@ -112,13 +113,11 @@ class DemoEngine:
             with self._lock:
                 return "text/plain; version=0.0.4", generate_latest(self._page.registry)
         if path == "/version":
-            return "application/json", f'{{"version":"{VLLM_VERSION}"}}'.encode()
+            return "application/json", json.dumps({"version": VLLM_VERSION}).encode()
         if path == "/v1/models":
-            body = (
-                f'{{"object":"list","data":[{{"id":"{MODEL_NAME}","object":"model","root":"{self._model_path}",'
-                f'"parent":null,"max_model_len":{self._config.max_model_len}}}]}}'
-            )
-            return "application/json", body.encode()
+            model = {"id": MODEL_NAME, "object": "model", "root": self._model_path, "parent": None}
+            listed = {"object": "list", "data": [{**model, "max_model_len": self._config.max_model_len}]}
+            return "application/json", json.dumps(listed).encode()
         return None
 
     def _run(self) -> None:

@@ -19,8 +19,6 @@ MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MOST_HEADER_BYTES = 32 * 1024**2
 """A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
-
-
 _MOST_UNWANTED = 16
 """Models kept in case their server is only being restarted: what was worked out of them is kept with them."""
 _ROPE = frozenset({"rope_scaling", "rope_parameters"})

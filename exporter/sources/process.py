@@ -55,16 +55,11 @@ class ProcessSource:
         processes: Any,
         *,
         root: Path = Path("/"),
-        home: Path | None = None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the process table (the ``psutil`` module or a stand-in), the file system's root and one more home.
-
-        A service's own user may have no home at all: what counts is that of the user who runs vLLM.
-        """
+        """Take the process table (the ``psutil`` module or a stand-in) and the file system's root."""
         self._processes = processes
         self._root = root
-        self._home = home
         self.visible_pids: frozenset[int] | None = None
         """Every process that the last look saw."""
         self._steady = steady
@@ -187,11 +182,14 @@ class ProcessSource:
         return elsewhere[0] if own and elsewhere and not set(own) & set(its) - _LOOPBACK else "127.0.0.1"
 
     def _homes(self, process: Any, environment: Mapping[str, str]) -> list[Path]:
-        """Where a server's user keeps the hub's cache: by its environment if that may be read, by the user's entry."""
+        """Where a server's user keeps the hub's cache: by its environment if that may be read, by the user's entry.
+
+        This daemon's own user may have no home at all: what counts is that of the user who runs vLLM.
+        """
         homes = [Path(environment["HOME"])] if environment.get("HOME") else []
         with suppress(self._processes.Error, OSError, KeyError, AttributeError):
             homes.append(Path(pwd.getpwuid(process.uids().effective).pw_dir))
-        return [*homes, *([self._home] if self._home else []), Path("/root")]
+        return [*homes, Path("/root")]
 
     def _find_model(self, flags: EngineFlags, directory: str, own_root: Path, homes: list[Path]) -> str | None:
         """Return where this daemon can open the model: as named, in the container's root, or in the hub cache."""

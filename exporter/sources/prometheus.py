@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from exporter.authority import require_authority
 from exporter.config import PrometheusConfig
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable, UsageError
+from exporter.sources.http import translated
 
 MOST_BODY_BYTES = 5 * 1024**2
 """Reading a range takes fifteen times that in memory, and the unit file grants a daemon 256 MB in all."""
@@ -22,6 +22,7 @@ MOST_POINTS = 11_000
 """Of one series in one answer: Prometheus refuses more."""
 MOST_SERIES = 100_000
 _SAID_AT_MOST = 300
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,6 @@ class Prometheus:
         self,
         config: PrometheusConfig,
         *,
-        session: requests.Session | None = None,
-        connect_seconds: float = 5.0,
         read_seconds: float = 60.0,
         most_body_bytes: int = MOST_BODY_BYTES,
         steady: Callable[[], float] = time.monotonic,
@@ -55,8 +54,8 @@ class Prometheus:
         self.url = config.url
         self.warnings: dict[str, None] = {}
         """What the server said beside its answers, such as that a part is missing; in order, each once."""
-        self._session = session or open_session(config)
-        self._timeout = (connect_seconds, read_seconds)
+        self._session = open_session(config)
+        self._timeout = (_CONNECT_SECONDS, read_seconds)
         self._most_body_bytes = most_body_bytes
         self._steady = steady
 
@@ -115,23 +114,20 @@ class Prometheus:
     def _data(self, endpoint: str, given: Mapping[str, str]) -> Any:
         url = f"{self.url}/api/v1/{endpoint}"
         deadline = self._steady() + sum(self._timeout)
-        try:
-            # A redirect leads to a page for people to log in on, not to another API.
-            with self._session.get(
-                url, params=dict(given), timeout=self._timeout, allow_redirects=False, stream=True
-            ) as response:
-                status, kind = response.status_code, response.headers.get("Content-Type", "")
-                body = self._body(response, deadline)
-        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise SourceUnavailable("timeout", f"{self.url} gave no answer within {sum(self._timeout):g} s") from error
-        except requests.exceptions.SSLError as error:
-            raise SourceUnavailable("tls", f"{self.url}: its certificate is not trusted: ca_file") from error
-        except requests.exceptions.ConnectionError as error:
-            raise SourceUnavailable("connection_refused", f"{self.url} cannot be reached") from error
-        except requests.exceptions.RequestException as error:
-            raise SourceMalformed("not_http", f"{self.url}: {type(error).__name__}") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SourceMalformed("broken_body", f"{self.url}: {type(error).__name__}") from error
+        # A redirect leads to a page for people to log in on, not to another API.
+        with (
+            translated(self.url),
+            self._session.get(
+                url,
+                params=dict(given),
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+                verify=self._session.verify,  # said here, it wins over REQUESTS_CA_BUNDLE
+            ) as response,
+        ):
+            status, kind = response.status_code, response.headers.get("Content-Type", "")
+            body = self._body(response, deadline)
         try:
             answer = parse_answer(status, kind, body)
         except SourceError as error:
@@ -175,7 +171,7 @@ def open_session(config: PrometheusConfig) -> requests.Session:
     session.headers["User-Agent"] = "vllm-headroom"
     session.headers["Accept"] = "application/json"
     if config.ca_file is not None:
-        require_authority(config.ca_file, "prometheus.ca_file")
+        require_authority(config.ca_file, config.url)
         session.verify = str(config.ca_file)
     if config.tenant is not None:
         session.headers["X-Scope-OrgID"] = config.tenant

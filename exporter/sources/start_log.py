@@ -135,9 +135,9 @@ def read_start_log(file: Path) -> EngineStartLog:
     return EngineStartLog(host=None, port=None, log=log, found=found)
 
 
-def service_of(pids: Iterable[int], root: Path = Path("/")) -> str | None:
+def service_of(pids: Iterable[int]) -> str | None:
     """Return the systemd service that these processes belong to, None outside any."""
-    match = _unit_match(_control_groups(sorted(pids)[:_MOST_PIDS], root))
+    match = _unit_match(_control_groups(sorted(pids)[:_MOST_PIDS], Path("/")))
     return match.partition("=")[2] if match else None
 
 

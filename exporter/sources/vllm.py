@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import requests
-import urllib3
 from prometheus_client.parser import text_string_to_metric_families
 
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.sources.cuttable import CuttableAdapter
+from exporter.sources.http import translated
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
@@ -167,29 +167,20 @@ class VllmSource:
         connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
         deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
         try:
-            with self._session.send(
-                self._prepared(url),
-                timeout=(connect_seconds, read_seconds),
-                allow_redirects=False,
-                stream=True,
-                verify=self._session.verify,
-                proxies={},
-            ) as response:
+            with (
+                translated(url),
+                self._session.send(
+                    self._prepared(url),
+                    timeout=(connect_seconds, read_seconds),
+                    allow_redirects=False,
+                    stream=True,
+                    verify=self._session.verify,
+                    proxies={},
+                ) as response,
+            ):
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
-        except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise SourceUnavailable("timeout", url) from error
-        except requests.exceptions.SSLError as error:
-            raise SourceUnavailable("tls", url) from error
-        except requests.exceptions.ConnectionError as error:
-            raise SourceUnavailable("connection_refused", url) from error
-        except requests.exceptions.RequestException as error:
-            raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
-        except OSError as error:  # requests raises it bare where the authority's file is gone
-            raise SourceUnavailable("tls", f"{url}: {error}") from error
-        except urllib3.exceptions.HTTPError as error:  # the body is read past requests, which would translate this
-            raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
         finally:
             self._deadline = math.inf
         return body.decode("utf-8", errors="replace")

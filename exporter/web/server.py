@@ -117,14 +117,14 @@ class HttpServer:
     def __init__(
         self,
         app: ASGIApp,
-        listening: socket.socket | Sequence[socket.socket],
+        listening: Sequence[socket.socket],
         *,
         web: "LiveWebConfig | None" = None,
         limits: Limits = Limits(),
     ) -> None:
         """Take what to serve, the sockets to serve it on, how it is protected, and what a client may hold."""
         self.limits = limits
-        self._sockets = (listening,) if isinstance(listening, socket.socket) else tuple(listening)
+        self._sockets = tuple(listening)
         self._web = web
         self._config = uvicorn.Config(
             Guard(app, web, most_at_once=limits.requests_at_once),

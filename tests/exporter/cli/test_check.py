@@ -23,3 +23,11 @@ def test_a_key_that_is_not_there_yet_is_mentioned_and_no_fault_of_the_file(tmp_p
         f"note: api_key_file of http://127.0.0.1:8000: {tmp_path}/chat cannot be read: "
         "without it the daemon does not start\n"
     )
+
+
+def test_so_is_the_password_of_a_prometheus(tmp_path):
+    checked = check(tmp_path / "c.yaml", "prometheus: {url: 'http://p:9090', bearer_token_file: token}\n")
+    assert checked.exit_code == 0
+    assert checked.output.startswith(
+        f"note: prometheus.bearer_token_file: {tmp_path}/token cannot be read: without it the daemon does not start\n"
+    )

@@ -1,6 +1,8 @@
 import json
+from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,8 +143,19 @@ def test_an_authority_that_cannot_be_used_is_told_before_anything_is_asked(tmp_p
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=r"prometheus\.ca_file: .*ca\.pem cannot be read, or is not PEM"):
+    with pytest.raises(UsageError, match=r"ca_file of https://x: .*ca\.pem cannot be read, or is not PEM"):
         Prometheus(PrometheusConfig(url="https://x", ca_file=file))
+
+
+def test_an_authority_wins_over_the_environments_and_one_that_is_gone_is_no_broken_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.certs.where())
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Path(requests.certs.where()).read_bytes())
+    prometheus = Prometheus(PrometheusConfig(url="https://127.0.0.1:1", ca_file=file))
+    file.unlink()
+    with pytest.raises(SourceUnavailable, match=r"ca\.pem") as caught:
+        prometheus.query("up", 0.0)
+    assert caught.value.reason == "tls"
 
 
 def test_a_redirect_is_not_followed_with_the_token(server, tmp_path):

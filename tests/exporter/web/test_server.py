@@ -20,7 +20,7 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 @contextlib.contextmanager
 def serving(app=None, **limits):
     listening = listen("127.0.0.1:0")
-    server = HttpServer(app or PlainTextResponse("fine\n"), listening, limits=Limits(**limits))
+    server = HttpServer(app or PlainTextResponse("fine\n"), [listening], limits=Limits(**limits))
     server.start()
     try:
         yield lambda: socket.create_connection(listening.getsockname(), 10)
