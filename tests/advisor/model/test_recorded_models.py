@@ -28,7 +28,6 @@ from advisor.model import parse_model
 RECORDED = [
     json.loads(line) for line in (Path(__file__).parents[2] / "captures/models/0.32.0.jsonl").read_text().splitlines()
 ]
-ATTENTION = {"FullAttention": FullAttention, "SlidingWindow": SlidingWindow, "ChunkedLocalAttention": ChunkedLocal}
 NUMBERED_OTHERWISE = {"Zamba2ForCausalLM", "FalconH1ForCausalLM"}
 """Families whose attentions and states of one layer vLLM gives different numbers."""
 every_model = pytest.mark.parametrize("recorded", [pytest.param(each, id=each["name"]) for each in RECORDED])
