@@ -57,9 +57,10 @@ def test_flags_that_hold_nobody_up_stay_as_they_are():
     }
 
 
-@pytest.mark.parametrize(("tokens", "recommended"), [(8_192, "8192"), (8_191, "8191")])
-def test_a_request_of_full_length_must_fit_the_cache(tokens, recommended):
-    assert flags_of(tokens=tokens)["max-model-len"].recommended == recommended
+@pytest.mark.parametrize(("tokens", "recommended", "binding"), [(8_192, "8192", "demand"), (8_191, "8191", "kv")])
+def test_a_request_of_full_length_must_fit_the_cache(tokens, recommended, binding):
+    advice = flags_of(tokens=tokens)["max-model-len"]
+    assert (advice.recommended, advice.binding) == (recommended, binding)
 
 
 @pytest.mark.parametrize(("prompt", "is_told"), [(1_800.0, True), (1_900.0, False)])
