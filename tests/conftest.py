@@ -18,7 +18,7 @@ def programs(*wanted, package):
 
     def lacking():
         missing = [each.replace("|", " or ") for each in wanted if not any(map(shutil.which, each.split("|")))]
-        return f"{', '.join(missing)} on the PATH (Debian package {package})" if missing else None
+        return f"{', '.join(missing)} on the PATH (Debian: apt install {package})" if missing else None
 
     return lacking
 
@@ -44,7 +44,7 @@ def namespaces(*kinds):
 # What a plain machine may lack: each marker (pyproject.toml says what for) with what says that it is not here.
 NEEDS = {
     "needs_alertmanager": programs("prometheus-alertmanager|alertmanager", "amtool", package="prometheus-alertmanager"),
-    "needs_cc": programs("cc", package="gcc"),
+    "needs_cc": programs("cc", package="gcc libc6-dev"),
     "needs_checkout": a_checkout,
     "needs_chromium": programs("chromium|chromium-browser", package="chromium"),
     "needs_ip": programs("ip", package="iproute2"),

@@ -35,7 +35,7 @@ def ended(tmp_path):
 def test_it_is_skipped_and_says_what_brings_it(ended):
     run = ended()
     assert run.returncode == 0, run.stdout
-    assert "needs systemd-analyze on the PATH (Debian package systemd)" in run.stdout
+    assert "needs systemd-analyze on the PATH (Debian: apt install systemd)" in run.stdout
     assert " 2 skipped" in run.stdout
 
 

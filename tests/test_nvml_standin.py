@@ -142,8 +142,8 @@ def test_every_function_that_nvidia_ml_py_looks_up_by_name_is_found(ask):
 
 
 @needs_cc
-def test_settings_are_what_nvml_says(ask, gpu):
-    with gpu._state.together():
+def test_settings_are_what_nvml_says(ask, state, gpu):
+    with state.together():
         gpu.set_memory(used=30 * GIB)
         for name, value in {"utilization.gpu": 97, "utilization.memory": 41, "power": 512_345}.items():
             gpu.set(name, value)
@@ -468,7 +468,7 @@ def test_the_log_has_a_line_for_each_call(ask, gpu, tmp_path):
 
 
 @needs_cc
-def test_threads_that_call_while_the_state_is_replaced_see_no_mixture(ask, gpu):
+def test_threads_that_call_while_the_state_is_replaced_see_no_mixture(ask, state, gpu):
     """Every state has used == reserved == total / 100 and as many processes as its remainder says."""
     gpu.set_memory(total=100 * MIB, used=MIB, reserved=MIB)
     ask("""
@@ -491,7 +491,7 @@ def test_threads_that_call_while_the_state_is_replaced_see_no_mixture(ask, gpu):
             thread.start()
     """)
     for step in range(1, 301):
-        with gpu._state.together():
+        with state.together():
             gpu.set_memory(total=100 * step * MIB, used=step * MIB, reserved=step * MIB)
             gpu.set_processes(*(Process(pid=pid, memory=step * MIB) for pid in range(1, 1 + step % 6)))
         time.sleep(0.002)

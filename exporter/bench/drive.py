@@ -24,6 +24,7 @@ class Drive:
     new_client: Callable[[], Client]
     clock: Callable[[], float]
     """Seconds since the test began."""
+    most_in_flight: int = MOST_IN_FLIGHT
     samples: list[Sample] = field(default_factory=list)
     steady_until_seconds: float | None = None
     """When the first client ran out of requests."""
@@ -71,7 +72,7 @@ class Drive:
             try:
                 client = idle.get_nowait()
             except queue.Empty:
-                if len(self._clients) < MOST_IN_FLIGHT:
+                if len(self._clients) < self.most_in_flight:
                     client = self._client()
                 else:
                     self.held_back += 1
@@ -113,7 +114,7 @@ class Drive:
     def _start(self, run: Callable[..., None], *args: object) -> None:
         # Daemons: a server that hangs must not keep the program from ending.
         thread = threading.Thread(target=run, args=args, daemon=True)
-        if len(self._threads) >= 2 * MOST_IN_FLIGHT:
+        if len(self._threads) >= 2 * self.most_in_flight:
             self._threads[:] = [each for each in self._threads if each.is_alive()]
         self._threads.append(thread)
         thread.start()

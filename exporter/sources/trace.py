@@ -31,7 +31,9 @@ _MOST_PROBLEMS = 10
 _MOST_SHOWN = 40
 
 
-def read_trace(path: Path, *, limit: int | None = None) -> tuple[TracedRequest, ...]:
+def read_trace(
+    path: Path, *, limit: int | None = None, most_requests: int = MOST_REQUESTS
+) -> tuple[TracedRequest, ...]:
     """Return the requests of a trace in the file's order; the first ``limit`` of them.
 
     Raises:
@@ -42,7 +44,7 @@ def read_trace(path: Path, *, limit: int | None = None) -> tuple[TracedRequest, 
             raise UsageError(f"{path}: {path.stat().st_size:,} bytes are no trace, at most {MOST_BYTES:,} are read")
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = _json_rows(file) if _is_json(path) else _csv_rows(file)
-            return _requests(rows, path, limit)
+            return _requests(rows, path, limit, most_requests)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -76,7 +78,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _requests(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, limit: int | None
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, limit: int | None, most_requests: int
 ) -> tuple[TracedRequest, ...]:
     found: list[TracedRequest] = []
     problems: list[str] = []
@@ -85,8 +87,8 @@ def _requests(
         columns = columns or _columns(row, path)
         if len(found) == limit:
             break
-        if len(found) == MOST_REQUESTS:
-            raise UsageError(f"{path}: more than {MOST_REQUESTS:,} requests: take the first N with --requests N")
+        if len(found) == most_requests:
+            raise UsageError(f"{path}: more than {most_requests:,} requests: take the first N with --requests N")
         try:
             found.append(_request(row, columns))
         except ValueError as error:

@@ -57,6 +57,27 @@ def test_flags_that_hold_nobody_up_stay_as_they_are():
     }
 
 
+@pytest.mark.parametrize(("tokens", "recommended", "binding"), [(8_192, "8192", "demand"), (8_191, "8191", "kv")])
+def test_a_request_of_full_length_must_fit_the_cache(tokens, recommended, binding):
+    advice = flags_of(tokens=tokens)["max-model-len"]
+    assert (advice.recommended, advice.binding) == (recommended, binding)
+
+
+@pytest.mark.parametrize(("prompt", "is_told"), [(1_800.0, True), (1_900.0, False)])
+def test_what_a_smaller_length_would_do_is_told_where_requests_take_less_than_half_of_it(prompt, is_told):
+    """Buckets end at twice the mean: 999 of 1,000 have at most 3,600 or 3,800 and 300 tokens, of 8,192."""
+    why = flags_of(load=told(prompt=prompt), tokens=400_000)["max-model-len"].why
+    assert ("a smaller value would only refuse longer ones" in why) is is_told
+
+
+@pytest.mark.parametrize(("share", "is_change"), [(0.19, False), (0.2, True)])
+def test_a_larger_step_is_advised_where_a_fifth_of_the_time_requests_waited_for_its_budget(share, is_change):
+    calm = told(demand=5, running=3.0, preempted=0.0)
+    waited = replace(calm, slow=replace(calm.slow, budget_seconds=share * calm.slow.busy_seconds))
+    advice = flags_of("vllm serve m --max-num-batched-tokens 2048", load=waited, tokens=400_000)
+    assert advice["max-num-batched-tokens"].is_change is is_change
+
+
 def test_slack_that_is_nobodys_goes_to_kv_where_requests_wait_for_it():
     free = replace(ROOM, slack_bytes=12 * GIB)
     advice = flags_of("vllm serve m --gpu-memory-utilization 0.8", room=free)["gpu-memory-utilization"]

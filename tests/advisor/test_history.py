@@ -33,6 +33,14 @@ def test_the_last_token_is_remembered_while_the_counter_stands_still():
     assert history.token_seen_at_seconds == 5
 
 
+def test_an_engine_that_reads_a_long_prompt_is_alive():
+    history = engine_history(
+        (0, 2.0, {"generation_tokens_total": 10, "prompt_tokens_total": 100}),
+        (60, 2.0, {"generation_tokens_total": 10, "prompt_tokens_total": 8_000}),
+    )
+    assert history.token_seen_at_seconds == 60
+
+
 def test_an_idle_engine_counts_as_alive():
     history = engine_history((0, 2.0, {"generation_tokens_total": 10}), (60, 0.0, {"generation_tokens_total": 10}))
     assert history.token_seen_at_seconds == 60

@@ -5,7 +5,7 @@ from advisor.history import History
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.rules import engine_not_mapped, memory_without_owner
-from advisor.snapshot import EngineTarget, Snapshot
+from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank
 from advisor.units import GIB
 from tests.advisor.examples import gpu, gpu_process, reading, server
 
@@ -34,6 +34,22 @@ def test_processes_of_another_pid_namespace_are_told_with_their_memory():
 def test_memory_that_the_driver_gives_to_nobody_is_told():
     (finding,) = found(memory_without_owner, gpus=(gpu(used=60 * GIB),), visible_pids=frozenset({1}))
     assert finding.summary.startswith("60.00 GiB of it are in use by no process that the driver names here")
+
+
+def test_what_a_driver_keeps_for_itself_is_up_to_a_gib_or_a_fiftieth_of_the_gpu():
+    def unowned(size, **board):
+        snapshot = Snapshot(now_seconds=0.0, gpus=(gpu(used=size, **board),))
+        return snapshot.unowned_on(snapshot.gpus[0])
+
+    assert (unowned(int(1.6 * GIB)), unowned(int(1.61 * GIB))) == (0, int(1.61 * GIB))
+    assert (unowned(GIB, total=16 * GIB), unowned(GIB + 1, total=16 * GIB)) == (0, GIB + 1)
+
+
+def test_ranks_share_the_gpus_in_order_and_none_can_be_told_where_they_do_not_divide():
+    cards = tuple(gpu(index=index) for index in range(4))
+    assert [gpus_of_rank(cards, rank, 2) for rank in (0, 1)] == [cards[:2], cards[2:]]
+    assert gpus_of_rank(cards, 0, 3) == ()
+    assert gpus_of_rank(cards, 0, 1) == cards
 
 
 def test_memory_that_nobody_names_is_foreign_and_not_the_drivers():

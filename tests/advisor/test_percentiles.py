@@ -13,6 +13,11 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed():
     assert (found.count, found.mean) == (100, 50.5)
 
 
+def test_where_the_share_falls_between_two_values_it_is_the_larger():
+    found = percentiles(range(1, 12))
+    assert (found.p50, found.p90, found.p95, found.p99) == (6, 10, 11, 11)
+
+
 def test_one_value_is_all_of_them():
     found = percentiles([7.0])
     assert {found.p50, found.p90, found.p95, found.p99, found.max, found.mean} == {7.0}

@@ -277,6 +277,27 @@ QWEN3_5 = {
 }
 
 
+NEMOTRON_H = {
+    "architectures": ["NemotronHForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hybrid_override_pattern": "M-M*-M",
+    "mamba_num_heads": 16,
+    "mamba_head_dim": 8,
+    "n_groups": 4,
+    "ssm_state_size": 16,
+    "conv_kernel": 4,
+    "chunk_size": 64,
+    "max_position_embeddings": 4096,
+    "vocab_size": 320,
+    "torch_dtype": "bfloat16",
+}
+
+
 QWEN3_6_27B = QWEN3_5 | {
     "hidden_size": 5120,
     "intermediate_size": 17408,
@@ -312,6 +333,13 @@ def test_deepseek_v4s_prediction_layer_keeps_a_window_alone():
     assert kept("--speculative-config", drafting) == [20, 22, 22, 42, 62]
 
 
+def test_a_server_on_the_cpu_takes_four_gib_for_kv_unless_it_is_told_otherwise():
+    on_cpu = {"version": (0, 32, 0), "device": Device(name="cpu", memory_bytes=0)}
+    assert planned(LLAMA_3_1_8B, **on_cpu).kv_bytes.expected == 4 * GIB
+    told = parse_flags(["vllm", "serve", "m"], environment={"VLLM_CPU_KVCACHE_SPACE": "1.5"})
+    assert plan_engine(parse_model(LLAMA_3_1_8B), told, **on_cpu).kv_bytes.expected == 1.5 * GIB
+
+
 def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():
     def state_dtype(config, *words, version=(0, 32, 0)):
         return planned(config, *words, version=version).layout.settings.mamba_ssm_cache_dtype
@@ -321,3 +349,6 @@ def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():
     assert state_dtype(asking, version=(0, 16, 0)) == "auto", "before the release that looks"
     assert state_dtype(asking, "--mamba-ssm-cache-dtype", "float16") == "float16"
     assert state_dtype(QWEN3_5) == "auto"
+    assert state_dtype(NEMOTRON_H, version=(0, 12, 0)) == "auto"
+    assert state_dtype(NEMOTRON_H, version=(0, 19, 0)) == "float16"
+    assert state_dtype(NEMOTRON_H, version=(0, 20, 0)) == "float32"

@@ -43,6 +43,7 @@ def test_a_running_engine_teaches_by_how_much_theory_missed_and_the_next_plan_is
     again = plan_engine(SPEC, FLAGS, version=version, device=device, residual=shift)
     assert again.num_gpu_blocks.expected == pytest.approx(blocks, abs=1)
     assert again.kv_bytes.upper - again.kv_bytes.lower < plan.kv_bytes.upper - plan.kv_bytes.lower
+    assert again.kv_bytes.upper - again.kv_bytes.lower == pytest.approx(shift.upper - shift.lower), "what was seen"
 
 
 def test_other_flags_take_the_median_and_know_less():
@@ -52,8 +53,8 @@ def test_other_flags_take_the_median_and_know_less():
         seen = seen.learned(place, flags, missed)
     same, other = seen.estimate(place, "a"), seen.estimate(place, "z")
     assert (same.expected, other.expected) == (-1.0 * GIB, -1.0 * GIB)
-    assert other.lower < -2.0 * GIB < 0.5 * GIB < other.upper
-    assert same.upper - same.lower < 128 * MIB
+    assert (other.lower, other.upper) == (-2.0 * GIB - 96 * MIB, 0.5 * GIB + 96 * MIB), "twice as uncertain"
+    assert (same.lower, same.upper) == (-1.0 * GIB - 48 * MIB, -1.0 * GIB + 48 * MIB)
 
 
 def test_what_was_never_seen_shifts_nothing():

@@ -3,6 +3,7 @@ import pytest
 from advisor.calibration.overheads import CUDA_CONTEXT
 from advisor.defaults import Device
 from advisor.flags import parse_flags
+from advisor.memory import budget
 from advisor.model import parse_model
 from advisor.plan import plan_engine
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
@@ -34,6 +35,10 @@ def test_what_the_servers_own_processes_hold_is_free_at_its_restart():
 def test_free_memory_below_the_budget_is_short_by_the_difference():
     missing = shortfall(gpu(free=1, held=65))
     assert missing == pytest.approx(0.9 * TOTAL - 66 * GIB + CUDA_CONTEXT.expected, abs=2)
+
+
+def test_a_budget_is_rounded_up_to_a_byte():
+    assert (budget(10.0, 0.55), budget(10.0, 0.5)) == (6.0, 5.0)
 
 
 def test_the_gpu_with_the_least_decides():

@@ -106,7 +106,7 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
         assert running.value("headroom_engine_full_context_concurrency", engine=engine) == CAPACITY / 2048
         assert running.value("headroom_engine_metric_missing", engine=engine) is None
         with (
-            prometheus(tmp_path, f"127.0.0.1:{running._port}", f"127.0.0.1:{server.port}") as store,
+            prometheus(tmp_path, f"127.0.0.1:{running.port}", f"127.0.0.1:{server.port}") as store,
             Load(server.port, clients=40, prompt_tokens=600, output_tokens=400),
         ):
             limited = {"engine": engine, "limiter": "kv"}

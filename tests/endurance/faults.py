@@ -286,7 +286,7 @@ def _scrape_at_once(scene):
     statuses = []
 
     def ask():
-        connection = HTTPConnection("127.0.0.1", scene.running._port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", scene.running.port, timeout=30)
         with suppress(OSError):
             connection.request("GET", "/metrics")
             answered = connection.getresponse()
@@ -306,7 +306,7 @@ def _scrape_at_once(scene):
 
 def hold_connections(scene):
     for _ in range(300):
-        connection = HTTPConnection("127.0.0.1", scene.running._port, timeout=5)
+        connection = HTTPConnection("127.0.0.1", scene.running.port, timeout=5)
         connection.connect()
         connection.sock.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
         scene.held_connections.append(connection)

@@ -197,7 +197,7 @@ class Soak:
             if self.restarts % 4 == 0:
                 self.trouble()
             time.sleep(_CHURN_EVERY_SECONDS)
-            with urlopen(f"http://127.0.0.1:{self.running._port}/metrics", timeout=10) as answer:
+            with urlopen(f"http://127.0.0.1:{self.running.port}/metrics", timeout=10) as answer:
                 answer.read()
 
 

@@ -28,7 +28,7 @@ class Daemon:
         )
         self.log = []
         self.scheme, self.tls, self.headers = "http", None, {}
-        self._port = None
+        self.port = None
         self._listening = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
@@ -39,11 +39,11 @@ class Daemon:
             self.log.append(line.rstrip())
             found = _ADDRESS.search(line)
             if found and "serving" in line:
-                self._port = int(found[1])
+                self.port = int(found[1])
                 self._listening.set()
 
     def get(self, path, **headers):
-        request = Request(f"{self.scheme}://127.0.0.1:{self._port}{path}", headers={**self.headers, **headers})
+        request = Request(f"{self.scheme}://127.0.0.1:{self.port}{path}", headers={**self.headers, **headers})
         with urlopen(request, timeout=10, context=self.tls) as answer:
             return answer.read().decode()
 

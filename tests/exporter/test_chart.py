@@ -1,5 +1,6 @@
 """Line charts as pictures."""
 
+import sys
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -69,6 +70,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_without_pillow_png_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError, match=r"vllm-headroom\[picture\]"):
         save(chart(), tmp_path / "x.png")

@@ -56,6 +56,14 @@ def test_after_a_hole_nothing_continues():
     assert [each.continues for each in found] == [False, True, False, True, True]
 
 
+def test_a_store_that_goes_on_showing_the_last_look_hides_no_hole():
+    found = looks([RUNNING], [stamps(1_000, 1_010, 1_010, 1_010, 1_040, 1_050)])
+    assert [(each.wall_seconds, each.continues) for each in found] == [
+        *((1_000, False), (1_010, True)),
+        *((1_040, False), (1_050, True)),
+    ]
+
+
 def test_of_a_pair_of_scrapers_the_one_that_saw_more_counts_and_the_other_fills_in():
     rows = [
         series("vllm:num_requests_running", 1, 1, 1, None, 1, 1, replica="a"),

@@ -62,9 +62,10 @@ def test_what_is_cancelled_is_called_no_more():
 def test_stopping_does_not_wait_for_a_call_that_hangs():
     release = threading.Event()
     schedule = Schedule(lambda key: None)
-    schedule.every(0.02, "stuck", release.wait)
+    stuck = threading.Event()
+    schedule.every(0.02, "stuck", lambda: stuck.set() or release.wait())
     schedule.start()
-    time.sleep(0.1)
+    assert stuck.wait(5.0)
     began = time.monotonic()
     schedule.stop()
     assert time.monotonic() - began < 1.0

@@ -5,20 +5,19 @@ import time
 from itertools import cycle
 
 from advisor.loadtest import End
-from exporter.bench import drive as drive_module
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import Drive
 from tests.exporter.bench.server_standin import MODEL, server_standin
 
 
-def drive_at(url, *, timeout_seconds=30.0):
+def drive_at(url, *, timeout_seconds=30.0, **more):
     begin = time.monotonic()
 
     def clock():
         return time.monotonic() - begin
 
     target = Target(url=url, model=MODEL, timeout_seconds=timeout_seconds)
-    return Drive(new_client=lambda: Client(target, clock=clock), clock=clock)
+    return Drive(new_client=lambda: Client(target, clock=clock), clock=clock, **more)
 
 
 def requests(count, output_tokens=3):
@@ -73,11 +72,10 @@ def test_requests_are_sent_when_they_are_due_and_none_after_the_end():
     assert all(moment >= wanted for moment, wanted in zip(sent, (0.0, 0.2, 0.4), strict=True))
 
 
-def test_more_than_may_be_under_way_is_held_back_and_counted(monkeypatch):
-    monkeypatch.setattr(drive_module, "MOST_IN_FLIGHT", 3)
+def test_more_than_may_be_under_way_is_held_back_and_counted():
     hang = threading.Event()
     with server_standin(hang=hang) as (url, state):
-        drive = drive_at(url)
+        drive = drive_at(url, most_in_flight=3)
         sending = threading.Thread(
             target=drive.open, args=([(0.0, each) for each in requests(9)],), kwargs={"until_seconds": 60}
         )

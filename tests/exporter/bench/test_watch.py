@@ -5,7 +5,6 @@ import time
 import pytest
 import requests
 
-from exporter.bench import watch as watch_module
 from exporter.bench.watch import Watch, look_of
 from exporter.sources.vllm import Server, VllmSource, parse_page, read_engines
 from tests.exporter.bench.server_standin import server_standin
@@ -14,11 +13,10 @@ from tests.exporter.sources.test_vllm import CAPTURES
 
 def looks_of(url):
     source = VllmSource(engine="x", url=url, session=requests.Session())
-    return Watch(source, time.monotonic)
+    return Watch(source, time.monotonic, interval_seconds=0.01)
 
 
-def test_it_looks_at_the_start_again_and_again_and_at_the_end(monkeypatch):
-    monkeypatch.setattr(watch_module, "INTERVAL_SECONDS", 0.01)
+def test_it_looks_at_the_start_again_and_again_and_at_the_end():
     with server_standin() as (url, _), looks_of(url) as watch:
         while len(watch.looks) < 5:
             time.sleep(0.01)

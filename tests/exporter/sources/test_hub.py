@@ -117,7 +117,8 @@ def test_a_revision_is_asked_for_by_its_name(hub):
     where, state = hub
     state.files[MODEL] = {"config.json": CONFIG}
     assert read_hub_model(MODEL, revision=COMMIT, hub=where).declined is None
-    assert all(f"/{COMMIT}/" in path for _, path, _, _ in state.asked if "config.json" in path)
+    of_config = [path for _, path, _, _ in state.asked if "config.json" in path]
+    assert of_config and all(f"/{COMMIT}/" in path for path in of_config)
     declined = read_hub_model(MODEL, revision="no-such-branch", hub=where).declined
     assert declined == "no_such_revision: someone/a-model has no revision no-such-branch"
 

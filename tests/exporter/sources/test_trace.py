@@ -1,13 +1,13 @@
 """Traces as they are published."""
 
 import json
+import os
 
 import pytest
 
 from advisor.whatif import TracedRequest
 from exporter.errors import UsageError
-from exporter.sources import trace as trace_module
-from exporter.sources.trace import read_trace
+from exporter.sources.trace import MOST_BYTES, read_trace
 
 
 @pytest.fixture
@@ -104,18 +104,18 @@ def test_at_most_ten_lines_are_complained_about(written):
     assert len(str(caught.value).splitlines()) == 10
 
 
-def test_too_many_requests_are_refused_unless_the_first_are_asked_for(written, monkeypatch):
-    monkeypatch.setattr(trace_module, "MOST_REQUESTS", 5)
+def test_too_many_requests_are_refused_unless_the_first_are_asked_for(written):
     file = written("seconds,prompt,output\n" + "1,1,1\n" * 6)
     with pytest.raises(UsageError, match="more than 5 requests: take the first N with --requests N"):
-        read_trace(file)
-    assert len(read_trace(file, limit=5)) == 5
+        read_trace(file, most_requests=5)
+    assert len(read_trace(file, limit=5, most_requests=5)) == 5
 
 
-def test_a_file_too_large_for_a_trace_is_refused(written, monkeypatch):
-    monkeypatch.setattr(trace_module, "MOST_BYTES", 10)
+def test_a_file_too_large_for_a_trace_is_refused(written):
+    file = written("seconds,prompt,output\n1,1,1\n")
+    os.truncate(file, MOST_BYTES + 1)
     with pytest.raises(UsageError, match="are no trace"):
-        read_trace(written("seconds,prompt,output\n1,1,1\n"))
+        read_trace(file)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -474,23 +474,24 @@ def test_a_redirect_is_not_followed(fake, source):
 
 
 def test_a_server_that_says_nothing_is_given_up(fake, source):
-    fake.answers["/metrics"] = (200, {}, lambda stream: time.sleep(1.5))
-    began = time.monotonic()
-    assert isinstance(failure(source), SourceUnavailable)
-    assert time.monotonic() - began < 1.4
+    fake.answers["/metrics"] = (200, {}, lambda stream: time.sleep(1.4))  # then it ends: an empty page is malformed
+    found = failure(source)
+    assert (type(found), found.reason) == (SourceUnavailable, "timeout")
 
 
 def test_a_server_that_dribbles_is_given_up_at_the_deadline(fake, source):
+    written = []
+
     def dribble(stream):
         for _ in range(100):
             stream.write(b"#")
             stream.flush()
+            written.append(1)
             time.sleep(0.05)
 
     fake.answers["/metrics"] = (200, {}, dribble)
-    began = time.monotonic()
     assert failure(source).reason == "timeout"
-    assert time.monotonic() - began < 2.0
+    assert len(written) <= 40, "two seconds of it, or less"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_the_most_absurd_question_that_is_allowed_is_answered(demo, end):
 
 def test_it_only_reads(demo):
     with pytest.raises(HTTPError, match="405"):
-        urlopen(Request(f"http://127.0.0.1:{demo._port}/api/v1/plan", data=b"{}"), timeout=10)
+        urlopen(Request(f"http://127.0.0.1:{demo.port}/api/v1/plan", data=b"{}"), timeout=10)
 
 
 NAMES = st.sampled_from([*(each.name for each in PARAMETERS), "model", ""])

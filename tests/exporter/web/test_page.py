@@ -76,7 +76,7 @@ def test_what_a_vllm_server_reports_is_on_the_page_and_stays_current(browser, se
     server.page(vllm_page(running=3, waiting=0))
     with daemon(*FAST, "--engine", server.url) as running:
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
-        tab = browser.open(f"http://127.0.0.1:{running._port}/")
+        tab = browser.open(f"http://127.0.0.1:{running.port}/")
         tab.wait_for("document.body.innerText.includes('25,000 of 100,000 tokens')")
         assert "No GPU is readable here" in tab.text()
         tab.run("window.stays = 1")

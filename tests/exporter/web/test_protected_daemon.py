@@ -53,7 +53,7 @@ def client(authority, certificate=None):
 
 
 def shown_certificate(running):
-    with socket.create_connection(("127.0.0.1", running._port), 5) as plain:
+    with socket.create_connection(("127.0.0.1", running.port), 5) as plain:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with context.wrap_socket(plain) as encrypted:
@@ -166,7 +166,7 @@ def test_headers_of_the_file_are_on_every_answer_and_an_empty_one_leaves_the_hea
     text = "http_server_config: {headers: {Strict-Transport-Security: max-age=1, X-Frame-Options: ''}}\n"
     with daemon(*web(text), *FAST) as running:
         for path, status in (("/-/healthy", 200), ("/nothing", 404)):
-            with socket.create_connection(("127.0.0.1", running._port), 5) as connection:
+            with socket.create_connection(("127.0.0.1", running.port), 5) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
                 answer = connection.makefile().read().lower()
             assert answer.startswith(f"http/1.1 {status}")
@@ -210,6 +210,6 @@ def test_silent_tls_connections_are_given_up(authority, web):
     authority.issue("server")
     with daemon(*web(TLS), *FAST) as running:
         began = time.monotonic()
-        with socket.create_connection(("127.0.0.1", running._port), 20) as silent:
+        with socket.create_connection(("127.0.0.1", running.port), 20) as silent:
             assert silent.recv(1) == b""
         assert 1 < time.monotonic() - began < 15

@@ -57,9 +57,7 @@ def ended_after(connection):
 
 def test_a_head_that_dribbles_is_cut_at_its_deadline_however_it_goes_on():
     with serving(head_seconds=0.5) as connect, connect() as slow:
-        began = time.monotonic()
-        assert any(refuses(slow, b"X") for _ in range(100))
-        assert time.monotonic() - began < 2
+        assert any(refuses(slow, b"X") for _ in range(40)), "two seconds of it, or more"
 
 
 def test_a_silent_connection_is_cut_too_and_an_honest_one_beside_it_is_served():
