@@ -21,7 +21,7 @@ from advisor.spec import ModelSpec
 from advisor.start_up import Fit, RankMemory, Requirement, Verdict, first_flag_error, first_memory_error, verdict
 from advisor.traits import ModelTraits, model_traits
 from advisor.units import GIB
-from advisor.versions import NEWEST_STUDIED, Version
+from advisor.versions import NEWEST_STUDIED, OLDEST_STUDIED, Version
 from advisor.weights import TensorIndex, model_dtype, stage_weights, unmatched_tensors
 
 
@@ -448,9 +448,11 @@ def _takes_items(resolved: ResolvedFlags) -> bool:
 
 def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags, version: Version) -> tuple[str, ...]:
     notes = []
-    if version[:2] > NEWEST_STUDIED[:2]:
-        asked, studied = (f"{major}.{minor}" for major, minor, _ in (version, NEWEST_STUDIED))
-        notes.append(f"vLLM {asked} is newer than {studied}, the newest that was studied: it is planned like that one")
+    studied = min(max(version, OLDEST_STUDIED), NEWEST_STUDIED)
+    if version[:2] != studied[:2]:
+        word, extreme = ("newer", "newest") if version > studied else ("older", "oldest")
+        asked, like = (f"{major}.{minor}" for major, minor, _ in (version, studied))
+        notes.append(f"vLLM {asked} is {word} than {like}, the {extreme} that was studied: it is planned like that one")
     if tensors is not None and tensors.tensors:
         strange = unmatched_tensors(spec, tensors, load_draft_layers=_drafts_by_itself(resolved))
         if strange:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advisor.estimate import Estimate, Origin
+from advisor.memory import budget
 from advisor.plan import EnginePlan
 from advisor.suggest import Suggestion
 from advisor.units import GIB
@@ -29,7 +30,7 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
     console.print(f"{found.spec.architecture}, {found.spec.num_parameters / 1e9:,.2f} B parameters")
     console.print()
     if plan.memory is not None:
-        console.print(_memory(plan))
+        console.print(_memory(plan, found.total))
     console.print(_capacity(plan, typical_tokens))
     colour, words = _VERDICTS[plan.verdict]
     spare = _margin(plan)
@@ -64,7 +65,7 @@ _CHECKS = {
 }
 
 
-def _memory(plan: EnginePlan) -> Table:
+def _memory(plan: EnginePlan, total: Estimate) -> Table:
     memory = plan.memory
     assert memory is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one GPU", title_justify="left", title_style="bold")
@@ -74,7 +75,7 @@ def _memory(plan: EnginePlan) -> Table:
     table.add_column("at most", justify="right", style="dim")
     table.add_column("", style="dim", overflow="fold")
     share = f"{plan.flags.gpu_memory_utilization:g} x {memory.total_bytes / GIB:,.2f} GiB that CUDA shows"
-    table.add_row("budget", f"{memory.budget_bytes / GIB:,.2f}", "", "", share)
+    _row(table, "budget", total.mapped(lambda size: budget(size, plan.flags.gpu_memory_utilization)), share)
     graphs = "subtracted from the budget" if memory.graphs_in_budget else "held beside the budget"
     for name, part, remark in (
         ("weights", memory.weights, ""),
@@ -106,19 +107,27 @@ def _capacity(plan: EnginePlan, typical_tokens: int | None) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     tokens, layout = plan.kv_tokens, plan.layout
-    between = "" if tokens.lower == tokens.upper else f"{tokens.lower:,.0f} to {tokens.upper:,.0f}"
-    table.add_row("KV cache size, tokens", f"{tokens.expected:,.0f}", between)
+    table.add_row("KV cache size, tokens", f"{tokens.expected:,.0f}", _between(tokens))
     table.add_row(
         f"requests of {plan.flags.max_model_len:,} tokens at once",
         f"{plan.full_context_concurrency.expected:,.2f}",
-        "max-model-len",
+        _between(plan.full_context_concurrency, "max-model-len", digits=2),
     )
     if typical_tokens is not None:
         typical = plan.concurrency_at(typical_tokens)
-        table.add_row(f"requests of {typical_tokens:,} tokens at once", f"{typical.expected:,.0f}", "--typical-tokens")
+        table.add_row(
+            f"requests of {typical_tokens:,} tokens at once",
+            f"{typical.expected:,.0f}",
+            _between(typical, "--typical-tokens"),
+        )
     table.add_row("bytes a token a GPU", f"{layout.bytes_per_token:,.0f}", f"{layout.block_size} tokens a block")
     table.add_row("max-num-seqs", f"{plan.flags.max_num_seqs:,}", plan.flags.origins["max_num_seqs"])
     return table
+
+
+def _between(estimate: Estimate, remark: str = "", *, digits: int = 0) -> str:
+    bounds = f"{estimate.lower:,.{digits}f} to {estimate.upper:,.{digits}f}"
+    return ", ".join(filter(None, ("" if estimate.lower == estimate.upper else bounds, remark)))
 
 
 def _suggestions(suggestions: Sequence[Suggestion]) -> Table:

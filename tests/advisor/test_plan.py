@@ -235,6 +235,11 @@ def test_a_release_newer_than_any_that_was_studied_is_planned_and_said():
     assert patched.notes == newest.notes
 
 
+def test_a_release_older_than_any_that_was_studied_is_said_too():
+    assert planned(version=(0, 3, 3)).notes[0].startswith("vLLM 0.3 is older than 0.4, the oldest that was studied")
+    assert not any("studied" in note for note in planned(version=(0, 4, 0)).notes)
+
+
 def test_what_is_not_counted_is_said():
     drafting = replace(
         parse_flags(["vllm", "serve", "m"]), speculative_config={"model": "draft", "num_speculative_tokens": 3}
