@@ -133,7 +133,7 @@ def _between(estimate: Estimate, remark: str = "", *, digits: int = 0) -> str:
 def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="one change at a time", title_justify="left")
     for name, right in (("flag", False), ("now", True), ("instead", True), ("tokens", True), ("+/-", True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "flag")
     table.add_column("", style="dim", no_wrap=True)
     for each in suggestions:
         table.add_row(
@@ -142,7 +142,7 @@ def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
             _spelled(each.suggested),
             f"{each.capacity_tokens:,.0f}",
             f"{each.tokens_gained:+,.0f}",
-            _VERDICTS[each.verdict][1],
+            _VERDICTS[each.verdict][1] + (", the most" if each.is_largest else ""),
         )
     return table
 
