@@ -172,7 +172,7 @@ def stage_weights(
     if tensors is not None and tensors.mistral_format and version >= (0, 12, 0):
         replicate_encoder = True
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
-    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
+    stages = _by_stage(spec, pipeline_parallel_size, version, language_model_only=language_model_only, pooling=pooling)
     sums = [counter.sum_of(parameters) for parameters in stages]
     if load_draft_layers and spec.draft_layers:
         last = tuple(each for each in spec.parameters if each.layer == len(spec.layers) - 1)
@@ -462,10 +462,10 @@ def _per_layer_width(spec: ModelSpec) -> int:
 
 
 def _by_stage(
-    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool, pooling: bool
+    spec: ModelSpec, pipeline_parallel_size: int, version: Version, *, language_model_only: bool, pooling: bool
 ) -> tuple[list[Parameter], ...]:
     """Return what each stage holds: its layers, the ends' embeddings, and every stage the encoders."""
-    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
+    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size, version)
     stage_of = [stage for stage, count in enumerate(counts) for _ in range(count)]
     stages: tuple[list[Parameter], ...] = tuple([] for _ in counts)
     last = stages[-1]
