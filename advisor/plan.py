@@ -107,9 +107,10 @@ def plan_engine(
     dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     ahead = _schedules_ahead(flags, resolved, traits, device, runner)
+    partition = flags.environment.get("VLLM_PP_LAYER_PARTITION", "")
     layout = kv_layout(
         spec.layers,
-        _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead),
+        _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead, partition=partition),
         draft_layers=_draft_layers(spec, resolved),
     )
     memory = None
@@ -122,6 +123,7 @@ def plan_engine(
             flags,
             resolved,
             traits,
+            partition=partition,
             version=version,
             device=device,
             total=total or exactly(device.memory_bytes),
@@ -182,6 +184,7 @@ def _kv_settings(
     runner: Runner,
     *,
     ahead: bool,
+    partition: str,
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
     kv_cache_dtype = resolved.kv_cache_dtype
@@ -197,6 +200,7 @@ def _kv_settings(
         num_gpu_blocks_override=resolved.num_gpu_blocks_override,
         tensor_parallel_size=resolved.tensor_parallel_size,
         pipeline_parallel_size=resolved.pipeline_parallel_size,
+        pipeline_partition=partition,
         decode_context_parallel_size=resolved.decode_context_parallel_size,
         prefill_context_parallel_size=resolved.prefill_context_parallel_size,
         max_num_batched_tokens=resolved.max_num_batched_tokens,
@@ -255,6 +259,7 @@ def _fullest_rank(
     resolved: ResolvedFlags,
     traits: ModelTraits,
     *,
+    partition: str,
     version: Version,
     device: Device,
     total: Estimate,
@@ -271,6 +276,7 @@ def _fullest_rank(
         dtype=dtype,
         tensor_parallel_size=resolved.tensor_parallel_size,
         pipeline_parallel_size=resolved.pipeline_parallel_size,
+        pipeline_partition=partition,
         version=version,
         enable_expert_parallel=resolved.enable_expert_parallel,
         data_parallel_size=resolved.data_parallel_size,

@@ -94,6 +94,17 @@ def test_the_environment_decides_whether_graphs_come_out_of_the_budget_since_it_
     assert memory.graphs_in_budget is expected
 
 
+def test_the_environment_decides_how_layers_are_split_with_their_weights_and_their_cache():
+    def planned_in(partition):
+        flags = parse_flags(["serve", "m", "-pp", "2"], environment={"VLLM_PP_LAYER_PARTITION": partition})
+        return plan_engine(parse_model(LLAMA_3_1_8B), flags, version=(0, 19, 0), device=H100)
+
+    even, uneven = planned_in("16,16"), planned_in("8,24")
+
+    assert uneven.memory.weights.expected > 1.3 * even.memory.weights.expected
+    assert uneven.layout.bytes_per_token == 1.5 * even.layout.bytes_per_token
+
+
 def test_the_environment_decides_which_sampler_is_rehearsed():
     def peak(value, version):
         return memory_under("VLLM_USE_FLASHINFER_SAMPLER", value, version).activation_peak
