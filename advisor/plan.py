@@ -30,7 +30,7 @@ from advisor.start_up import (
 )
 from advisor.traits import ModelTraits, model_traits
 from advisor.units import GIB
-from advisor.versions import NEWEST_STUDIED, Version
+from advisor.versions import NEWEST_STUDIED, OLDEST_STUDIED, Version
 from advisor.weights import TensorIndex, model_dtype, stage_weights, unmatched_tensors
 
 
@@ -116,9 +116,10 @@ def plan_engine(
     dtype = model_dtype(spec, flags.dtype, version, tensors)
     runner = model_runner(version, spec) if resolved.is_v1 else Runner.V0
     ahead = _schedules_ahead(flags, resolved, traits, device, runner)
+    partition = flags.environment.get("VLLM_PP_LAYER_PARTITION", "")
     layout = kv_layout(
         spec.layers,
-        _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead),
+        _kv_settings(resolved, spec, version, device, dtype, runner, ahead=ahead, partition=partition),
         draft_layers=_draft_layers(spec, resolved),
     )
     memory = None
@@ -131,6 +132,7 @@ def plan_engine(
             flags,
             resolved,
             traits,
+            partition=partition,
             version=version,
             device=device,
             total=total or exactly(device.memory_bytes),
@@ -191,6 +193,7 @@ def _kv_settings(
     runner: Runner,
     *,
     ahead: bool,
+    partition: str,
 ) -> KvSettings:
     own_choice = resolved.origins["block_size"] != "given"
     kv_cache_dtype = resolved.kv_cache_dtype
@@ -206,6 +209,7 @@ def _kv_settings(
         num_gpu_blocks_override=resolved.num_gpu_blocks_override,
         tensor_parallel_size=resolved.tensor_parallel_size,
         pipeline_parallel_size=resolved.pipeline_parallel_size,
+        pipeline_partition=partition,
         decode_context_parallel_size=resolved.decode_context_parallel_size,
         prefill_context_parallel_size=resolved.prefill_context_parallel_size,
         max_num_batched_tokens=resolved.max_num_batched_tokens,
@@ -264,6 +268,7 @@ def _fullest_rank(
     resolved: ResolvedFlags,
     traits: ModelTraits,
     *,
+    partition: str,
     version: Version,
     device: Device,
     total: Estimate,
@@ -280,6 +285,7 @@ def _fullest_rank(
         dtype=dtype,
         tensor_parallel_size=resolved.tensor_parallel_size,
         pipeline_parallel_size=resolved.pipeline_parallel_size,
+        pipeline_partition=partition,
         version=version,
         enable_expert_parallel=resolved.enable_expert_parallel,
         data_parallel_size=resolved.data_parallel_size,
@@ -454,9 +460,11 @@ def _takes_items(resolved: ResolvedFlags) -> bool:
 
 def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags, version: Version) -> tuple[str, ...]:
     notes = []
-    if version[:2] > NEWEST_STUDIED[:2]:
-        asked, studied = (f"{major}.{minor}" for major, minor, _ in (version, NEWEST_STUDIED))
-        notes.append(f"vLLM {asked} is newer than {studied}, the newest that was studied: it is planned like that one")
+    studied = min(max(version, OLDEST_STUDIED), NEWEST_STUDIED)
+    if version[:2] != studied[:2]:
+        word, extreme = ("newer", "newest") if version > studied else ("older", "oldest")
+        asked, like = (f"{major}.{minor}" for major, minor, _ in (version, studied))
+        notes.append(f"vLLM {asked} is {word} than {like}, the {extreme} that was studied: it is planned like that one")
     if tensors is not None and tensors.tensors:
         strange = unmatched_tensors(spec, tensors, load_draft_layers=_drafts_by_itself(resolved))
         if strange:

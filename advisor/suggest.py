@@ -4,7 +4,7 @@ Every line is a whole plan of its own with that one flag changed, so costs inclu
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from advisor.gpus import known_gpus
@@ -31,9 +31,14 @@ class Suggestion:
     """Against the plan as it is; negative: what the change costs."""
     verdict: str
     why: str
+    is_largest: bool = False
+    """Whether it is the largest value of this flag that surely passes."""
 
 
 _SEQS = (32, 64, 128, 256, 512, 1024)
+_LONGEST = 2**24
+_MOST_SEQS = 2**16
+_MOST_BATCHED_TOKENS = 2**20
 _BATCHED_TOKENS = (1024, 2048, 4096, 8192, 16384)
 _UTILIZATIONS = (0.95, 0.92, 0.90, 0.85, 0.80, 0.70, 0.60, 0.50)
 _RANKS = (1, 2, 4, 8, 16)
@@ -70,15 +75,29 @@ def _suggestion(flag: str, current: Any, suggested: Any, changed: EnginePlan, pl
     )
 
 
+def _largest_that_fits(plan: EnginePlan, planned: Planner, flag: str, most: int, why: str) -> Iterator[Suggestion]:
+    """Name the largest value up to ``most`` that surely passes, where it is not the present one.
+
+    More of each of these flags never leaves more room, so that halving finds it.
+    """
+    changed: EnginePlan | None = None
+    passing, failing = 0, most + 1
+    while failing - passing > 1:
+        middle = (passing + failing) // 2
+        tried = planned(**{flag: middle})
+        if tried is not None and tried.verdict == "fits":
+            passing, changed = middle, tried
+        else:
+            failing = middle
+    current = getattr(plan.flags, flag)
+    if changed is not None and passing != current:
+        yield replace(_suggestion(flag, current, passing, changed, plan, why), is_largest=True)
+
+
 def _max_model_len(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
-    current = plan.flags.max_model_len
-    largest = plan.layout.largest_max_model_len(plan.kv_bytes.lower)
-    if 0 < largest < current:
-        changed = planned(max_model_len=largest)
-        if changed is not None:
-            yield _suggestion(
-                "max_model_len", current, largest, changed, plan, "the longest context that surely fits once"
-            )
+    return _largest_that_fits(
+        plan, planned, "max_model_len", _LONGEST, "the longest context of the model that surely fits once"
+    )
 
 
 def _gpu_memory_utilization(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
@@ -97,30 +116,28 @@ def _gpu_memory_utilization(plan: EnginePlan, planned: Planner) -> Iterator[Sugg
 
 
 def _max_num_seqs(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
-    current = plan.flags.max_num_seqs
-    for each in _SEQS:
-        changed = planned(max_num_seqs=each) if each != current else None
-        if changed is None:
-            continue
-        difference = changed.kv_tokens.expected - plan.kv_tokens.expected
-        if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
-            why = (
-                "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
-            )
-            yield _suggestion("max_num_seqs", current, each, changed, plan, why)
+    why = "the start-up profile samples for that many requests at once, and their logits come out of the KV cache"
+    return _tried(plan, planned, "max_num_seqs", _SEQS, _MOST_SEQS, why)
 
 
 def _max_num_batched_tokens(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:
-    current = plan.flags.max_num_batched_tokens
-    for each in _BATCHED_TOKENS:
-        changed = planned(max_num_batched_tokens=each) if each != current else None
+    why = "the start-up profile runs a step of that many"
+    return _tried(plan, planned, "max_num_batched_tokens", _BATCHED_TOKENS, _MOST_BATCHED_TOKENS, why)
+
+
+def _tried(
+    plan: EnginePlan, planned: Planner, flag: str, values: tuple[int, ...], most: int, why: str
+) -> Iterator[Suggestion]:
+    """Name usual values that make a difference, then the largest that passes."""
+    current = getattr(plan.flags, flag)
+    for each in values:
+        changed = planned(**{flag: each}) if each != current else None
         if changed is None:
             continue
         difference = changed.kv_tokens.expected - plan.kv_tokens.expected
         if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
-            yield _suggestion(
-                "max_num_batched_tokens", current, each, changed, plan, "the start-up profile runs a step of that many"
-            )
+            yield _suggestion(flag, current, each, changed, plan, why)
+    yield from _largest_that_fits(plan, planned, flag, most, why)
 
 
 def _kv_cache_dtype(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:

@@ -6,6 +6,7 @@ Version = tuple[int, int, int]
 
 _RELEASE = re.compile(r"^[vV]?(\d+)\.(\d+)(?:\.(\d+))?")
 
+OLDEST_STUDIED: Version = (0, 4, 0)
 NEWEST_STUDIED: Version = (0, 33, 0)
 """Newest release whose source the rules here were read from; a newer one is taken to behave like it."""
 

@@ -109,6 +109,7 @@ def stage_weights(
     tensor_parallel_size: int,
     pipeline_parallel_size: int,
     version: Version,
+    pipeline_partition: str = "",
     enable_expert_parallel: bool = False,
     data_parallel_size: int = 1,
     quantization: str | None = None,
@@ -130,6 +131,7 @@ def stage_weights(
         tensor_parallel_size: Ranks that share each layer.
         pipeline_parallel_size: Stages that share the layers.
         version: vLLM's release.
+        pipeline_partition: VLLM_PP_LAYER_PARTITION, where it is set.
         enable_expert_parallel: Whether whole experts are dealt out to the ranks.
         data_parallel_size: Replicas; together they share the routed experts.
         quantization: ``--quantization``.
@@ -165,7 +167,14 @@ def stage_weights(
     if tensors is not None and tensors.mistral_format and version >= (0, 12, 0):
         replicate_encoder = True
     counter = _Counter(spec, layout, choice, stored, replicate_encoder=replicate_encoder)
-    stages = _by_stage(spec, pipeline_parallel_size, language_model_only=language_model_only, pooling=pooling)
+    stages = _by_stage(
+        spec,
+        pipeline_parallel_size,
+        version,
+        pipeline_partition,
+        language_model_only=language_model_only,
+        pooling=pooling,
+    )
     sums = [counter.sum_of(parameters) for parameters in stages]
     if load_draft_layers and spec.draft_layers:
         last = tuple(each for each in spec.parameters if each.layer == len(spec.layers) - 1)
@@ -458,10 +467,16 @@ def _per_layer_width(spec: ModelSpec) -> int:
 
 
 def _by_stage(
-    spec: ModelSpec, pipeline_parallel_size: int, *, language_model_only: bool, pooling: bool
+    spec: ModelSpec,
+    pipeline_parallel_size: int,
+    version: Version,
+    partition: str,
+    *,
+    language_model_only: bool,
+    pooling: bool,
 ) -> tuple[list[Parameter], ...]:
     """Return what each stage holds: its layers, the ends' embeddings, and every stage the encoders."""
-    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size)
+    counts = stage_layer_counts(len(spec.layers), pipeline_parallel_size, version, partition)
     stage_of = [stage for stage, count in enumerate(counts) for _ in range(count)]
     stages: tuple[list[Parameter], ...] = tuple([] for _ in counts)
     last = stages[-1]

@@ -10,6 +10,7 @@ from advisor.defaults import Device
 from advisor.estimate import Estimate, exactly
 from advisor.flags import EngineFlags, FlagError, misspelled, parse_flags, require_valid
 from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
+from advisor.memory import budget
 from advisor.plan import EnginePlan, plan_engine
 from advisor.readings import ModelFiles
 from advisor.residuals import NO_RESIDUALS, Residuals, flags_key, place_key
@@ -222,7 +223,7 @@ def result_of(
         "model": {"architecture": found.spec.architecture, "parameters": found.spec.num_parameters},
         "vllm_version": ".".join(map(str, found.version)),
         "gpu": {"name": found.device.name, "count": plan.gpus_needed},
-        "per_gpu": _per_gpu(plan),
+        "per_gpu": _per_gpu(plan, found.total),
         "kv": {
             "bytes_per_token_per_gpu": layout.bytes_per_token,
             "block_size": layout.block_size,
@@ -253,7 +254,7 @@ def result_of(
     return result
 
 
-def _per_gpu(plan: EnginePlan) -> dict[str, Any]:
+def _per_gpu(plan: EnginePlan, total: Estimate) -> dict[str, Any]:
     memory = plan.memory
     if memory is None:
         return {"kv_cache_bytes": _bounds(plan.kv_bytes)}
@@ -269,7 +270,11 @@ def _per_gpu(plan: EnginePlan) -> dict[str, Any]:
         "budget_bytes": round(memory.budget_bytes),
         **{name: round(part.expected) for name, part in parts.items()},
         "kv_cache_bytes": _bounds(memory.kv_cache),
-        "bounds": {name: _bounds(part) for name, part in parts.items()},
+        "bounds": {
+            "total_bytes": _bounds(total),
+            "budget_bytes": _bounds(total.mapped(lambda size: budget(size, plan.flags.gpu_memory_utilization))),
+            **{name: _bounds(part) for name, part in parts.items()},
+        },
         "cuda_graphs_in_budget": memory.graphs_in_budget,
     }
 

@@ -36,21 +36,43 @@ from advisor.spec import DeclinedError
 from advisor.versions import NEWEST_STUDIED, Version
 
 
+def _partition(text: str, num_layers: int, pipeline_parallel_size: int) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    counts = tuple(int(part) for part in parts if part.isdecimal())
+    if (
+        len(counts) < len(parts)
+        or len(counts) != pipeline_parallel_size
+        or sum(counts) != num_layers
+        or not all(counts)
+    ):
+        raise ValueError(
+            f"VLLM_PP_LAYER_PARTITION {text!r}: it must be {pipeline_parallel_size} whole numbers above zero, one for "
+            f"each stage, that add up to {num_layers} layers"
+        )
+    return counts
+
+
 def stage_layer_counts(
-    num_layers: int, pipeline_parallel_size: int, version: Version = NEWEST_STUDIED
+    num_layers: int,
+    pipeline_parallel_size: int,
+    version: Version = NEWEST_STUDIED,
+    partition: str = "",
 ) -> tuple[int, ...]:
     """Return how many layers each pipeline stage holds (``distributed/utils.py:get_pp_indices``).
 
     What does not divide evenly goes to the stages before the last, from the back; up to 0.7 all of it to the last.
+    ``partition`` is VLLM_PP_LAYER_PARTITION, such as ``16,32``, which replaces all of that where it is set.
 
     Raises:
-        ValueError: There are more stages than layers.
+        ValueError: There are more stages than layers, or the partition is not of these stages and layers.
     """
     if not 1 <= pipeline_parallel_size <= num_layers:
         raise ValueError(
             f"--pipeline-parallel-size {pipeline_parallel_size} and {num_layers} layers: "
             "every stage needs one, so it is between 1 and their number"
         )
+    if partition:
+        return _partition(partition, num_layers, pipeline_parallel_size)
     base, rest = divmod(num_layers, pipeline_parallel_size)
     counts = [base] * pipeline_parallel_size
     if version < (0, 8, 0):
@@ -273,7 +295,9 @@ def kv_layout(
     _check(layers, settings)
     sizes = block_sizes(layers, settings)
     specs = layer_specs(layers, sizes, settings) + layer_specs(draft_layers, sizes, settings)
-    counts = stage_layer_counts(len(layers), settings.pipeline_parallel_size, settings.version)
+    counts = stage_layer_counts(
+        len(layers), settings.pipeline_parallel_size, settings.version, settings.pipeline_partition
+    )
     stages = [stage for stage, count in enumerate(counts) for _ in range(count)]
     stages += [len(counts) - 1] * len(draft_layers)
     staged = [(stage, spec) for stage, each in zip(stages, specs, strict=True) for spec in each]

@@ -22,6 +22,8 @@ class KvSettings:
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    pipeline_partition: str = ""
+    """VLLM_PP_LAYER_PARTITION: layers of each stage."""
     decode_context_parallel_size: int = 1
     prefill_context_parallel_size: int = 1
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from advisor.estimate import Estimate, Origin
+from advisor.memory import budget
 from advisor.plan import EnginePlan
 from advisor.suggest import Suggestion
 from advisor.units import GIB
@@ -29,7 +30,7 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
     console.print(f"{found.spec.architecture}, {found.spec.num_parameters / 1e9:,.2f} B parameters")
     console.print()
     if plan.memory is not None:
-        console.print(_memory(plan))
+        console.print(_memory(plan, found.total))
     console.print(_capacity(plan, typical_tokens))
     colour, words = _VERDICTS[plan.verdict]
     spare = _margin(plan)
@@ -69,7 +70,7 @@ _CHECKS = {
 }
 
 
-def _memory(plan: EnginePlan) -> Table:
+def _memory(plan: EnginePlan, total: Estimate) -> Table:
     memory = plan.memory
     assert memory is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one GPU", title_justify="left", title_style="bold")
@@ -79,7 +80,7 @@ def _memory(plan: EnginePlan) -> Table:
     table.add_column("at most", justify="right", style="dim")
     table.add_column("", style="dim", overflow="fold")
     share = f"{plan.flags.gpu_memory_utilization:g} x {memory.total_bytes / GIB:,.2f} GiB that CUDA shows"
-    table.add_row("budget", f"{memory.budget_bytes / GIB:,.2f}", "", "", share)
+    _row(table, "budget", total.mapped(lambda size: budget(size, plan.flags.gpu_memory_utilization)), share)
     graphs = "subtracted from the budget" if memory.graphs_in_budget else "held beside the budget"
     for name, part, remark in (
         ("weights", memory.weights, ""),
@@ -111,25 +112,33 @@ def _capacity(plan: EnginePlan, typical_tokens: int | None) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     tokens, layout = plan.kv_tokens, plan.layout
-    between = "" if tokens.lower == tokens.upper else f"{tokens.lower:,.0f} to {tokens.upper:,.0f}"
-    table.add_row("KV cache size, tokens", f"{tokens.expected:,.0f}", between)
+    table.add_row("KV cache size, tokens", f"{tokens.expected:,.0f}", _between(tokens))
     table.add_row(
         f"requests of {plan.flags.max_model_len:,} tokens at once",
         f"{plan.full_context_concurrency.expected:,.2f}",
-        "max-model-len",
+        _between(plan.full_context_concurrency, "max-model-len", digits=2),
     )
     if typical_tokens is not None:
         typical = plan.concurrency_at(typical_tokens)
-        table.add_row(f"requests of {typical_tokens:,} tokens at once", f"{typical.expected:,.0f}", "--typical-tokens")
+        table.add_row(
+            f"requests of {typical_tokens:,} tokens at once",
+            f"{typical.expected:,.0f}",
+            _between(typical, "--typical-tokens"),
+        )
     table.add_row("bytes a token a GPU", f"{layout.bytes_per_token:,.0f}", f"{layout.block_size} tokens a block")
     table.add_row("max-num-seqs", f"{plan.flags.max_num_seqs:,}", plan.flags.origins["max_num_seqs"])
     return table
 
 
+def _between(estimate: Estimate, remark: str = "", *, digits: int = 0) -> str:
+    bounds = f"{estimate.lower:,.{digits}f} to {estimate.upper:,.{digits}f}"
+    return ", ".join(filter(None, ("" if estimate.lower == estimate.upper else bounds, remark)))
+
+
 def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="one change at a time", title_justify="left")
     for name, right in (("flag", False), ("now", True), ("instead", True), ("tokens", True), ("+/-", True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "flag")
     table.add_column("", style="dim", no_wrap=True)
     for each in suggestions:
         table.add_row(
@@ -138,7 +147,7 @@ def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
             _spelled(each.suggested),
             f"{each.capacity_tokens:,.0f}",
             f"{each.tokens_gained:+,.0f}",
-            _VERDICTS[each.verdict][1],
+            _VERDICTS[each.verdict][1] + (", the most" if each.is_largest else ""),
         )
     return table
 

@@ -279,7 +279,7 @@ def _plan() -> Schema:
                 {
                     **dict.fromkeys(whole, _NUMBER),
                     "kv_cache_bytes": bounds,
-                    "bounds": _object(dict.fromkeys(parts, bounds)),
+                    "bounds": _object(dict.fromkeys(whole, bounds)),
                     "cuda_graphs_in_budget": {"type": "boolean"},
                 },
                 optional=(*whole, "bounds", "cuda_graphs_in_budget"),

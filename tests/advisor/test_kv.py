@@ -149,6 +149,16 @@ def test_what_does_not_divide_goes_to_the_stages_before_the_last_and_once_went_t
     assert stage_layer_counts(64, 3, (0, 7, 3)) == (21, 21, 22)
 
 
+def test_the_environment_may_say_how_many_layers_each_stage_has():
+    assert stage_layer_counts(48, 2, partition="16,32") == (16, 32)
+
+
+@pytest.mark.parametrize("partition", ["16", "16,16", "16,31", "0,48", "-1,49", "a,b", "16,,32"])
+def test_a_partition_of_other_stages_or_layers_is_refused_by_its_name(partition):
+    with pytest.raises(ValueError, match=r"VLLM_PP_LAYER_PARTITION.*2 whole numbers above zero.*48 layers"):
+        stage_layer_counts(48, 2, partition=partition)
+
+
 @pytest.mark.parametrize("stages", [0, 5])
 def test_more_stages_than_layers_are_refused(stages):
     with pytest.raises(ValueError, match="--pipeline-parallel-size"):

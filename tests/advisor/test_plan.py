@@ -94,6 +94,17 @@ def test_the_environment_decides_whether_graphs_come_out_of_the_budget_since_it_
     assert memory.graphs_in_budget is expected
 
 
+def test_the_environment_decides_how_layers_are_split_with_their_weights_and_their_cache():
+    def planned_in(partition):
+        flags = parse_flags(["serve", "m", "-pp", "2"], environment={"VLLM_PP_LAYER_PARTITION": partition})
+        return plan_engine(parse_model(LLAMA_3_1_8B), flags, version=(0, 19, 0), device=H100)
+
+    even, uneven = planned_in("16,16"), planned_in("8,24")
+
+    assert uneven.memory.weights.expected > 1.3 * even.memory.weights.expected
+    assert uneven.layout.bytes_per_token == 1.5 * even.layout.bytes_per_token
+
+
 def test_the_environment_decides_which_sampler_is_rehearsed():
     def peak(value, version):
         return memory_under("VLLM_USE_FLASHINFER_SAMPLER", value, version).activation_peak
@@ -247,6 +258,11 @@ def test_a_release_newer_than_any_that_was_studied_is_planned_and_said():
     ]
     patched = planned(version=(*NEWEST_STUDIED[:2], 9))
     assert patched.notes == newest.notes
+
+
+def test_a_release_older_than_any_that_was_studied_is_said_too():
+    assert planned(version=(0, 3, 3)).notes[0].startswith("vLLM 0.3 is older than 0.4, the oldest that was studied")
+    assert not any("studied" in note for note in planned(version=(0, 4, 0)).notes)
 
 
 def test_what_is_not_counted_is_said():

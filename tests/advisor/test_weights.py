@@ -115,6 +115,15 @@ def test_every_stage_of_a_pipeline_agrees_with_its_log():
     assert last.expected - first.expected == 2 * 4096  # the final norm
 
 
+def test_until_0_8_the_last_stage_took_the_layers_that_do_not_divide_with_their_weights():
+    spec = decoder(**LLAMA_8B)  # 32 layers in three stages: 11, 11, 10 and before 10, 10, 12
+    now, before = (stages(spec, pp=3, version=version) for version in ((0, 8, 0), (0, 7, 3)))
+    layer = now[1].expected - before[1].expected
+    assert layer > 0
+    assert now[0].expected - before[0].expected == pytest.approx(layer)
+    assert before[2].expected - now[2].expected == pytest.approx(2 * layer)
+
+
 def test_a_rank_never_holds_less_than_one_kv_head():
     spec = decoder(**SMALL, head_size=32)
     key = 2 * 32 * 256 * 2  # two heads of 32 rows

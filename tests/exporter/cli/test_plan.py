@@ -76,6 +76,17 @@ def test_the_table_fits_eighty_columns_and_says_the_verdict(model):
         assert word in shown.output
 
 
+def test_what_follows_from_an_uncertain_total_has_bounds_too(model):
+    a_board_with_bounds = ("--gpu", "RTX 3060 12GB", "--vllm-version", "0.19.0")
+    flags = ("--", "serve", model, "--max-model-len", "2048", "--quantization", "bitsandbytes")
+    bounds = planned(*a_board_with_bounds, "--json", *flags)["per_gpu"]["bounds"]
+    for name in ("total_bytes", "budget_bytes"):
+        assert bounds[name]["lower"] < bounds[name]["expected"] < bounds[name]["upper"]
+    table = run(*a_board_with_bounds, *flags).output
+    (concurrency,) = [line for line in table.splitlines() if line.startswith("requests of 2,048 tokens at once")]
+    assert " to " in concurrency
+
+
 def test_why_a_change_does_what_it_does_stands_once_for_each_flag(model):
     shown = run(*ON_AN_H100, "--suggest", "--", "serve", model, "--max-model-len", "8192").output.splitlines()
     assert sum(line.startswith("max-num-seqs  ") for line in shown) > 2
