@@ -12,7 +12,7 @@ from advisor.policy import Policy
 from dashboards.files import GENERATED
 from dashboards.rules.catalogue import all_alerts
 from dashboards.rules.prometheus import Places, alert_groups, annotations
-from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, TARGET
+from tests.dashboards.rules.examples import ENGINE, EXAMPLES, GPU, IDLE, TARGET, constant, gpu
 
 ALERTS = all_alerts(Policy())
 NAMES = sorted({alert.name for alert in ALERTS})
@@ -105,6 +105,23 @@ def test_it_ends_when_its_series_do(promtool, example):
         for name, values in example.bad.items()
     }
     assert_passes(promtool([unit_test(vanishing, (f"{minutes + 60}m", example.alert, []))], alerts=both(example.alert)))
+
+
+def test_memory_that_ended_lets_no_warning_of_the_risk_out_afterwards(promtool):
+    """The critical alert holds the warning back, and must do so for as long as that is kept firing."""
+    growing = {
+        gpu("time_to_oom_seconds"): f"{constant(600, 20)} {constant('Inf', 60)}",
+        gpu("memory_growth_bytes_per_second"): f"{constant(1e6, 20)} {constant(0, 60)}",
+        gpu("oom_risk_ratio"): f"{constant(0.5, 20)} {constant(0, 60)}",
+    }
+    ends, risk = (
+        (name, [GPU | {"severity": severity}])
+        for name, severity in (("HeadroomGpuMemoryEnds", "critical"), ("HeadroomGpuOomRisk", "warning"))
+    )
+    alerts = [each for each in ALERTS if (each.name, each.severity) in {(ends[0], "critical"), (risk[0], "warning")}]
+    expected = [(at, name, firing) for at in ("19m", "25m", "30m") for name, firing in (ends, risk)]
+    expected += [("33m", name, []) for name, _ in (ends, risk)]
+    assert_passes(promtool([unit_test(growing, *expected)], alerts=alerts))
 
 
 def test_an_idle_server_is_silent(promtool):
