@@ -58,6 +58,8 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             severity=Severity.CRITICAL,
             expr=f"headroom_gpu_time_to_oom_seconds < {policy.oom_horizon_seconds:g}{growing}",
             hold="2m",
+            # It holds back the warning of the risk, which would else be told when all is over.
+            keep=_KEPT,
             summary="A GPU's memory ends within minutes at the present growth.",
             description=f"Something on {_HERE} grows: memory ends in {{{{ $value | humanizeDuration }}}}. "
             "Find the process that grows (nvidia-smi) and end it before an engine's allocation fails.",

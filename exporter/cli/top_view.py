@@ -288,7 +288,7 @@ def _engine(status: Status, engine: Status, canvas: Canvas, detail: int) -> list
     if engine.get("kv_usage_ratio") is not None:
         lines.append(_cache_bar(engine, canvas.width, canvas.colour))
     if engine.get("requests_running") is not None:
-        lines.append(Text(f"  {_requests(engine, short=False)}", style="" if detail == 3 else "dim"))
+        lines.append(Text(f"  {_requests(engine, short=False)}"))
     if detail == 3:
         lines += _engine_notes(status, engine, canvas.width)
     return lines

@@ -98,6 +98,24 @@ def test_it_ends_when_its_series_do(judged, example):
 
 
 @pytest.mark.needs_promtool
+def test_memory_that_ended_lets_no_warning_of_the_risk_out_afterwards(judged):
+    """The critical alert holds the warning back, and must do so for as long as that is kept firing."""
+    growing = {
+        gpu("time_to_oom_seconds"): f"{constant(600, 20)} {constant('Inf', 60)}",
+        gpu("memory_growth_bytes_per_second"): f"{constant(1e6, 20)} {constant(0, 60)}",
+        gpu("oom_risk_ratio"): f"{constant(0.5, 20)} {constant(0, 60)}",
+    }
+    ends, risk = (
+        (name, [GPU | {"severity": severity}])
+        for name, severity in (("HeadroomGpuMemoryEnds", "critical"), ("HeadroomGpuOomRisk", "warning"))
+    )
+    alerts = [each for each in ALERTS if (each.name, each.severity) in {(ends[0], "critical"), (risk[0], "warning")}]
+    expected = [(at, name, firing) for at in ("19m", "25m", "30m") for name, firing in (ends, risk)]
+    expected += [("33m", name, []) for name, _ in (ends, risk)]
+    assert_passes(judged(growing, *expected, alerts=alerts))
+
+
+@pytest.mark.needs_promtool
 def test_an_idle_server_is_silent(judged):
     assert_passes(judged(IDLE, *((at, name, []) for name in NAMES for at in ("5m", "60m", "115m"))))
 

@@ -128,6 +128,14 @@ def test_it_fits_the_screen_and_every_text_stands_out(browser, server, width, da
 
 
 @pytest.mark.needs_chromium
+@pytest.mark.parametrize("width", [360, 1440])
+def test_the_sign_stands_beside_the_headline_however_long_that_is(browser, server, width):
+    tab = browser.open(serve(server, statuses.many()), width=width)
+    place = "document.querySelector('.headline {}').getBoundingClientRect()".format
+    assert tab.run(f"{place('strong')}.top < {place('.sign')}.bottom")
+
+
+@pytest.mark.needs_chromium
 def test_every_figure_is_there_without_scripts(browser, server):
     url = serve(server, statuses.many())
     with_scripts = browser.open(url)
