@@ -33,7 +33,6 @@ def moment(seconds, *, risk=0.0, usage=0.5, waiting=0.0, lately=False, came=Fals
     return Moment(
         seconds=seconds,
         risk_ratio=risk,
-        exhaustion_seconds=None,
         usage_ratio=usage,
         waiting=waiting,
         preempted_lately=lately,
