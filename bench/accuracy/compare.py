@@ -5,13 +5,14 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from advisor.units import GIB
 from bench.accuracy import packages
 from bench.accuracy.peers import FORMULAS, Case, PeerAnswer, case_of
 from bench.accuracy.rows import configuration_of
-from bench.accuracy.score import HYBRIDS, Scored, VerdictScore, median, quantile, verdict_score
+from bench.accuracy.score import HYBRIDS, Scored, VerdictScore, quantile, verdict_score
 
 OURS = "vllm-headroom"
 

@@ -31,7 +31,6 @@ class Prediction:
     kv_bytes_per_token: float
     """Of one GPU."""
     verdict: Verdict
-    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +67,6 @@ def predict(row: Deployment, config: Mapping[str, Any]) -> Prediction | Declined
         kv_tokens=plan.kv_tokens,
         kv_bytes_per_token=plan.layout.bytes_per_token,
         verdict=plan.verdict,
-        error=plan.error,
     )
 
 

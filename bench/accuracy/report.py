@@ -1,6 +1,7 @@
 """docs/accuracy.md: the scores in words and tables, the same bytes for the same estimator."""
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import Any
 
 from advisor.estimate import Estimate
@@ -8,7 +9,7 @@ from advisor.units import GIB
 from bench.accuracy.compare import OURS, Compared
 from bench.accuracy.predict import Declined, Prediction
 from bench.accuracy.rows import Figure, Reported, gpu_class, release
-from bench.accuracy.score import Scored, Summary, Target, median, population, quantile, summary, targets
+from bench.accuracy.score import Scored, Summary, Target, population, quantile, summary, targets
 
 
 def report(rows: Sequence[Scored], *, peers: Sequence[Compared], packages_said: str, examples: Sequence[str]) -> str:

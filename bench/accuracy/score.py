@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 from advisor.units import GIB
@@ -172,13 +173,6 @@ def quantile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least ``share`` of the values do not exceed (no interpolation)."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the middle value, the mean of the two middle ones for an even count."""
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

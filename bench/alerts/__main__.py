@@ -14,10 +14,8 @@ from pathlib import Path
 from bench.alerts.chronicle import Event, courses, report
 from bench.alerts.programs import alertmanager, demo, prometheus
 from bench.alerts.witness import Webhook, every_second, held_back, over_time
-from bench.backtest.__main__ import replaced
+from bench.page import write_section
 from dashboards.files import GENERATED
-
-BEGIN, END = "<!-- written by make alerts: begin -->", "<!-- written by make alerts: end -->"
 
 _EVENTS = {
     'headroom_gpu_memory_growth_bytes_per_second{gpu="1"} > 0': "the daemon sees a trend on GPU 1",
@@ -36,9 +34,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=17.0)
     parser.add_argument("--write", type=Path, default=Path("docs/dashboards.md"), help="page with the marks")
     asked = parser.parse_args()
-    section = run(asked.minutes)
-    page = asked.write.read_text(encoding="utf-8")
-    asked.write.write_text(replaced(page, section, begin=BEGIN, end=END), encoding="utf-8")
+    write_section(asked.write, run(asked.minutes), target="alerts")
 
 
 def run(minutes: float) -> str:

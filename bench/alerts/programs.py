@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from typing import Any
 from urllib.request import urlopen
 
 import yaml
+
+from bench.ports import free_port
 
 _STARTS_WITHIN_SECONDS = 30.0
 
@@ -81,13 +82,6 @@ def alertmanager(directory: Path, *, inhibition: Path, webhook: str | None = Non
     url = f"http://127.0.0.1:{port}"
     with _running(argv, ready=f"{url}/-/ready", log=directory / "alertmanager.log"):
         yield url
-
-
-def free_port() -> int:
-    """Return a port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _found(*names: str) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from advisor.policy import Policy
 from bench.backtest.report import report
 from bench.backtest.run import KINDS, run
-
-BEGIN, END = "<!-- written by make backtest: begin -->", "<!-- written by make backtest: end -->"
+from bench.page import write_section
 
 
 def main() -> None:
@@ -20,21 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     policy = Policy()
     scores = run(KINDS, seeds=options.seeds, processes=options.processes, policy=policy)
-    page = options.write.read_text(encoding="utf-8")
-    options.write.write_text(replaced(page, report(scores, policy)), encoding="utf-8")
-
-
-def replaced(page: str, section: str, *, begin: str = BEGIN, end: str = END) -> str:
-    """Return the page with the section between its marks.
-
-    Raises:
-        ValueError: The page has no marks.
-    """
-    before, found_begin, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end:
-        raise ValueError(f"no {begin} and {end} in the page")
-    return f"{before}{begin}\n\n{section}\n{end}{after}"
+    write_section(options.write, report(scores, policy), target="backtest")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ frozen again and every parameter here was chosen anew.
 import math
 import random
 
-from advisor.estimate import Estimate
 from advisor.units import GIB, MIB
 from bench.backtest.kinds import Kind
 from bench.backtest.scene import (
@@ -18,6 +17,7 @@ from bench.backtest.scene import (
     Scene,
     constant,
     engine_part,
+    entitled,
     host,
     log_uniform,
     noisy,
@@ -81,7 +81,6 @@ def foreign_leak(rng: random.Random) -> Scene:
 
 def _restarting(rng: random.Random, scene: Scene, key: str, budget: float, held: float, at: list[float]) -> None:
     """Add an engine that is stopped at each of these times, is away for a while, loads, and comes back."""
-    entitled = Estimate(lower=budget + 250 * MIB, expected=budget + 480 * MIB, upper=budget + 800 * MIB + 0.4 * GIB)
     begin = 0.0
     for number, stop in enumerate([*at, float("inf")]):
         loading = rng.uniform(15, 420)
@@ -97,7 +96,7 @@ def _restarting(rng: random.Random, scene: Scene, key: str, budget: float, held:
                 key=f"{key} {number}",
                 kind="engine",
                 level=level,
-                entitled=entitled,
+                entitled=entitled(budget),
                 from_seconds=begin,
                 to_seconds=stop,
                 busy=True,

@@ -4,7 +4,6 @@ import math
 import random
 from collections.abc import Callable
 
-from advisor.estimate import Estimate
 from advisor.units import GIB, MIB
 from bench.backtest.scene import (
     HOUR,
@@ -13,6 +12,7 @@ from bench.backtest.scene import (
     Scene,
     constant,
     engine_part,
+    entitled,
     host,
     log_uniform,
     noisy,
@@ -103,10 +103,9 @@ def daily_wave(rng: random.Random) -> Scene:
     scene, budget = host(rng, room_bytes=room + GIB, seconds=48 * HOUR)
     scene.parts.append(engine_part(rng, "engine", budget))
     phase, tremble = rng.random(), noisy(rng, 0.0, rng.uniform(2, 40) * MIB)
-    base = constant(GIB)
 
     def wave(now: float) -> float:
-        return base(now) + amplitude * 0.5 * (1 - math.cos(math.tau * (now / (24 * HOUR) + phase))) + tremble(now)
+        return GIB + amplitude * 0.5 * (1 - math.cos(math.tau * (now / (24 * HOUR) + phase))) + tremble(now)
 
     scene.parts.append(Part(key="other", kind="foreign", level=wave))
     scene.cause_at_seconds = 0.0
@@ -121,7 +120,6 @@ def bursts(rng: random.Random) -> Scene:
     every = log_uniform(rng, 600, 2 * HOUR)
     spread = rng.uniform(0.1, 0.5)
     until, height, next_at = 0.0, 0.0, rng.expovariate(1 / every)
-    near: list[float] = []
 
     def bursting(base: Level) -> Level:
         def level(now: float) -> float:
@@ -129,10 +127,9 @@ def bursts(rng: random.Random) -> Scene:
             if now >= next_at:
                 height = typical * math.exp(rng.gauss(0, spread))
                 until, next_at = next_at + rng.uniform(30, 300), next_at + rng.expovariate(1 / every)
-                if height > 0.9 * room:
-                    near.append(now)
+                if height > 0.9 * room and scene.cause_at_seconds is None:
                     # A burst that almost took all is a warning of the next; before the first nobody can know.
-                    scene.cause_at_seconds = near[0]
+                    scene.cause_at_seconds = now
             return base(now) + (height if now < until else 0.0)
 
         return level
@@ -186,9 +183,8 @@ def over_committed(rng: random.Random) -> Scene:
         pieces = rng.randint(1, 4)
         steps = [(log_uniform(rng, 60, 24 * HOUR), missing / pieces) for _ in range(pieces)]
         start = budget - missing + rng.uniform(300, 650) * MIB
-        entitled = Estimate(lower=budget + 250 * MIB, expected=budget + 480 * MIB, upper=budget + 800 * MIB + 0.4 * GIB)
         level = stepped(noisy(rng, start, 4 * MIB), steps)
-        scene.parts.append(Part(key=key, kind="engine", level=level, entitled=entitled, busy=True))
+        scene.parts.append(Part(key=key, kind="engine", level=level, entitled=entitled(budget), busy=True))
     scene.cause_at_seconds = 0.0
     return scene
 

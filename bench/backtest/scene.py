@@ -129,6 +129,18 @@ def ramp(at_seconds: float, over_seconds: float, size_bytes: float, *, start_byt
     return lambda now: start_bytes + (size_bytes - start_bytes) * min(1.0, max(0.0, (now - at_seconds) / over_seconds))
 
 
+def entitled(budget_bytes: float) -> Estimate:
+    """Return what an engine is entitled to, as the advisor knows it.
+
+    Its budget and a context between 250 and 800 MiB, graphs up to 0.4 GiB beyond their estimate.
+    """
+    return Estimate(
+        lower=budget_bytes + 250 * MIB,
+        expected=budget_bytes + 480 * MIB,
+        upper=budget_bytes + 800 * MIB + 0.4 * GIB,
+    )
+
+
 def engine_part(
     rng: random.Random,
     key: str,
@@ -139,21 +151,13 @@ def engine_part(
     to_seconds: float = float("inf"),
     extra: Callable[[Level], Level] = lambda level: level,
 ) -> Part:
-    """Return a vLLM engine that holds its budget beside a CUDA context, less what its largest step has not taken yet.
-
-    What it is entitled to is known as the advisor knows it: its budget and a context between 250 and 800 MiB, graphs
-    up to 0.4 GiB beyond their estimate.
-    """
+    """Return a vLLM engine that holds its budget and a CUDA context, less what its largest step has not taken yet."""
     context = rng.uniform(300, 700) * MIB
     return Part(
         key=key,
         kind="engine",
         level=extra(noisy(rng, budget_bytes * (1 - unreached_ratio) + context, rng.uniform(0, 6) * MIB)),
-        entitled=Estimate(
-            lower=budget_bytes + 250 * MIB,
-            expected=budget_bytes + 480 * MIB,
-            upper=budget_bytes + 800 * MIB + 0.4 * GIB,
-        ),
+        entitled=entitled(budget_bytes),
         from_seconds=from_seconds,
         to_seconds=to_seconds,
         busy=True,

@@ -51,8 +51,6 @@ class HistoryScore:
     """Moments in each bin of risk."""
     came: tuple[int, ...]
     """Those of them after which memory ended within the horizon."""
-    said_sum: tuple[float, ...]
-    """Sum of the risks said in each bin."""
     squares: dict[str, float]
     """Sum of (said - outcome) squared over those moments, for the model and each rule, which says 0 or 1."""
 
@@ -91,7 +89,7 @@ def judge(scene: Scene, policy: Policy) -> HistoryScore:
     for threshold in (*THRESHOLDS, policy.oom_risk_warning_ratio):
         truth = bytearray(risk > threshold for risk in risks)
         alerts[str(threshold)] = _scored(episodes(times, truth, FOR_SECONDS), end, cause, ended=ended)
-    said, came, sums = [0] * BINS, [0] * BINS, [0.0] * BINS
+    said, came = [0] * BINS, [0] * BINS
     squares = dict.fromkeys(("ours", *truths), 0.0)
     for position in range(0, len(times), _EVERY):
         left = end - times[position]
@@ -102,7 +100,6 @@ def judge(scene: Scene, policy: Policy) -> HistoryScore:
         place = min(BINS - 1, int(risk * BINS))
         said[place] += 1
         came[place] += outcome
-        sums[place] += risk
         squares["ours"] += (risk - outcome) ** 2
         for name, truth in truths.items():
             squares[name] += (truth[position] - outcome) ** 2
@@ -113,7 +110,6 @@ def judge(scene: Scene, policy: Policy) -> HistoryScore:
         alerts=alerts,
         said=tuple(said),
         came=tuple(came),
-        said_sum=tuple(sums),
         squares=squares,
     )
 

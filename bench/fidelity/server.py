@@ -2,13 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
+
+from bench.ports import free_port
 
 _STARTS_WITHIN_SECONDS = 600.0
 _TINY_MODEL = Path(__file__).parents[2] / "tests" / "end_to_end" / "tiny_model.py"
@@ -36,9 +37,7 @@ def serving(
     Raises:
         RuntimeError: The server ended or was not up in time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     argv = [
         *(str(vllm), "serve", str(model), "--load-format", "dummy", "--dtype", "bfloat16"),

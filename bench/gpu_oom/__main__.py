@@ -22,10 +22,10 @@ from urllib.request import urlopen
 import pynvml
 
 from advisor.policy import Policy
+from advisor.units import MIB
 from exporter.errors import SourceError
 from exporter.sources.nvml import NvmlSource
 
-MIB = 1024**2
 CALM_SECONDS = 60.0
 """What the daemon sees of the GPU before anything happens on it."""
 LEAK_SECONDS = 300.0

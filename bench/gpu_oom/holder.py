@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-MIB = 1024**2
+from advisor.units import MIB
+
 _OUT_OF_MEMORY = 2
 """``CUDA_ERROR_OUT_OF_MEMORY`` (cuda.h)."""
 

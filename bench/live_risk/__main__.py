@@ -4,13 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bench.backtest.__main__ import replaced
 from bench.live_risk.report import report
 from bench.live_risk.run import run
 from bench.live_risk.story import ALL
+from bench.page import write_section
 from tests.nvml_standin.standin import build
-
-BEGIN, END = "<!-- written by make live-risk: begin -->", "<!-- written by make live-risk: end -->"
 
 
 def main() -> None:
@@ -32,8 +30,7 @@ def main() -> None:
         )
     section = report(outcomes, speed=options.speed, poll_seconds=options.poll_interval)
     print(section)
-    page = options.write.read_text(encoding="utf-8")
-    options.write.write_text(replaced(page, section, begin=BEGIN, end=END), encoding="utf-8")
+    write_section(options.write, section, target="live-risk")
 
 
 if __name__ == "__main__":

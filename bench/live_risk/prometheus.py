@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -15,19 +14,12 @@ from urllib.request import urlopen
 import yaml
 
 from bench.live_risk.rules import spelled
+from bench.ports import free_port
 
 _READY_WITHIN_SECONDS = 30.0
 _LOOKBACK_SECONDS = 300.0
 Series = tuple[Mapping[str, str], tuple[tuple[float, float], ...]]
 """Labels, and (Unix time, value) of each sample."""
-
-
-def free_port() -> int:
-    """Return a port of loopback on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Prometheus:

@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from advisor.policy import Policy
-from bench.live_risk.prometheus import Prometheus, Series, free_port, prometheus
+from bench.live_risk.prometheus import Prometheus, Series, prometheus
 from bench.live_risk.rules import BASELINES, OURS, RESTART, rule_groups
 from bench.live_risk.stage import Played, Stage
 from bench.live_risk.story import Story, Teller
+from bench.ports import free_port
 from tests.nvml_standin.standin import environment
 
 _STARTS_WITHIN_SECONDS = 60.0

@@ -16,8 +16,8 @@ from advisor.model import parse_model
 from advisor.plan import EnginePlan, plan_engine
 from advisor.versions import parse_version
 from bench.live_risk.engine import LOADS, PAGE
-from bench.live_risk.prometheus import free_port
 from bench.live_risk.story import Member, Story, Teller
+from bench.ports import free_port
 from tests.nvml_standin.standin import MIB, Gpu, Process, State
 
 VLLM_VERSION = "0.32.0"

@@ -38,7 +38,8 @@ from bench.performance.report import (
     Start,
     text,
 )
-from bench.performance.world import PAGE, World, free_ports, world
+from bench.performance.world import PAGE, World, world
+from bench.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _INTERVALS_SECONDS = (1.0, 5.0)
@@ -204,7 +205,7 @@ class _Run:
 
     def _ours(self, interval: float) -> Program:
         self._count += 1
-        (port,) = free_ports(1)
+        port = free_port()
         command = (
             *(sys.executable, "-m", "exporter", "serve", "--web.listen-address", f"127.0.0.1:{port}"),
             *("--poll-interval", str(interval), "--state-dir", str(self._folder / f"state{self._count}")),
@@ -212,7 +213,7 @@ class _Run:
         return Program(name=OURS, command=command, port=port, sample=b"headroom_gpu_memory_total_bytes{")
 
     def _theirs(self, interval: float) -> Program:
-        (port,) = free_ports(1)
+        port = free_port()
         command = (str(self._peer), "--bind-address", "127.0.0.1", "--port", str(port), "--interval", str(interval))
         return Program(name=PEER, command=command, port=port, sample=b"gpu_memory_total_MiB{")
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from advisor.units import MIB
 from bench.performance.measure import Memory, quantile
 from bench.performance.pages import PageCost
-
-_MIB = 1024**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +170,7 @@ same {run.window_seconds:g} seconds.
     largest = run.pages[-1]
     yield ""
     yield "While the largest of these pages is read (8 MiB is the bound), it takes"
-    yield f"{largest.peak_bytes / _MIB:.0f} MiB at most, with what is remembered of the one before."
+    yield f"{largest.peak_bytes / MIB:.0f} MiB at most, with what is remembered of the one before."
     yield from _FOUND.splitlines()
 
 
@@ -207,7 +206,7 @@ def _aims(run: Measured) -> Iterator[str]:
         cost.memory.resident_bytes for cost in run.with_engines.costs if cost.program == OURS and cost.memory
     )
     yield _row(
-        "resident memory with 8 engines and state kept, MiB", resident / _MIB, f"{AIM_RESIDENT_MIB}", AIM_RESIDENT_MIB
+        "resident memory with 8 engines and state kept, MiB", resident / MIB, f"{AIM_RESIDENT_MIB}", AIM_RESIDENT_MIB
     )
     for scene in (run.gpus_only, run.with_engines):
         for answers in scene.answers:
@@ -240,7 +239,7 @@ def _scene(scene: Scene) -> Iterator[str]:
     for cost in scene.costs:
         memory = cost.memory
         sizes = (memory.resident_bytes, memory.proportional_bytes) if memory else ()
-        shown = " | ".join(f"{size / _MIB:.1f}" for size in sizes) or " | "
+        shown = " | ".join(f"{size / MIB:.1f}" for size in sizes) or " | "
         yield f"| {cost.program} | {cost.interval_seconds:g} s | {cost.cpu_seconds_a_minute:.2f} | {shown} |"
     yield from ("", "/metrics, read every second, each scrape on a connection of its own:", "")
     yield "| | scrapes a second | p50 ms | p99 ms | CPU s/min with them |"

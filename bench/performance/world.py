@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+from bench.ports import free_ports
 from tests.nvml_standin.standin import GIB, Process, State, build, environment
 
 _ROOT = Path(__file__).parents[2]
@@ -140,15 +140,6 @@ def _started(command: list[str], **environ: str) -> Iterator[subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait_for(url: str) -> None:

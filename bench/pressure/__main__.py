@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from advisor.policy import Policy
-from bench.backtest.__main__ import replaced
+from bench.page import write_section
 from bench.pressure.plan import REAL_HORIZON_SECONDS, SERVERS
 from bench.pressure.record import record
 from bench.pressure.recording import Half, read
@@ -19,7 +19,6 @@ from bench.pressure.score import Story, horizon_policy, told
 from bench.pressure.simulated import KINDS, simulated
 
 RECORDINGS = Path(__file__).parent / "recordings"
-BEGIN, END = (f"<!-- written by make pressure-backtest: {each} -->" for each in ("begin", "end"))
 TUNING_SEEDS = range(6)
 _HELD_OUT_FROM = 1000
 
@@ -61,9 +60,9 @@ def main() -> None:
         *parts_of("Simulated scheduler", policy.kv_horizon_seconds, stories),
         Part(title="Real vLLM on the CPU", horizon_seconds=REAL_HORIZON_SECONDS, stories=tuple(recorded)),
     ]
-    page = options.write.read_text(encoding="utf-8")
-    options.write.write_text(replaced(page, report(parts), begin=BEGIN, end=END), encoding="utf-8")
-    sys.stdout.write(report(parts))
+    section = report(parts)
+    write_section(options.write, section, target="pressure-backtest")
+    sys.stdout.write(section)
 
 
 def _simulated(kind: str, seed: int, half: Half, policy: Policy) -> Story:

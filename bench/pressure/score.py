@@ -24,7 +24,6 @@ class Moment:
 
     seconds: float
     risk_ratio: float | None
-    exhaustion_seconds: float | None
     usage_ratio: float
     waiting: float
     preempted_lately: bool
@@ -64,13 +63,12 @@ RULES: dict[str, Rule] = {
 """What people alert by today; the last is hindsight: what happened within the last horizon will again."""
 
 
-def told(recording: Recording, policy: Policy, *, every: int = 1) -> Story:
+def told(recording: Recording, policy: Policy) -> Story:
     """Tell a recording to what the daemon runs, page by page.
 
     Args:
         recording: What was seen.
         policy: Its ``kv_horizon_seconds`` is the horizon of everything here.
-        every: 5 lets the daemon see every fifth page, as at its default of 5 s; what came is still told by all.
     """
     horizon = policy.kv_horizon_seconds
     times = [seconds for seconds, _ in recording.pages]
@@ -84,8 +82,7 @@ def told(recording: Recording, policy: Policy, *, every: int = 1) -> Story:
         started_at_seconds=0.0,
     )
     history, moments = History(), []
-    for place in range(0, len(times), every):
-        seconds, page = recording.pages[place]
+    for place, (seconds, page) in enumerate(recording.pages):
         target = EngineTarget(engine=page.engine, url=page.url, failing=None)
         seen = Snapshot(now_seconds=1e4 + seconds, servers=(server,), engines=(page,), targets=(target,))
         report = advise(seen, history, policy)
@@ -97,7 +94,6 @@ def told(recording: Recording, policy: Policy, *, every: int = 1) -> Story:
             Moment(
                 seconds=seconds,
                 risk_ratio=engine.preemption_risk_ratio,
-                exhaustion_seconds=engine.time_to_kv_exhaustion_seconds,
                 usage_ratio=page.kv_usage_ratio or 0.0,
                 waiting=page.requests_waiting or 0.0,
                 preempted_lately=counts[place] > before,

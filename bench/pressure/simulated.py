@@ -117,7 +117,7 @@ def _limited(chance: random.Random) -> Load:
 
 
 def _job(chance: random.Random) -> Load:
-    """Return an offline job that keeps the cache around 95 % full with nobody waiting."""
+    """Return an offline job that keeps the cache around 95% full with nobody waiting."""
     clients = 40
     share = chance.uniform(0.93, 0.97)
     blocks = int(clients * (JOB.held + _BLOCK_SIZE / 2) / share / _BLOCK_SIZE)

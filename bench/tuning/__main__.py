@@ -15,8 +15,9 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.fidelity.server import serving
+from bench.page import write_section
 from bench.tuning.campaign import Visit, observing, sweeping
-from bench.tuning.report import BEGIN, END, report
+from bench.tuning.report import report
 from bench.tuning.runs import RUNS, Run, append_run, read_runs
 from bench.tuning.serve import ENVIRONMENT, FLAGS, Server, serve, write_smaller_model
 from bench.tuning.workloads import workloads
@@ -41,8 +42,7 @@ def main() -> int:
         if asked.vllm is None:
             parser.error("--vllm or VLLM_HEADROOM_TEST_VLLM names the executable of a vLLM for the CPU")
         _run(asked)
-    page = asked.write.read_text(encoding="utf-8")
-    asked.write.write_text(replaced(page, report(read_runs(asked.runs))), encoding="utf-8")
+    write_section(asked.write, report(read_runs(asked.runs)), target="tuning-bench")
     return 0
 
 
@@ -90,19 +90,6 @@ def _servers(vllm: Path, model: Path, visits: Sequence[Visit]) -> Generator[tupl
             server = Server(url=url, model=model, log=log, max_num_seqs=visit.max_num_seqs)
             server.warm_up()
             yield visit, server
-
-
-def replaced(page: str, section: str) -> str:
-    """Return the page with the section between its marks.
-
-    Raises:
-        ValueError: The page has no marks.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"no {BEGIN} and {END} in the page")
-    return f"{before}{BEGIN}\n\n{section}\n{END}{after}"
 
 
 if __name__ == "__main__":

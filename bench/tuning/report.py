@@ -27,7 +27,6 @@ from bench.tuning.judge import (
 from bench.tuning.runs import Run
 from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, CAPACITY_TOKENS, MAX_MODEL_LEN, Workload, workloads
 
-BEGIN, END = "<!-- written by make tuning-bench: begin -->", "<!-- written by make tuning-bench: end -->"
 _MOST_MISSING = 3
 """Settings of the sweep that a workload may lack and still be judged."""
 _MEDIAN_STEPS_AIM, _WORST_STEPS_AIM, _STALL_AIM = 0.03, 0.08, 2.0

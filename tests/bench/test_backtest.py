@@ -4,7 +4,6 @@ import pytest
 
 from advisor.policy import Policy
 from advisor.units import GIB
-from bench.backtest.__main__ import BEGIN, END, replaced
 from bench.backtest.report import report
 from bench.backtest.rules import free_1_gib, predict_linear, used_95_percent
 from bench.backtest.run import KINDS, run
@@ -114,9 +113,3 @@ def test_the_report_has_every_kind_and_is_the_same_each_time():
     assert first == report(run(kinds, seeds=2, processes=1, policy=Policy()), Policy())
     assert "| fast leak * | 2 |" in first
     assert "| step | 2 |" in first
-
-
-def test_the_section_is_replaced_between_its_marks():
-    assert replaced(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n{END}\nb"
-    with pytest.raises(ValueError, match="begin"):
-        replaced("a", "new")

@@ -35,7 +35,8 @@ from bench.performance.report import (
     Start,
     text,
 )
-from bench.performance.world import PAGE, free_ports, world
+from bench.performance.world import PAGE, world
+from bench.ports import free_port
 from exporter.sources.vllm import Server, parse_page, read_engines
 from tests.exporter.daemon import FakeServer
 
@@ -96,7 +97,7 @@ def test_an_answer_that_is_no_page_is_an_error():
 
 
 def test_a_program_that_ends_at_once_is_told_with_what_it_said(tmp_path):
-    broken = Program(name="broken", command=(sys.executable, "-c", "raise SystemExit('no GPU')"), port=free_ports(1)[0])
+    broken = Program(name="broken", command=(sys.executable, "-c", "raise SystemExit('no GPU')"), port=free_port())
     with (
         pytest.raises(RuntimeError, match="broken shows no GPU: no GPU"),
         running(broken, os.environ, tmp_path / "log"),
@@ -135,7 +136,7 @@ def test_the_costs_of_a_page_are_of_that_page():
 @pytest.mark.needs_cc
 def test_a_daemon_sees_the_gpus_and_the_server_of_the_made_up_host(tmp_path):
     with world(tmp_path / "host", gpus=2, engines=1) as host:
-        (port,) = free_ports(1)
+        port = free_port()
         command = (sys.executable, "-m", "exporter", "serve", "--web.listen-address", f"127.0.0.1:{port}")
         command += ("--poll-interval", "0.2", "--engine", *host.engine_urls)
         ours = Program(name=OURS, command=command, port=port, sample=b"headroom_gpu_memory_total_bytes{")

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from advisor.policy import Policy
-from bench.pressure.__main__ import BEGIN, END, RECORDINGS
+from bench.pressure.__main__ import RECORDINGS
 from bench.pressure.plan import SERVERS, TRACE, Offered
 from bench.pressure.recording import read, written
 from bench.pressure.report import parts_of, report
@@ -33,7 +33,6 @@ def moment(seconds, *, risk=0.0, usage=0.5, waiting=0.0, lately=False, came=Fals
     return Moment(
         seconds=seconds,
         risk_ratio=risk,
-        exhaustion_seconds=None,
         usage_ratio=usage,
         waiting=waiting,
         preempted_lately=lately,
@@ -164,8 +163,3 @@ def test_the_report_tells_kinds_calibration_and_rules(job):
     assert "tuning" not in text
     assert "| job, 95 % full | " in text
     assert "| usage > 90% | 100% |" in text
-
-
-def test_the_page_has_one_section_to_replace():
-    page = (RECORDINGS.parents[2] / "docs" / "risk.md").read_text(encoding="utf-8")
-    assert page.count(BEGIN) == page.count(END) == 1

@@ -4,7 +4,6 @@ from advisor.units import GIB
 from bench.accuracy.predict import Declined
 from bench.accuracy.rows import Doubt
 from bench.accuracy.score import (
-    median,
     population,
     quantile,
     summary,
@@ -114,8 +113,12 @@ def test_a_declined_row_is_asked_and_not_answered():
 
 
 def test_the_median_of_an_even_count_is_the_mean_of_the_middle_two():
-    assert median([4.0, 1.0, 3.0, 2.0]) == 2.5
-    assert median([3.0, 1.0, 2.0]) == 2.0
+    def middle(*errors_gib):
+        rows = [scored(deployment(kv_gib=8.0), prediction(kv=8.0 + error, budget=20.0)) for error in errors_gib]
+        return summary(rows).kv_share_median
+
+    assert middle(4.0, 1.0, 3.0, 2.0) == pytest.approx(2.5 / 20)
+    assert middle(3.0, 1.0, 2.0) == pytest.approx(2.0 / 20)
 
 
 def test_a_percentile_is_an_observed_value():

@@ -6,7 +6,7 @@ import pytest
 
 from advisor.load import to_json
 from advisor.loadtest import End, Look, Sample
-from bench.tuning.__main__ import replaced
+from bench.page import replaced
 from bench.tuning.campaign import SWEEP, observing, sweeping
 from bench.tuning.judge import (
     BY_MAX_MODEL_LEN,
@@ -20,7 +20,7 @@ from bench.tuning.judge import (
     regret,
     spreads,
 )
-from bench.tuning.report import BEGIN, END, report
+from bench.tuning.report import report
 from bench.tuning.runs import RUNS, Run, append_run, read_runs
 from bench.tuning.serve import latency_steps, longest_stall_steps
 from bench.tuning.workloads import MAX_MODEL_LEN, workloads
@@ -269,12 +269,7 @@ class TestReport:
 
     def test_the_page_shows_the_runs_that_are_in_the_repository(self):
         page = (RUNS.parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
-        assert replaced(page, report(read_runs())) == page
-
-    def test_the_section_is_replaced_between_its_marks(self):
-        assert replaced(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n{END}\nb"
-        with pytest.raises(ValueError, match="begin"):
-            replaced("a", "new")
+        assert replaced(page, report(read_runs()), target="tuning-bench") == page
 
 
 def test_what_is_written_down_is_read_back(tmp_path):
