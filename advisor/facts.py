@@ -15,6 +15,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, ClassVar, cast
 
+from advisor.estimate import Origin
+
 PREFIX = "headroom"
 
 
@@ -41,6 +43,8 @@ class Metric:
     """Label names in order: the subject's identity, then the field's own."""
     subject: str
     field: str
+    origins: tuple[Origin, ...] = ()
+    """Where its values come from; of several, the engine's ``_info`` series or the help says which."""
 
 
 class Fact:
@@ -64,14 +68,14 @@ def described(help_text: str) -> Any:
     return _declare(Kind.DESCRIBED, help_text)
 
 
-def level(help_text: str, *, by: str | None = None) -> Any:
-    """Declare a gauge; with ``by`` the value is a mapping from that label's values to numbers."""
-    return _declare(Kind.LEVEL, help_text, by=by)
+def level(help_text: str, origin: Origin, *more: Origin, by: str | None = None) -> Any:
+    """Declare a gauge, and where it comes from; with ``by`` its value maps that label's values to numbers."""
+    return _declare(Kind.LEVEL, help_text, origins=(origin, *more), by=by)
 
 
-def total(help_text: str, *, by: str | None = None) -> Any:
-    """Declare a running total (its field name ends in ``_total``); ``by`` as in `level`."""
-    return _declare(Kind.TOTAL, help_text, by=by)
+def total(help_text: str, origin: Origin, *more: Origin, by: str | None = None) -> Any:
+    """Declare a running total (its field name ends in ``_total``); the rest as in `level`."""
+    return _declare(Kind.TOTAL, help_text, origins=(origin, *more), by=by)
 
 
 def one_hot(value: str, values: tuple[str, ...]) -> Mapping[str, int]:
@@ -128,6 +132,7 @@ def _declared(fact_type: Any) -> _Declared:
                 labels=(*labels, by) if by else labels,
                 subject=subject,
                 field=field.name,
+                origins=field.metadata["origins"],
             )
             numbers.append((metric, by is not None))
     return _Declared(

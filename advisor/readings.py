@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from advisor.estimate import Origin
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flags import EngineFlags
 from advisor.spec import ModelSpec
@@ -32,21 +33,30 @@ class Gpu(Fact):
     cuda_version: str | None = described("newest CUDA version that the driver supports")
     compute_capability: str | None = described("compute capability, as in 9.0")
     mig: str | None = described("MIG profile of an instance, 'parent' for a GPU split by MIG")
-    memory_total_bytes: int | None = level("Memory installed, as NVML counts it; CUDA sees a little less.")
-    memory_used_bytes: int | None = level("Memory allocated by processes, without what the driver reserves.")
-    memory_free_bytes: int | None = level("Memory that a new allocation can still take.")
-    memory_reserved_bytes: int | None = level("Memory that driver and firmware keep for themselves.")
-    utilization_ratio: float | None = level("Share of the last sample period in which a kernel ran.")
-    power_watts: float | None = level("Power drawn by the whole board.")
-    temperature_celsius: float | None = level("Temperature of the GPU die.")
-    throttled: Mapping[str, int] | None = level("1 while clocks are held down for this reason.", by="reason")
-    ecc_uncorrected_errors_total: int | None = total(
-        "Uncorrected ECC memory errors over the life of the board (of the driver load where that is all it keeps)."
+    memory_total_bytes: int | None = level(
+        "Memory installed, as NVML counts it; CUDA sees a little less.", Origin.REPORTED
     )
-    row_remap_pending: int | None = level("1 when a memory row waits for a GPU reset to be remapped.")
-    row_remap_failed: int | None = level("1 when remapping a memory row failed: the board is due for replacement.")
+    memory_used_bytes: int | None = level(
+        "Memory allocated by processes, without what the driver reserves.", Origin.REPORTED
+    )
+    memory_free_bytes: int | None = level("Memory that a new allocation can still take.", Origin.REPORTED)
+    memory_reserved_bytes: int | None = level("Memory that driver and firmware keep for themselves.", Origin.REPORTED)
+    utilization_ratio: float | None = level("Share of the last sample period in which a kernel ran.", Origin.REPORTED)
+    power_watts: float | None = level("Power drawn by the whole board.", Origin.REPORTED)
+    temperature_celsius: float | None = level("Temperature of the GPU die.", Origin.REPORTED)
+    throttled: Mapping[str, int] | None = level(
+        "1 while clocks are held down for this reason.", Origin.REPORTED, by="reason"
+    )
+    ecc_uncorrected_errors_total: int | None = total(
+        "Uncorrected ECC memory errors over the life of the board (of the driver load where that is all it keeps).",
+        Origin.REPORTED,
+    )
+    row_remap_pending: int | None = level("1 when a memory row waits for a GPU reset to be remapped.", Origin.REPORTED)
+    row_remap_failed: int | None = level(
+        "1 when remapping a memory row failed: the board is due for replacement.", Origin.REPORTED
+    )
     xid_errors_total: Mapping[int, int] | None = total(
-        "Xid errors seen since this daemon started watching, by Xid code.", by="xid"
+        "Xid errors seen since this daemon started watching, by Xid code.", Origin.DERIVED, by="xid"
     )
 
 

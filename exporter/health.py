@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from advisor.estimate import Origin
 from advisor.facts import Fact, described, identity, level
 
 
@@ -25,11 +26,15 @@ class Collector(Fact):
     subject: ClassVar[str] = "collector"
 
     collector: str = identity("Name of the source: nvml, process, vllm, model, cgroup, prometheus, state, advice.")
-    success: int | None = level("1 when the last read of this source succeeded in full, 0 when anything failed.")
-    duration_seconds: float | None = level("How long the last finished read took.")
-    last_success_timestamp_seconds: float | None = level("Unix time of the last read that succeeded in full.")
+    success: int | None = level(
+        "1 when the last read of this source succeeded in full, 0 when anything failed.", Origin.REPORTED
+    )
+    duration_seconds: float | None = level("How long the last finished read took.", Origin.REPORTED)
+    last_success_timestamp_seconds: float | None = level(
+        "Unix time of the last read that succeeded in full.", Origin.REPORTED
+    )
     failing: Mapping[str, int] | None = level(
-        "1 for the reason why the last read failed; no series while it succeeds.", by="reason"
+        "1 for the reason why the last read failed; no series while it succeeds.", Origin.DERIVED, by="reason"
     )
 
 
@@ -42,8 +47,9 @@ class ConfigReload(Fact):
     last_reload_successful: int | None = level(
         "1 while the configuration, web configuration and certificates in effect are those on disk when they were "
         "last read (at the start, on SIGHUP, and for the web part when a file changes); 0 when they were refused and "
-        "the old ones stay."
+        "the old ones stay.",
+        Origin.REPORTED,
     )
     last_reload_success_timestamp_seconds: float | None = level(
-        "Unix time of the last read of the configuration that was not refused."
+        "Unix time of the last read of the configuration that was not refused.", Origin.REPORTED
     )

@@ -44,8 +44,16 @@ def metrics_page() -> str:
             "and `dp_rank`. Beside these the page holds the usual `process_*` and `python_info` of the daemon."
         ),
         "",
-        "| metric | type | labels | meaning | declared in |",
-        "|---|---|---|---|---|",
+        (
+            "*Reported*: as NVML, vLLM, the kernel or the daemon itself measured it. *Derived*: follows exactly from "
+            "what is reported, from flags or from vLLM's defaults. *Estimated*: a model's answer; its bounds are the "
+            "series of the same name with `lower` and `upper`, and how far it was off stands in "
+            "[accuracy](docs/accuracy.md) (memory), [risk](docs/risk.md) (probabilities, times) and "
+            "[tuning](docs/tuning.md) (advice)."
+        ),
+        "",
+        "| metric | type | labels | origin | meaning | declared in |",
+        "|---|---|---|---|---|---|",
     ]
     root = Path(__file__).resolve().parent.parent
     for fact_type, metric in all_metrics():
@@ -53,7 +61,8 @@ def metrics_page() -> str:
         kind = "counter" if metric.kind is Kind.TOTAL else "gauge"
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         meaning = metric.help.replace("|", "\\|")
-        lines.append(f"| `{metric.name}` | {kind} | {labels} | {meaning} | `{declared}` |")
+        origin = " or ".join(metric.origins) or "described"
+        lines.append(f"| `{metric.name}` | {kind} | {labels} | {origin} | {meaning} | `{declared}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 
+from advisor.estimate import Origin
 from advisor.facts import Fact, Kind, described, identity, level, metrics_of, one_hot, samples_of, total
 from exporter.reference import all_metrics
 
@@ -14,9 +15,9 @@ class Pump(Fact):
     subject: ClassVar[str] = "pump"
     pump: str = identity("Which pump.")
     maker: str | None = described("who made it")
-    flow_bytes: float | None = level("How much flows.")
-    valves_open: Mapping[str, int] | None = level("Which valves are open.", by="valve")
-    strokes_total: int | None = total("Strokes so far.")
+    flow_bytes: float | None = level("How much flows.", Origin.REPORTED)
+    valves_open: Mapping[str, int] | None = level("Which valves are open.", Origin.REPORTED, Origin.DERIVED, by="valve")
+    strokes_total: int | None = total("Strokes so far.", Origin.REPORTED)
 
 
 def test_a_name_is_prefix_subject_and_field():
