@@ -77,7 +77,6 @@ def build() -> Dashboard:
                 Query(expr=expr, legend=ENGINE_LEGEND),
                 unit=unit,
                 steps=steps,
-                spark=False,
                 decimals=0 if unit == "percentunit" else None,
                 no_value=_NOT_YET if title in {"Recommended", "Confidence"} else NOT_REPORTED,
             ),

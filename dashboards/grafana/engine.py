@@ -79,7 +79,7 @@ def build() -> Dashboard:
 
 def _figures(layout: Layout) -> None:
     layout.add(
-        figure("State", "", Query(expr=engine("up"), legend=ENGINE_LEGEND), unit="short", states=UP, spark=False),
+        figure("State", "", Query(expr=engine("up"), legend=ENGINE_LEGEND), unit="short", states=UP),
         width=3,
         height=4,
     )
@@ -90,7 +90,6 @@ def _figures(layout: Layout) -> None:
             Query(expr=_LIMITER, legend=ENGINE_LEGEND),
             unit="short",
             states=LIMITER_STATES,
-            spark=False,
         ),
         width=4,
         height=4,
@@ -122,7 +121,6 @@ def _figures(layout: Layout) -> None:
             unit="dtdurations",
             steps=TIME_TO_KV_FULL,
             states=FULL_NEVER_OR_NOW,
-            spark=False,
         ),
         width=3,
         height=4,
@@ -134,7 +132,6 @@ def _figures(layout: Layout) -> None:
             Query(expr=engine("restart_fits"), legend=ENGINE_LEGEND),
             unit="short",
             states=FITS,
-            spark=False,
         ),
         width=2,
         height=4,

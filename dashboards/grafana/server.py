@@ -186,7 +186,6 @@ def _figures(layout: Layout) -> None:
             decimals=0 if unit == "percentunit" else None,
             named=True,
             states=OOM_NEVER_OR_NOW if unit == "dtdurations" else None,
-            spark=title in {"OOM risk", "Slack"},
         )
         layout.add(panel, width=width, height=4)
 
