@@ -124,7 +124,7 @@ def _figure(
     no_value: str = NOT_REPORTED,
 ) -> stat.Panel:
     query = Query(expr=expr, legend=ENGINE_LEGEND)
-    return figure(title, note, query, unit=unit, steps=steps, no_value=no_value, spark=False)
+    return figure(title, note, query, unit=unit, steps=steps, no_value=no_value)
 
 
 def _over_time() -> timeseries.Panel:

@@ -85,7 +85,7 @@ def build() -> Dashboard:
 
 def _figures(layout: Layout) -> None:
     layout.add(
-        figure("State", "", Query(expr=engine("up"), legend=ENGINE_LEGEND), unit="short", states=UP, spark=False),
+        figure("State", "", Query(expr=engine("up"), legend=ENGINE_LEGEND), unit="short", states=UP),
         width=3,
         height=4,
     )
@@ -96,7 +96,6 @@ def _figures(layout: Layout) -> None:
             Query(expr=_LIMITER, legend=ENGINE_LEGEND),
             unit="short",
             states=LIMITER_STATES,
-            spark=False,
         ),
         width=4,
         height=4,
@@ -135,7 +134,6 @@ def _figures(layout: Layout) -> None:
             unit="dtdurations",
             steps=TIME_TO_KV_FULL,
             states=FULL_NEVER_OR_NOW,
-            spark=False,
         ),
         width=3,
         height=4,
@@ -147,7 +145,6 @@ def _figures(layout: Layout) -> None:
             Query(expr=engine("restart_fits"), legend=ENGINE_LEGEND),
             unit="short",
             states=FITS,
-            spark=False,
         ),
         width=2,
         height=4,

@@ -221,17 +221,17 @@ def figure(
     no_value: str = NOT_REPORTED,
     decimals: int | None = None,
     named: bool = False,
-    spark: bool = True,
 ) -> stat.Panel:
     """Return one number (one for each series), coloured by its steps; ``named`` ones show what they belong to.
 
-    A share has whole percents unless ``decimals`` are given.
+    A share has whole percents unless ``decimals`` are given. It is asked for now, not over time: the last number of a
+    series that ended would look as if it were still so.
     """
-    panel: stat.Panel = _begun(stat.Panel(), title, note, [query], unit=unit, instant=not spark)
+    panel: stat.Panel = _begun(stat.Panel(), title, note, [query], unit=unit, instant=True)
     panel.no_value(no_value).thresholds((steps or Steps(base=BLUE)).built())
     panel.color_scheme(dashboard.FieldColor().mode(dm.FieldColorModeId.THRESHOLDS))
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
-    panel.graph_mode(cm.BigValueGraphMode.AREA if spark else cm.BigValueGraphMode.NONE)
+    panel.graph_mode(cm.BigValueGraphMode.NONE)
     panel.text_mode(cm.BigValueTextMode.VALUE_AND_NAME if named else cm.BigValueTextMode.AUTO)
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))

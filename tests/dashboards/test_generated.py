@@ -163,6 +163,11 @@ def test_a_panel_is_described_has_a_unit_and_is_of_a_kind_that_grafana_keeps(boa
                 assert selector.name in panel["description"], "its meaning stands in the declaration"
 
 
+@pytest.mark.parametrize(("board", "panel"), [each for each in PANELS if each.values[1]["type"] == "stat"])
+def test_a_figure_is_of_now_and_not_the_last_one_of_what_is_gone(board, panel):
+    assert [(target["instant"], target["range"]) for target in panel["targets"]] == [(True, False)]
+
+
 @pytest.mark.parametrize(("board", "panel"), [each for each in PANELS if each.values[1]["type"] == "timeseries"])
 def test_a_legend_is_shown(board, panel):
     assert panel["options"]["legend"]["showLegend"] is True
