@@ -97,7 +97,7 @@ _FOUND = """
 
 - **A look at a server.** The request costs most, then the values on its page, then what is made of them. What stands
   before a value repeats from look to look, so it is understood once and remembered, up to a bound. requests makes a
-  look a quarter dearer than urllib3 alone; it is kept for what it takes care of. Data-parallel engines on one page are
+  look a tenth dearer than urllib3 alone; it is kept for what it takes care of. Data-parallel engines on one page are
   told apart in one pass over it.
 - **Our own page.** What a fact declares and its labels are worked out once; the text is held equal to
   prometheus_client's.

@@ -81,7 +81,7 @@ def test_a_limit_far_off_is_a_finding_with_what_it_buys():
 
 def test_a_cache_that_fills_up_and_will_preempt_is_a_finding():
     findings = {each.rule: each for each in judged().findings}
-    assert re.search(r"with a probability of (>99|100) %$", findings["kv_exhaustion_ahead"].summary)
+    assert re.search(r"with a probability of (>99|100)%$", findings["kv_exhaustion_ahead"].summary)
     calm = situation(
         engines=(reading(running=3.0, usage=0.15, tokens=TOKENS),),
         servers=(server("vllm serve /models/m --max-num-seqs 64"),),
