@@ -10,11 +10,12 @@ from advisor.defaults import Device, default_gpu_memory_utilization
 from advisor.flag_advice import FlagAdvice, Room, advise_flags
 from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
+from advisor.model_files import ModelFiles
 from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
 from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.prompt_logprobs import beyond_start_bytes
-from advisor.readings import EngineProcess, EngineReading, Gpu, ModelFiles
+from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
 from advisor.snapshot import Snapshot, process_bytes
