@@ -10,9 +10,10 @@ from advisor.estimate import Estimate, added, exactly
 from advisor.gpu import EngineShare, judge_gpu
 from advisor.history import EngineHistory, History
 from advisor.memory import budget
+from advisor.model_files import ModelFiles
 from advisor.plan import EnginePlan
 from advisor.policy import Policy
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess, ModelFiles
+from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit

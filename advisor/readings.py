@@ -1,4 +1,4 @@
-"""What the sources read, frozen: GPUs, their processes, engine pages, engine processes, model files.
+"""What the sources read, frozen: GPUs, their processes, engine pages, engine processes.
 
 Only `Gpu` is exported as it is; the rest is what judgements are made from. Process identifiers and command lines
 stay in here: no renderer sees them.
@@ -11,9 +11,7 @@ from typing import ClassVar
 from advisor.estimate import Origin
 from advisor.facts import Fact, described, identity, level, total
 from advisor.flags import EngineFlags
-from advisor.spec import ModelSpec
 from advisor.start_log import StartLog
-from advisor.weights import TensorIndex
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,16 +179,3 @@ class EngineStartLog:
     """None where it cannot be read or holds no start."""
     found: str
     """Where it was read (``the journal of vllm.service``), or why it was not, for people."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFiles:
-    """What the model's directory says: its geometry and the bytes of its weights."""
-
-    path: str
-    spec: ModelSpec | None
-    declined: str | None
-    """Why there is no spec: an unknown architecture or layer kind, a file that cannot be read."""
-    weights: TensorIndex | None
-    overrides: str = ""
-    """What the command line put instead of the config's values, as `EngineFlags.config_overrides` says it."""

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from advisor.readings import EngineHostMemory, EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess, ModelFiles
+from advisor.model_files import ModelFiles
+from advisor.readings import EngineHostMemory, EngineProcess, EngineReading, EngineStartLog, Gpu, GpuProcess
 from advisor.units import GIB
 
 _HERE = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to

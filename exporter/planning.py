@@ -11,8 +11,8 @@ from advisor.estimate import Estimate, exactly
 from advisor.flags import EngineFlags, FlagError, misspelled, parse_flags, require_valid
 from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
 from advisor.memory import budget
+from advisor.model_files import ModelFiles
 from advisor.plan import EnginePlan, plan_engine
-from advisor.readings import ModelFiles
 from advisor.residuals import NO_RESIDUALS, Residuals, flags_key, place_key
 from advisor.spec import ModelSpec
 from advisor.suggest import Suggestion

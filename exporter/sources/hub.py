@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advisor.model import parse_model
-from advisor.readings import ModelFiles
+from advisor.model_files import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable

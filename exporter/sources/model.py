@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advisor.model import parse_model
-from advisor.readings import ModelFiles
+from advisor.model_files import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceMalformed, SourceUnavailable

@@ -5,8 +5,9 @@ import pytest
 from advisor.advise import advise
 from advisor.history import History, remember
 from advisor.model import parse_model
+from advisor.model_files import ModelFiles
 from advisor.policy import Policy
-from advisor.readings import CacheConfig, EngineHostMemory, ModelFiles
+from advisor.readings import CacheConfig, EngineHostMemory
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import TensorIndex

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from advisor.estimate import Origin, exactly
 from advisor.explain import explain, figures_of, utilization_choices
 from advisor.model import parse_model
-from advisor.readings import CacheConfig, EngineStartLog, ModelFiles
+from advisor.model_files import ModelFiles
+from advisor.readings import CacheConfig, EngineStartLog
 from advisor.report import COMPONENTS
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.start_log import RankMemory, StartError, StartLog

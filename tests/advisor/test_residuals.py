@@ -7,9 +7,10 @@ from advisor.defaults import Device
 from advisor.flags import parse_flags
 from advisor.history import History, remember
 from advisor.model import parse_model
+from advisor.model_files import ModelFiles
 from advisor.plan import plan_engine
 from advisor.policy import Policy
-from advisor.readings import CacheConfig, ModelFiles
+from advisor.readings import CacheConfig
 from advisor.residuals import MOST_FLAGS, MOST_PLACES, NO_RESIDUALS, flags_key, from_json, place_key, to_json
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB, MIB

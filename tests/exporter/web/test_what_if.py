@@ -1,7 +1,8 @@
 from dataclasses import replace
 
 from advisor.model import parse_model
-from advisor.readings import CacheConfig, ModelFiles
+from advisor.model_files import ModelFiles
+from advisor.readings import CacheConfig
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from exporter.web.what_if import plans
