@@ -348,6 +348,13 @@ def _drafts_by_itself(resolved: ResolvedFlags) -> bool:
     return str((resolved.speculative_config or {}).get("method", "")).endswith("mtp")
 
 
+def _drafts_with_another(resolved: ResolvedFlags) -> bool:
+    """Tell whether a draft model is loaded besides, of which nothing is known here; n-grams and suffixes need none."""
+    config = resolved.speculative_config or {}
+    without = {"ngram", "[ngram]", "suffix"} & {config.get("method"), config.get("model")}
+    return "model" in config and not without and not _drafts_by_itself(resolved)
+
+
 def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLayer, ...]:
     """Return what the model's own prediction layers keep: as its last layer that attends, and no compressed latents.
 
@@ -416,7 +423,8 @@ def _judge(
         requirements.remove(cache)
     found = verdict(requirements)
     if found.fit == "fits":
-        return found, None
+        # A draft model takes weights and KV cache beside this, how much cannot be said.
+        return replace(found, fit="too_close_to_call") if _drafts_with_another(resolved) else found, None
     error = first_memory_error(
         RankMemory(
             total_bytes=memory.total_bytes,
@@ -471,8 +479,8 @@ def _notes(spec: ModelSpec, tensors: TensorIndex | None, resolved: ResolvedFlags
             notes.append(f"{len(strange)} tensors of the files are of no known use, {strange[0]} for one")
     if tensors is None:
         notes.append("no weights files were read: weights follow from the configuration")
-    if resolved.speculative_config is not None and "model" in resolved.speculative_config:
-        notes.append("the draft model of speculative decoding is not counted here")
+    if _drafts_with_another(resolved):
+        notes.append("the draft model of speculative decoding is not counted: its weights and KV cache come on top")
     if resolved.is_max_model_len_auto:
         notes.append("max-model-len auto is taken as the model's own; vLLM shortens it where that does not fit")
     return tuple(notes)

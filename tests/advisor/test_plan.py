@@ -265,12 +265,23 @@ def test_a_release_older_than_any_that_was_studied_is_said_too():
     assert not any("studied" in note for note in planned(version=(0, 4, 0)).notes)
 
 
-def test_what_is_not_counted_is_said():
+@pytest.mark.parametrize(
+    ("speculative", "verdict", "is_noted"),
+    [
+        ({"model": "draft", "method": "eagle3"}, "too_close_to_call", True),
+        ({"model": "draft"}, "too_close_to_call", True),
+        ({"method": "ngram", "model": "ngram"}, "fits", False),
+        ({"method": "ngram"}, "fits", False),
+        ({"method": "mtp", "model": "m"}, "fits", False),
+    ],
+)
+def test_beside_a_draft_model_that_is_not_counted_nothing_is_said_to_fit(speculative, verdict, is_noted):
     drafting = replace(
-        parse_flags(["vllm", "serve", "m"]), speculative_config={"model": "draft", "num_speculative_tokens": 3}
+        parse_flags(["vllm", "serve", "m"]), speculative_config={**speculative, "num_speculative_tokens": 3}
     )
     plan = plan_engine(parse_model(LLAMA_3_1_8B), drafting, version=(0, 19, 0), device=H100)
-    assert any("draft model" in note for note in plan.notes)
+    assert plan.verdict == verdict
+    assert any("draft model" in note for note in plan.notes) is is_noted
 
 
 QWEN3_5 = {
