@@ -78,6 +78,11 @@ PACKAGES_PYTHON ?= $(BIN)/python
 accuracy: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.accuracy --packages-python $(PACKAGES_PYTHON)
 
+# How long plan takes to answer: a minute of a quiet machine; writes its section of docs/capacity.md.
+.PHONY: plan-bench
+plan-bench: $(BIN)/vllm-headroom
+	$(BIN)/python -m bench.planning
+
 # Loads a real vLLM on the CPU, simulates the same load and writes docs/simulation.md: some minutes of a quiet machine.
 .PHONY: fidelity
 fidelity: $(BIN)/vllm-headroom

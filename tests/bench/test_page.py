@@ -30,6 +30,7 @@ def test_what_stands_around_the_section_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("page", "target"),
     [
+        ("capacity.md", "plan-bench"),
         ("dashboards.md", "alerts"),
         ("risk.md", "backtest"),
         ("risk.md", "live-risk"),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
+from advisor.estimate import Origin
 from advisor.facts import Fact, Kind, described, identity, level, metrics_of, samples_of, total
 from exporter.metrics import text_of
 
@@ -21,15 +22,15 @@ class Pump(Fact):
     pump: str = identity("Which pump.")
     house: str = identity("Where it stands.")
     maker: str | None = described('who made it, "by itself"')
-    flow_bytes: float | None = level("How much \\ flows.\nOr flowed.")
-    valves: Mapping[str, float] | None = level("Which valves are open.", by="kind")
-    strokes_total: float | None = total("Strokes so far.")
+    flow_bytes: float | None = level("How much \\ flows.\nOr flowed.", Origin.REPORTED)
+    valves: Mapping[str, float] | None = level("Which valves are open.", Origin.REPORTED, by="kind")
+    strokes_total: float | None = total("Strokes so far.", Origin.REPORTED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sky(Fact):
     subject: ClassVar[str] = "sky"
-    blue: float | None = level("How blue.")
+    blue: float | None = level("How blue.", Origin.REPORTED)
 
 
 def theirs(facts, *, openmetrics):

@@ -1,0 +1,1 @@
+"""How long ``vllm-headroom plan`` takes to answer."""
