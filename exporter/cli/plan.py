@@ -98,6 +98,8 @@ def command(
 
 def _answer(asked: Asked) -> Answer:
     """Answer; a model's configuration and headers may have to come from the hub first, which a terminal is told."""
+    if not sys.stderr.isatty():
+        return answer(asked)  # scripts that ask often are spared what draws
     from rich.console import Console
 
     with Console(stderr=True).status("reading the model"):
