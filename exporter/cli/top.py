@@ -51,7 +51,7 @@ def command(url: str | None, interval: float) -> None:
     """Show GPUs, engines, headroom, risk and findings live: what is wrong comes first.
 
     Keys: q quits, p pauses, s sorts, the arrows scroll. Without a terminal it prints once; the exit status is then 1
-    where something is wrong or nothing could be read. A daemon that wants a password gets it from ~/.netrc.
+    where something is wrong or the daemon does not answer. One that wants a password gets it from ~/.netrc.
     """
     logging.disable()  # what fails stands on the screen, which a log line would tear
     feed: Feed = Remote(checked(url), interval) if url else Local(interval)
