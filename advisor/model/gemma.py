@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from advisor.layers import DecoderLayer
-from advisor.model.dense import Dense, read_heads
+from advisor.model.dense import Dense, assembled, read_heads
 from advisor.model.keys import Keys
 from advisor.model.tensors import (
     Decoder,
@@ -17,7 +17,6 @@ from advisor.model.tensors import (
     Parts,
     attention,
     embedding,
-    lm_head,
     matrix,
     mlp,
     norm,
@@ -120,7 +119,7 @@ def _per_layer_embeddings(keys: Keys, layers: int, per_layer: int, hidden: int) 
 def gemma3n(keys: Keys) -> Decoder:
     """Gemma 3n: alternating updates, per-layer embeddings, and last layers that keep nothing of their own."""
     keys = keys.with_defaults(_GEMMA3N)
-    sizes, layers, vocab = read_heads(keys), keys.layers(), keys.size("vocab_size")
+    sizes, layers = read_heads(keys), keys.layers()
     hidden, per_layer = sizes.hidden_size, keys.size("hidden_size_per_layer_input")
     inputs, rank = keys.size("altup_num_inputs", most=64), keys.size("laurel_rank")
     listed = keys.raw("intermediate_size")[1]
@@ -160,27 +159,19 @@ def gemma3n(keys: Keys) -> Decoder:
         True: attention_layer(sizes.kv_heads, sizes.head_size, window),
         False: attention_layer(sizes.kv_heads, sizes.head_size, None),
     }
-    tied = keys.flag("tie_word_embeddings", default=True)
     aside, after = (
         repeated(f"model.altup_{name}.", inputs - 1, (Part("weight", (hidden, hidden), "linear", "column"),))
         for name in ("projections", "unembed_projections")
     )
-    return Decoder(
-        hidden_size=hidden,
+    return assembled(
+        keys,
+        sizes,
+        layers=[() if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)],
+        parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
         intermediate_size=max(inners),
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(() if layer >= first_shared else kept[types[layer] == SLIDING] for layer in range(layers)),
-        layer_parts=[made[inners[layer], layer >= first_shared] for layer in range(layers)],
-        before=(
-            embedding("model.embed_tokens", vocab, hidden),
-            *_per_layer_embeddings(keys, layers, per_layer, hidden),
-            *aside,
-        ),
-        after=(*after, *norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
+        tied=keys.flag("tie_word_embeddings", default=True),
+        beside_embedding=(*_per_layer_embeddings(keys, layers, per_layer, hidden), *aside),
+        before_norm=after,
     )
 
 
@@ -192,7 +183,7 @@ def _without_keys_and_values(parts: Parts) -> Parts:
 def gemma4(keys: Keys) -> Decoder:
     """Gemma 4: full layers have other heads than window layers, and may use their keys as values."""
     keys = keys.with_defaults(_GEMMA4)
-    sizes, layers, vocab = read_heads(keys), keys.layers(), keys.size("vocab_size")
+    sizes, layers = read_heads(keys), keys.layers()
     hidden, inner = sizes.hidden_size, keys.size("intermediate_size")
     window = keys.size("sliding_window")
     if keys.text("use_bidirectional_attention") == "all":
@@ -235,23 +226,15 @@ def gemma4(keys: Keys) -> Decoder:
             made[key] = (*common, *own, *mlp("mlp", hidden, wide if key[1] else inner))
         parts.append(made[key])
         caches.append(() if key[1] else kept[key[0]])
-    tied = keys.flag("tie_word_embeddings", default=True)
-    return Decoder(
-        hidden_size=hidden,
+    return assembled(
+        keys,
+        sizes,
+        layers=caches,
+        parts=parts,
         intermediate_size=inner,
-        num_attention_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_size=sizes.head_size,
-        vocab_size=vocab,
-        layers=tuple(caches),
-        layer_parts=parts,
-        before=(
-            embedding("model.embed_tokens", vocab, hidden),
-            *(_per_layer_embeddings(keys, layers, per_layer, hidden) if per_layer else ()),
-        ),
-        after=(*norm("model.norm", hidden), *(() if tied else lm_head("lm_head", vocab, hidden))),
-        tied=tied,
-        experts=mixture,
+        tied=keys.flag("tie_word_embeddings", default=True),
+        beside_embedding=_per_layer_embeddings(keys, layers, per_layer, hidden) if per_layer else (),
+        mixture=mixture,
     )
 
 
