@@ -103,6 +103,16 @@ def test_what_vllm_would_refuse_is_a_problem_that_names_flag_value_and_remedy():
             "--compilation-config.cudagraph_capture_sizes: 'all' is not a list of whole numbers above zero",
         ),
         (
+            "--compilation-config",
+            '{"cudagraph_capture_sizes": ["x"], "level": 3}',
+            "--compilation-config.cudagraph_capture_sizes: ['x'] is not a list of whole numbers above zero",
+        ),
+        (
+            "--compilation-config",
+            '{"cudagraph_capture_sizes": 5}',
+            "--compilation-config.cudagraph_capture_sizes: 5 is not a list of whole numbers above zero",
+        ),
+        (
             "--compilation-config.max_cudagraph_capture_size",
             "large",
             "--compilation-config.max_cudagraph_capture_size: 'large' is not a whole number above zero",
@@ -120,21 +130,8 @@ def test_a_part_of_an_object_that_vllm_would_refuse_is_a_problem_too(flag, text,
     assert flags.problems == (problem,)
     assert flags.compilation_config in (None, {}, {"level": 3})
     assert flags.speculative_config in (None, {})
-
-
-@pytest.mark.parametrize(
-    ("flag", "config"),
-    [
-        ("--compilation-config", '{"cudagraph_capture_sizes": 5}'),
-        ("--compilation-config", '{"cudagraph_capture_sizes": ["x"]}'),
-        ("--compilation-config", '{"max_cudagraph_capture_size": "x"}'),
-        ("--speculative-config", '{"num_speculative_tokens": [1]}'),
-    ],
-)
-def test_a_number_that_is_none_within_a_flags_json_is_refused_in_words(flag, config):
-    key = config.split('"')[1]
-    with pytest.raises(FlagError, match=rf"{flag}\.{key}: .* is not a (whole number|list)"):
-        require_valid(parse_flags(["serve", "m", flag, config]))
+    with pytest.raises(FlagError, match=flag):
+        require_valid(flags)
 
 
 def test_what_is_no_number_is_no_utilization():

@@ -279,7 +279,7 @@ EXAMPLES = (
         subject=ENGINE,
         bad={CAPACITY: "1000+0x20 _x3 975+0x100"},
         # The same after a restart, and a larger one after the next.
-        good={CAPACITY: "1000+0x20 _x3 985+0x30 _x3 1200+0x60"},
+        good={CAPACITY: "1000+0x20 _x3 985+0x60 _x3 1200+0x60"},
         at="60m",
         not_before="30m",
         says=f"{ON_ENGINE} has 97.5% of the KV cache that it had within the last day",
