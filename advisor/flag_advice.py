@@ -13,7 +13,7 @@ from advisor.load import EngineLoad
 from advisor.plan import EnginePlan
 from advisor.suggest import Planner
 from advisor.tuning import SeqsAdvice
-from advisor.units import gib
+from advisor.units import gib, spelled_ratio
 from advisor.versions import Version
 
 _HIGHEST_UTILIZATION = 0.95
@@ -204,7 +204,7 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
     if changed is None or room.oom_risk_ratio >= _MOST_RISK_RATIO:
         why = f"no slack on the GPU to grow into ({gib(room.slack_bytes)})"
         if spare >= _LEAST_STEP and room.oom_risk_ratio >= _MOST_RISK_RATIO:
-            why = f"this GPU may run out of memory ({room.oom_risk_ratio:.0%}): what is free stays free"
+            why = f"this GPU may run out of memory ({spelled_ratio(room.oom_risk_ratio)}): what is free stays free"
         elif spare >= _LEAST_STEP and higher == _HIGHEST_UTILIZATION:
             why = f"above {_HIGHEST_UTILIZATION:g} nothing is left for what allocates beside the budget"
         yield _stay(flag, f"{current:g}", why, "slack")

@@ -438,11 +438,9 @@ class Service:
         self._start_logs.want(servers or ())
         self._cgroups.want(servers or ())
         gpu_readings = self._fresh_facts("nvml", now)
-        paths = {*(server.model_path for server in servers or ()), *(reading.model_path for reading in readings)}
-        overrides = {"", *(server.flags.config_overrides() for server in servers or ())}
-        self._models.want(
-            (path, each) for path in paths if path is not None and path.startswith("/") for each in overrides
-        )
+        own = [(server.model_path, server.flags.config_overrides()) for server in servers or ()]
+        told = [(reading.model_path, each) for reading in readings for _, each in own]
+        self._models.want((path, each) for path, each in (*own, *told) if path is not None and path.startswith("/"))
         snapshot = Snapshot(
             now_seconds=now,
             gpus=gpu_readings.gpus if gpu_readings else (),

@@ -70,8 +70,8 @@ def read_hub_model(
                 raise
             return read_model_files(snapshot, overrides)
     except (SourceError, ModelConfigError, DeclinedError) as error:
-        return ModelFiles(path=model_id, spec=None, declined=str(error), weights=None)
-    return ModelFiles(path=model_id, spec=spec, declined=None, weights=weights)
+        return ModelFiles(path=model_id, spec=None, declined=str(error), weights=None, overrides=overrides)
+    return ModelFiles(path=model_id, spec=spec, declined=None, weights=weights, overrides=overrides)
 
 
 def _file(model_id: str, name: str, revision: str | None, hub: Hub) -> bytes:
