@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pynvml
 import pytest
+from hypothesis import settings
 
 from tests.namespaces import unshare
 from tests.nvml_standin.standin import State, build
+
+# How long an example takes is the machine's business: no test is judged by time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def programs(*wanted, package):
