@@ -100,7 +100,8 @@ def counsel(
         policy: Thresholds.
     """
     longest = reading.max_model_len or (theory.flags.max_model_len if theory else None) or 0
-    held = holding(load, max_model_len=longest) if load is not None and longest else None
+    block = int(reading.cache.block_size or 1) if reading.cache else 1
+    held = holding(load, max_model_len=longest, block_size=block) if load is not None and longest else None
     now = None
     if load is not None:
         now = pressure(

@@ -292,7 +292,7 @@ def from_load(engine: FleetEngine, load: EngineLoad | None, policy: Policy, *, b
         wanted=load.demand(DEMAND_SHARE),
         waiting_ratio=sums.queued_seconds / sums.seconds if sums.seconds > 0 else None,
     )
-    held = holding(load, max_model_len=int(tokens))
+    held = holding(load, max_model_len=int(tokens), block_size=block_size or 16)
     if silent is not None or held is None:
         return replace(engine, not_yet=silent or NO_USAGE)
     around = Surroundings(

@@ -8,7 +8,7 @@ present value neither preempts nor holds up anybody, the curve is flat and the a
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -21,6 +21,8 @@ Wall = Literal["kv", "demand", "latency", "token_budget", "state_blocks", "none"
 _LEAST_SAMPLES = 30
 _LEAST_TURNOVERS = 5.0
 """How often everybody who runs must have been replaced: pages in between show the same requests again."""
+_LEAST_SHARING = 2.0
+"""Requests that must run together on average for what they share to be told from what one holds."""
 _LENGTH_TURNOVERS = 10.0
 """The spread that lengths alone predict counts as much as so many turnovers seen: it steadies the first minutes."""
 NO_CAPACITY = "the engine does not say how many tokens its KV cache holds"
@@ -46,12 +48,22 @@ class Holding:
     """What one running request holds of the KV cache, in tokens, blocks rounded up."""
 
     mean_tokens: float
+    """As seen: all that they held together over their number."""
     spread_tokens: float
     """Standard deviation between requests."""
     finished: float
     """Requests that the mean rests on."""
     turnovers: float
     """Independent looks that the spread rests on."""
+    shared_tokens: float = 0.0
+    """Of a prefix that all of them hold together: vLLM keeps its blocks once."""
+    beside: float = 1.0
+    """Requests that ran together on average when this was seen."""
+
+    @property
+    def own_tokens(self) -> float:
+        """Mean of what a request holds for itself."""
+        return self.mean_tokens - self.shared_tokens / self.beside
 
     @property
     def mean_error_ratio(self) -> float:
@@ -65,11 +77,11 @@ class Holding:
 
     def shifted(self, deviations: float) -> "Holding":
         """Return the holding if both mean and spread were so many standard errors larger."""
-        return Holding(
-            mean_tokens=self.mean_tokens * max(0.1, 1 + deviations * self.mean_error_ratio),
+        own = self.own_tokens * max(0.1, 1 + deviations * self.mean_error_ratio)
+        return replace(
+            self,
+            mean_tokens=own + self.shared_tokens / self.beside,
             spread_tokens=self.spread_tokens * max(0.1, 1 + deviations * self.spread_error_ratio),
-            finished=self.finished,
-            turnovers=self.turnovers,
         )
 
 
@@ -178,7 +190,7 @@ def not_yet(load: EngineLoad | None, policy: Policy) -> str | None:
     )
 
 
-def holding(load: EngineLoad, *, max_model_len: int) -> Holding | None:
+def holding(load: EngineLoad, *, max_model_len: int, block_size: int) -> Holding | None:
     """Return what one running request holds, None before anything was seen.
 
     With N requests of mean m and standard deviation s, used tokens U have mean N m and variance N s squared, so least
@@ -188,20 +200,40 @@ def holding(load: EngineLoad, *, max_model_len: int) -> Holding | None:
     sums = load.slow
     if sums.running <= 0 or sums.used <= 0 or sums.sampled_seconds <= 0:
         return None
-    mean = sums.used / sums.running
-    seen = max(0.0, (sums.used_squared - mean * sums.used) / sums.sampled_seconds) / mean**2
-    # A preemption throws the number running about, which reads as spread: then lengths are the better witness.
-    undisturbed = 1 / (1 + sums.preempted / max(1.0, sums.finished) / _DISTURBED_RATIO)
-    turnovers = max(1.0, _turnovers(sums) * undisturbed)
-    expected = _spread_of_lengths(load, max_model_len)
-    weight = 0.0 if expected is None else min(_LENGTH_TURNOVERS, sums.finished / 10)
-    squared = (seen * turnovers + (expected or 0.0) * weight) / (turnovers + weight)
+    mean, beside = sums.used / sums.running, sums.running / sums.sampled_seconds
+    seen = max(0.0, (sums.used_squared - mean * sums.used) / sums.sampled_seconds)
+    alone = _alone(load, max_model_len)
+    shared = 0.0 if alone is None else _shared_tokens(load, mean, beside, alone[0] + block_size / 2)
+    turnovers = max(1.0, _turnovers(sums))
+    weight, expected = 0.0, 0.0
+    if alone is not None:
+        weight = min(_LENGTH_TURNOVERS, sums.finished / 10)
+        expected = alone[1] * (mean + shared * (1 - 1 / beside)) ** 2 if beside > 1 else alone[1] * mean**2
+    if alone is None or seen > expected:
+        # A preemption throws the number running about, which reads as spread and never as the lack of it.
+        turnovers = max(1.0, turnovers / (1 + sums.preempted / max(1.0, sums.finished) / _DISTURBED_RATIO))
     return Holding(
         mean_tokens=mean,
-        spread_tokens=mean * math.sqrt(squared),
+        spread_tokens=math.sqrt((seen * turnovers + expected * weight) / (turnovers + weight)),
         finished=max(1.0, sums.finished),
         turnovers=turnovers + weight,
+        shared_tokens=shared,
+        beside=beside,
     )
+
+
+def _shared_tokens(load: EngineLoad, mean_tokens: float, beside: float, alone_tokens: float) -> float:
+    """Return the tokens of a prefix that all who run hold together.
+
+    By its lengths a request alone would hold more than it was seen to: N requests save all but one copy of what they
+    share. It is no more than the prefix cache had for a prompt. Of several prefixes less than what they save comes out,
+    since the more run, the more share each.
+    """
+    sums, prompt = load.slow, load.prompt_tokens.mean
+    if beside < _LEAST_SHARING or sums.finished <= 0 or prompt is None:
+        return 0.0
+    saved = (alone_tokens - mean_tokens) * beside / (beside - 1)
+    return max(0.0, min(saved, sums.prefix_hits / sums.finished, prompt))
 
 
 def _turnovers(sums: Sums) -> float:
@@ -210,8 +242,8 @@ def _turnovers(sums: Sums) -> float:
     return min(sums.samples, sums.finished * sums.sampled_seconds / sums.running)
 
 
-def _spread_of_lengths(load: EngineLoad, max_model_len: int) -> float | None:
-    """Return variance over squared mean of what a request holds at a moment of its decoding, from lengths alone.
+def _alone(load: EngineLoad, max_model_len: int) -> tuple[float, float] | None:
+    """Return mean, and variance over its square, of what a request holds while it decodes, from lengths alone.
 
     A request of prompt p and output g is seen in proportion to g and holds p + x with x even in 0..g; p and g are
     taken as independent.
@@ -222,21 +254,23 @@ def _spread_of_lengths(load: EngineLoad, max_model_len: int) -> float | None:
         return None
     mean = prompt[0] + output[1] / (2 * output[0])
     square = prompt[1] + prompt[0] * output[1] / output[0] + output[2] / (3 * output[0])
-    return max(0.0, square / mean**2 - 1)
+    return mean, max(0.0, square / mean**2 - 1)
 
 
 def overflow_ratio(count: int, held: Holding, capacity_tokens: float) -> float:
     """Return the chance that ``count`` requests together need more than the capacity.
 
-    Their sum is taken as gamma distributed with the requests' mean and variance.
+    What they hold for themselves is taken as gamma distributed with the requests' mean and variance; what they share
+    is there once.
     """
-    mean = count * held.mean_tokens
-    if mean >= capacity_tokens:
+    own = held.own_tokens
+    mean, room = count * own, capacity_tokens - held.shared_tokens
+    if mean >= room:
         return 1.0
-    if held.spread_tokens <= 1e-6 * held.mean_tokens:
+    if held.spread_tokens <= 1e-6 * own:
         return 0.0
-    shape = count * (held.mean_tokens / held.spread_tokens) ** 2
-    return 1 - _NORMAL.cdf(gamma_deviations(shape, capacity_tokens / mean))
+    shape = count * (own / held.spread_tokens) ** 2
+    return 1 - _NORMAL.cdf(gamma_deviations(shape, room / mean))
 
 
 def gamma_deviations(shape: float, over_mean: float) -> float:
@@ -255,7 +289,7 @@ def gamma_deviations(shape: float, over_mean: float) -> float:
 
 def largest_number(held: Holding, capacity_tokens: float, overflow_target_ratio: float) -> int:
     """Return the most requests whose chance of needing more than the capacity stays under the target; at least 1."""
-    most = min(_MOST_SEQS, int(capacity_tokens / held.mean_tokens))
+    most = min(_MOST_SEQS, int(max(0.0, capacity_tokens - held.shared_tokens) / held.own_tokens))
     low, high = 1, max(1, most)
     while low < high:
         middle = (low + high + 1) // 2
@@ -352,7 +386,7 @@ def recommend_seqs(load: EngineLoad, around: Surroundings, policy: Policy) -> Se
         around: What else decides.
         policy: The chance of overflow that is accepted, the latency wanted, and how much must have been seen.
     """
-    held = holding(load, max_model_len=around.max_model_len)
+    held = holding(load, max_model_len=around.max_model_len, block_size=around.block_size)
     wanted = load.demand(DEMAND_SHARE)
     if not_yet(load, policy) is not None or held is None or wanted is None:
         return None
@@ -475,9 +509,11 @@ class _Words:
     def _because(self, choice: int, binding: Wall) -> str:
         tokens = self.around.capacity_tokens(choice)
         held = (
-            f"a running request holds {self.held.mean_tokens:,.0f} tokens on average "
+            f"a running request holds {self.held.own_tokens:,.0f} tokens on average "
             f"(spread {self.held.spread_tokens:,.0f})"
         )
+        if self.held.shared_tokens >= 1:
+            held += f", beside {self.held.shared_tokens:,.0f} of a prefix that all of them share"
         match binding:
             case "kv":
                 return (
@@ -498,6 +534,12 @@ class _Words:
     def _unchanged(self) -> str:
         share = preempted_ratio(self.load, self.around.current, self.policy)
         preempted = "" if share is None else f", {share:.1%} of requests were preempted"
+        if share is not None and share > 2 * self.policy.preempted_target_ratio and self.wanted > self.around.current:
+            return (
+                f"KV takes about {self.safe} by what a running request holds, and {self.around.current} are set; yet "
+                f"{share:.1%} of requests were preempted: those that begin together need their next blocks together, "
+                "and a tenth less may end it"
+            )
         if self.wanted <= self.around.current:
             more = f"no more than {self.wanted} were asked for at once{preempted}"
         else:

@@ -125,7 +125,7 @@ def conversation(count=400, seed=3):
     return found
 
 
-def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, enable_prefix_caching=False):
+def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, shared_prefix_tokens=0):
     """Let vLLM's scheduler serve all of these from the start; return (what was seen from outside, the scheduler)."""
     scheduler = Scheduler(
         SchedulerConfig(
@@ -134,13 +134,21 @@ def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, enable
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=2048,
             max_model_len=2048,
-            enable_prefix_caching=enable_prefix_caching,
+            enable_prefix_caching=shared_prefix_tokens > 0,
         )
     )
     for position, (prompt, output) in enumerate(lengths):
-        scheduler.add(Request(request_id=str(position), prompt_tokens=prompt, max_tokens=output))
+        scheduler.add(
+            Request(
+                request_id=str(position),
+                prompt_tokens=prompt,
+                max_tokens=output,
+                prefix_group="all" if shared_prefix_tokens else None,
+                shared_prefix_tokens=shared_prefix_tokens,
+            )
+        )
     now, next_poll, load, steps = 0.0, poll_seconds, None, 0
-    finished, tokens, preempted = [], 1, 0
+    finished, tokens, preempted, hits = [], 1, 0, 0
     while scheduler.has_work:
         result = scheduler.step()
         batch, output = result.batch, result.output
@@ -152,6 +160,7 @@ def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, enable
         finished += [lengths[int(request_id)] for request_id in output.finished]
         tokens += len(output.emitted)
         preempted += len(output.preempt_events)
+        hits += output.stats.prefix_cache_hits
         if now < next_poll:
             continue
         next_poll = now + poll_seconds
@@ -161,7 +170,7 @@ def served(lengths, *, max_num_seqs, num_gpu_blocks=96, poll_seconds=0.5, enable
         )
         reading.histograms["prompt_tokens"] = counted([prompt for prompt, _ in finished])
         reading.histograms["generation_tokens"] = counted([output for _, output in finished])
-        reading.totals["preemptions_total"] = preempted
+        reading.totals.update(preemptions_total=preempted, prefix_cache_hits_total=hits)
         at_limit = stats.num_waiting_reqs and stats.num_running_reqs >= max_num_seqs - 1
         load = observe_load(
             load,

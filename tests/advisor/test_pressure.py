@@ -120,7 +120,7 @@ def after_a_rush(*, running):
     load = fed(pages)
     return pressure(
         load,
-        holding(load, max_model_len=2048),
+        holding(load, max_model_len=2048, block_size=16),
         running=running,
         waiting=0.0,
         used_tokens=running * 450,
@@ -187,7 +187,7 @@ def test_calm_under_the_same_queue_counts_as_calm_and_calm_before_the_queue_does
 
 
 def test_blocks_that_only_the_prefix_cache_keeps_are_free():
-    _, scheduler, _ = served([(600, 20)] * 8, max_num_seqs=8, enable_prefix_caching=True)
+    _, scheduler, _ = served([(600, 20)] * 8, max_num_seqs=8, shared_prefix_tokens=512)
     assert scheduler.num_used_blocks == 0
     assert scheduler.num_free_blocks == 95
 
@@ -207,14 +207,14 @@ def test_nothing_is_said_before_a_few_requests_have_finished():
     told_now = {"running": 4.0, "waiting": 0.0, "used_tokens": 100.0, "capacity_tokens": 1_000.0, "max_num_seqs": 8}
     assert pressure(EngineLoad(model_name="m"), None, **told_now) is None
     load = told()
-    assert pressure(load, holding(load, max_model_len=2048), **told_now) is not None
-    assert pressure(load, holding(load, max_model_len=2048), **told_now | {"running": None}) is None
+    assert pressure(load, holding(load, max_model_len=2048, block_size=16), **told_now) is not None
+    assert pressure(load, holding(load, max_model_len=2048, block_size=16), **told_now | {"running": None}) is None
 
 
 @pytest.mark.parametrize(("limit", "is_risky"), [(64, True), (8, False)])
 def test_what_the_scheduler_did_is_what_was_said(limit, is_risky):
     load, scheduler, _ = served(conversation(), max_num_seqs=limit)
-    held = holding(load, max_model_len=2048)
+    held = holding(load, max_model_len=2048, block_size=16)
     running = min(limit, load.slow.running / load.slow.sampled_seconds)
     used = running * held.mean_tokens
     said = pressure(

@@ -107,7 +107,7 @@ def test_the_number_found_is_the_largest_that_keeps_the_target(mean, spread, tok
 
 def test_mean_and_spread_of_one_request_come_out_of_what_many_hold_together():
     load, _, _ = served(conversation(), max_num_seqs=4)
-    found = holding(load, max_model_len=2048)
+    found = holding(load, max_model_len=2048, block_size=128)
     # What one request of these lengths holds while it decodes, weighed by how long it does, in whole blocks.
     moments = [
         (math.ceil((prompt + step) / 128) * 128) for prompt, output in conversation() for step in range(0, output, 5)
@@ -137,6 +137,48 @@ def test_what_is_advised_from_either_side_ends_preemptions_and_costs_few_steps(s
         assert calm.num_preemptions < crowded.num_preemptions / 8
         assert steps < 1.35 * crowded_steps
         assert steps < 0.6 * formula
+
+
+def with_a_shared_prefix(seed):
+    chance = random.Random(seed)
+    return [(512 + chance.randint(20, 180), chance.randint(60, 180)) for _ in range(300)]
+
+
+@pytest.mark.parametrize("start", [64, 4])
+def test_a_prefix_that_all_share_is_counted_once_however_few_were_seen_to_share_it(start):
+    policy = Policy(advice_least_busy_seconds=5)
+    load, _, _ = served(with_a_shared_prefix(1), max_num_seqs=start, shared_prefix_tokens=512)
+    held = holding(load, max_model_len=2048, block_size=128)
+    # Of 300 the first 50 or so were let in before the first look, and what they found was not seen.
+    assert 0.75 * 512 < held.shared_tokens < 1.05 * 512
+    assert held.own_tokens == pytest.approx(100 + 120 / 2 + 128 / 2, rel=0.1)
+    advice = recommend_seqs(load, around(start), policy)
+    assert 42 <= advice.recommended <= 48
+    assert "of a prefix that all of them share" in advice.because
+    _, calm, _ = served(with_a_shared_prefix(2), max_num_seqs=advice.recommended, shared_prefix_tokens=512)
+    _, crowded, _ = served(with_a_shared_prefix(2), max_num_seqs=64, shared_prefix_tokens=512)
+    assert calm.num_preemptions < crowded.num_preemptions / 8
+
+
+def test_a_prefix_that_is_only_found_again_is_nobody_elses():
+    # Each turn of a conversation finds the turns before it in the cache, and holds them for itself.
+    load = told(mean=500 + 150 / 2 + 64, prompt=500.0)
+    load = replace(load, slow=replace(load.slow, prefix_hits=400.0 * load.slow.finished))
+    assert holding(load, max_model_len=2048, block_size=128).shared_tokens == pytest.approx(0, abs=60)
+
+
+def test_without_a_prefix_cache_nothing_is_shared_however_little_requests_hold():
+    assert holding(told(mean=300.0), max_model_len=2048, block_size=128).shared_tokens == 0
+
+
+def test_preemptions_throw_the_number_running_about_but_never_steady_it():
+    def spread(seen, preempted):
+        load = told(spread=seen, preempted=preempted, seconds=150.0, finished=600.0)
+        return holding(load, max_model_len=2048, block_size=128).spread_tokens / 600
+
+    lengths = spread(0.0, 0.0) + 0.25  # more than lengths alone let expect
+    assert spread(lengths + 0.4, 0.3) < spread(lengths + 0.4, 0.0) - 0.05
+    assert spread(0.2, 0.3) == spread(0.2, 0.0)
 
 
 @pytest.mark.parametrize("start", [64, 4])
@@ -220,6 +262,11 @@ def test_a_value_that_is_about_right_is_left_alone():
     for current in (14, 15, 16):
         advice = advised(told(), current)
         assert (advice.recommended, advice.binding) == (current, "kv")
+
+
+def test_a_value_that_should_fit_and_still_preempts_is_not_called_flat():
+    assert "yet 15.0% of requests were preempted" in advised(told(), 15).because
+    assert "the curve is flat" in advised(told(preempted=0.01), 15).because
 
 
 def test_advice_holds_on_to_what_it_said_while_that_is_about_right():
@@ -308,7 +355,7 @@ def test_more_data_narrows_the_bounds_and_raises_confidence():
 
 def test_what_was_seen_is_summed_up_and_what_was_not_is_none():
     load = told()
-    seen = observed(load, holding(load, max_model_len=2048))
+    seen = observed(load, holding(load, max_model_len=2048, block_size=128))
     assert (seen.mean_running, seen.mean_request_tokens, seen.preempted_ratio) == (16.0, 600.0, pytest.approx(0.15))
     assert (seen.prompt_tokens, seen.generation_tokens) == (500.0, 150.0)
     assert (seen.queue_p95_seconds, seen.prefix_hit_ratio) == (None, None)
