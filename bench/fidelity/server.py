@@ -1,5 +1,6 @@
 """A real vLLM on this machine's CPU with a tiny model and a scarce KV cache."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,35 @@ from urllib.request import urlopen
 from bench.ports import free_port
 
 _STARTS_WITHIN_SECONDS = 600.0
+QUICK_FLAGS = (
+    "--enforce-eager",
+    # The engine runs the model itself: a worker of its own would wait for each step in a busy loop.
+    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
+)
+QUICK_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""So small a model gains nothing from more threads, and they wait for each other where the machine is shared."""
+_SMALLER = {
+    "num_hidden_layers": 1,
+    "max_window_layers": 1,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+}
+"""The scheduler does not care how much a step computes."""
 _TINY_MODEL = Path(__file__).parents[2] / "tests" / "end_to_end" / "tiny_model.py"
 
 
 def write_model(vllm: Path, directory: Path) -> Path:
     """Write the tiny model with vLLM's own Python, which has the tokenizers package."""
     subprocess.run([vllm.parent / "python", _TINY_MODEL, directory], check=True)  # noqa: S603 - our own script
+    return directory
+
+
+def write_smaller_model(vllm: Path, directory: Path) -> Path:
+    """Write the tiny model, and of that one layer: where the scheduler is what counts."""
+    config = write_model(vllm, directory) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **_SMALLER}), encoding="utf-8")
     return directory
 
 

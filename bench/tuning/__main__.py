@@ -14,12 +14,12 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench.fidelity.server import serving
+from bench.fidelity.server import QUICK_ENVIRONMENT, serving, write_smaller_model
 from bench.page import write_section
-from bench.tuning.campaign import Visit, observing, sweeping
+from bench.tuning.campaign import OBSERVED_ROUNDS, Visit, observing, sweeping
 from bench.tuning.report import report
 from bench.tuning.runs import RUNS, Run, append_run, read_runs
-from bench.tuning.serve import ENVIRONMENT, FLAGS, Server, serve, write_smaller_model
+from bench.tuning.serve import FLAGS, Server, serve
 from bench.tuning.workloads import workloads
 
 _PAGE = Path(__file__).parents[2] / "docs" / "tuning.md"
@@ -63,7 +63,10 @@ def _run(asked: argparse.Namespace) -> None:
                         _wait_while(asked.pause_file)
                         if time.monotonic() > until:
                             return
-                        run = serve(server, loads[name], repetition=visit.repetition)
+                        load = loads[name]
+                        if part == "observed":
+                            load = load.repeated(OBSERVED_ROUNDS[visit.max_num_seqs])
+                        run = serve(server, load, repetition=visit.repetition)
                         append_run(run, asked.runs)
                         print(_told(run), flush=True)
 
@@ -86,7 +89,7 @@ def _servers(vllm: Path, model: Path, visits: Sequence[Visit]) -> Generator[tupl
     for visit in visits:
         log = model.parent / f"{visit.max_num_seqs}.{visit.repetition}.log"
         limit = ("--max-num-seqs", str(visit.max_num_seqs))
-        with serving(vllm, model, *FLAGS, *limit, log=log, environment=ENVIRONMENT) as url:
+        with serving(vllm, model, *FLAGS, *limit, log=log, environment=QUICK_ENVIRONMENT) as url:
             server = Server(url=url, model=model, log=log, max_num_seqs=visit.max_num_seqs)
             server.warm_up()
             yield visit, server

@@ -9,6 +9,8 @@ from bench.tuning.runs import Run
 from bench.tuning.workloads import Workload
 
 SWEEP = (4, 6, 8, 12, 16, 24, 32, 64)
+OBSERVED_ROUNDS = {64: 6, 4: 1}
+"""How often the requests to observe come, at each wrong setting: about as many engine steps at both."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from bench.tuning.runs import Run
 from bench.tuning.workloads import BLOCK_TOKENS, CAPACITY_TOKENS, MAX_MODEL_LEN, Workload
 
 POLICY = Policy(advice_least_busy_seconds=2.0)
-"""As shipped, but for the ten minutes of load that it waits for: this model answers a hundred times as fast."""
+"""As shipped, but for the ten minutes of load that it waits for: a workload here is over in one or two."""
 WRONG_SETTINGS = (64, 4)
 """What is observed: far too large and far too small."""
 BY_MAX_MODEL_LEN = CAPACITY_TOKENS // MAX_MODEL_LEN

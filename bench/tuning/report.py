@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from advisor.tuning import SeqsAdvice
-from bench.tuning.campaign import SWEEP
+from bench.tuning.campaign import OBSERVED_ROUNDS, SWEEP
 from bench.tuning.judge import (
     BY_MAX_MODEL_LEN,
     MOST_PREEMPTED_RATIO,
@@ -29,6 +29,8 @@ from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, CAPACITY_TOKENS, MAX_MO
 
 _MOST_MISSING = 3
 """Settings of the sweep that a workload may lack and still be judged."""
+_GPU_STEP_SECONDS = 0.03
+"""For comparison only: what a step of a batch takes on many a GPU."""
 _MEDIAN_STEPS_AIM, _WORST_STEPS_AIM, _STALL_AIM = 0.03, 0.08, 2.0
 _HEAD = """\
 A real vLLM {versions} on the CPU, a tiny model of random weights, {blocks} blocks of {block_tokens} tokens
@@ -36,9 +38,10 @@ A real vLLM {versions} on the CPU, a tiny model of random weights, {blocks} bloc
 {wrong} by the daemon's own code (`advise` and `remember`, a page every tenth of a second) and then served at the
 settings below, with a fresh start of the server for each setting.
 Advice is learnt from other requests of the same source than those it is judged by. The only threshold that differs from
-those shipped is the time under load that advice waits for, {busy:.0f} s instead of ten minutes, because this model
-answers a hundred times as fast. Nearly all requests have come before the first are answered, but where a workload says
-otherwise.
+those shipped is the time under load that advice waits for, {busy:.0f} s instead of ten minutes: what is observed lasts
+{fewest:,.0f} to {longest:,.0f} engine steps, {fewest_minutes:.0f} to {longest_minutes:.0f} minutes of a server that
+takes {step_ms:.0f} ms for one. Nearly all requests have come before the first are answered, but where a workload
+says otherwise.
 
 The figures rest on {runs} runs ({failed} more in which not every request was answered are left out), made {when};
 {each}. `bench/tuning/runs.jsonl` has the raw counts of each, and `python -m bench.tuning report` writes this section
@@ -133,6 +136,7 @@ def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str
     used = [run for run in runs if run.complete]
     counts = [len(cell.runs) for each in found.values() for cell in each.values()]
     sizes = [len(load.requests) for load in loads.values()]
+    observed = [run.steps for run in used if run.repetition == 0]
     days = sorted({run.began.partition("T")[0] for run in used})
     return _HEAD.format(
         versions=" and ".join(sorted({run.vllm_version or "of unknown version" for run in used})),
@@ -143,14 +147,23 @@ def _head(runs: Sequence[Run], loads: Mapping[str, Workload], found: Mapping[str
         count=len(loads),
         least=min(sizes),
         most=max(sizes),
-        wrong=" and at ".join(map(str, WRONG_SETTINGS)),
+        wrong=" and at ".join(f"{each}{_times(OBSERVED_ROUNDS[each])}" for each in WRONG_SETTINGS),
         busy=POLICY.advice_least_busy_seconds,
         runs=len(used),
         failed=len(runs) - len(used),
+        fewest=min(observed),
+        longest=max(observed),
+        fewest_minutes=min(observed) * _GPU_STEP_SECONDS / 60,
+        step_ms=1000 * _GPU_STEP_SECONDS,
+        longest_minutes=max(observed) * _GPU_STEP_SECONDS / 60,
         when=" to ".join(dict.fromkeys((days[0], days[-1]))),
         each=_runs_each(counts),
         preempted=MOST_PREEMPTED_RATIO,
     ).rstrip()
+
+
+def _times(rounds: int) -> str:
+    return f" (its requests {rounds} times over)" if rounds > 1 else ""
 
 
 def _is_swept(found: Cells) -> bool:

@@ -1,6 +1,5 @@
 """One run: a workload sent to a server, counted from the server's own metrics, its log and its clients."""
 
-import json
 import random
 import re
 import statistics
@@ -23,7 +22,7 @@ from advisor.loadtest import End, Look, Sample, seen_in
 from advisor.percentiles import percentiles
 from advisor.readings import EngineProcess, EngineReading
 from advisor.snapshot import EngineTarget, Snapshot
-from bench.fidelity.server import write_model
+from bench.fidelity.server import QUICK_FLAGS
 from bench.tuning.judge import POLICY
 from bench.tuning.runs import Run
 from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, MAX_MODEL_LEN, Workload
@@ -37,21 +36,9 @@ from exporter.traffic import prompts
 
 FLAGS = (
     *("--num-gpu-blocks-override", str(BLOCKS), "--block-size", str(BLOCK_TOKENS)),
-    *("--max-model-len", str(MAX_MODEL_LEN), "--enable-logging-iteration-details", "--enforce-eager"),
-    # The engine runs the model itself: a worker of its own would wait for each step in a busy loop.
-    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
+    *("--max-model-len", str(MAX_MODEL_LEN), "--enable-logging-iteration-details"),
+    *QUICK_FLAGS,
 )
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""So small a model gains nothing from more threads, and they wait for each other where the machine is shared."""
-_SMALLER = {
-    "num_hidden_layers": 1,
-    "max_window_layers": 1,
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-}
-"""The scheduler, which is what counts here, does not care how much a step computes."""
 _LOOK_EVERY_SECONDS = 0.1
 _LONGEST_RUN_SECONDS = 600.0
 _IDLE_WITHIN_SECONDS = 5.0
@@ -62,13 +49,6 @@ _ITERATION = re.compile(
 
 _Page = tuple[float, tuple[EngineReading, ...]]
 """What a server's engines said, and when by the steady clock."""
-
-
-def write_smaller_model(vllm: Path, directory: Path) -> Path:
-    """Write the tiny model, and of that one layer."""
-    config = write_model(vllm, directory) / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), **_SMALLER}), encoding="utf-8")
-    return directory
 
 
 class _Remembering(VllmSource):

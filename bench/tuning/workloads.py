@@ -36,6 +36,15 @@ class Workload:
     """Clients that send one request after another; None: every request when it is due."""
     shared_prefix_tokens: int = 0
 
+    def repeated(self, rounds: int) -> "Workload":
+        """Return the same requests so many times, one round due after the other."""
+        lasts = max(each.seconds for group in self.groups for each in group) + 1
+        if self.users is None:
+            (group,) = self.groups
+            later = (replace(each, seconds=each.seconds + lasts * turn) for turn in range(rounds) for each in group)
+            return replace(self, groups=(tuple(later),))
+        return replace(self, groups=self.groups * rounds)
+
     @property
     def requests(self) -> tuple[TracedRequest, ...]:
         """All of them."""

@@ -81,6 +81,17 @@ class TestWorkloads:
             assert seen.requests[: len(judged.requests)] != judged.requests
         assert all(each.prompt_tokens + each.output_tokens <= MAX_MODEL_LEN for each in judged.requests)
 
+    @pytest.mark.parametrize("name", ["conversation x 0.5", "bursts"])
+    def test_what_is_observed_can_come_several_times_over_one_round_after_the_other(self, name):
+        once = workloads("observed")[name]
+        twice = once.repeated(2)
+        lengths = [(each.prompt_tokens, each.output_tokens) for each in once.requests]
+        assert [(each.prompt_tokens, each.output_tokens) for each in twice.requests] == lengths * 2
+        if once.users is None:
+            moments = [each.seconds for each in twice.requests]
+            assert moments == sorted(moments)
+        assert once.repeated(1) == once
+
     def test_the_same_requests_come_every_time(self):
         assert workloads("judged") == workloads("judged")
 

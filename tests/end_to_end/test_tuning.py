@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.fidelity.server import serving
+from bench.fidelity.server import QUICK_ENVIRONMENT, serving, write_smaller_model
 from bench.tuning.judge import BY_MAX_MODEL_LEN, advice, by_mean_length
-from bench.tuning.serve import ENVIRONMENT, FLAGS, Server, serve, write_smaller_model
+from bench.tuning.serve import FLAGS, Server, serve
 from bench.tuning.workloads import workloads
 
 pytestmark = pytest.mark.needs_vllm
@@ -31,7 +31,7 @@ def model(vllm, tmp_path_factory):
 def served(vllm, model, log, max_num_seqs, *loads):
     """Start a server and return what came of each (repetition, workload)."""
     flags = (*FLAGS, "--max-num-seqs", str(max_num_seqs))
-    with serving(vllm, model, *flags, log=log, environment=ENVIRONMENT) as url:
+    with serving(vllm, model, *flags, log=log, environment=QUICK_ENVIRONMENT) as url:
         server = Server(url=url, model=model, log=log, max_num_seqs=max_num_seqs)
         server.warm_up()
         return [serve(server, workload, repetition=repetition) for repetition, workload in loads]
