@@ -6,6 +6,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from advisor.whatif import TracedRequest, fitted, rescaled
+from bench.fidelity.server import QUICK_FLAGS
 from bench.pressure.recording import Half
 from exporter.sources.trace import read_trace
 
@@ -93,6 +94,7 @@ class Server:
         return (
             *("--num-gpu-blocks-override", str(self.num_gpu_blocks), "--block-size", str(BLOCK_SIZE)),
             *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(self.max_num_seqs)),
+            *QUICK_FLAGS,
         )
 
 
@@ -105,35 +107,42 @@ def _stretch(name: str, half: Half, begin: int, *speeds: float) -> Stretch:
     return Stretch(name=name, half=half, offered=Offered(begin=begin, speeds=(speeds[0], speeds[-1])))
 
 
+def _users(users: int, begin: int) -> Stretch:
+    return Stretch(name=f"{users}-users", half="held out", offered=Users(users=users, begin=begin))
+
+
 SERVERS: tuple[Server, ...] = (
     Server(
         max_num_seqs=64,
         num_gpu_blocks=385,
         stretches=(
-            _stretch("64-seqs-x0.3", "held out", 0, 0.3),
-            _stretch("64-seqs-x0.45", "held out", 4500, 0.45),
+            _stretch("64-seqs-x1.7", "held out", 0, 1.7),
+            _stretch("64-seqs-x2", "held out", 1500, 2.0),
+            _stretch("64-seqs-x1.4", "held out", 3200, 1.4),
+        ),
+    ),
+    Server(
+        max_num_seqs=64,
+        num_gpu_blocks=385,
+        stretches=(
+            _stretch("64-seqs-rising", "held out", 4200, 1.0, 2.6),
+            _stretch("64-seqs-falling", "held out", 5600, 2.4, 1.0),
+            _stretch("64-seqs-x1", "held out", 7000, 1.0),
         ),
     ),
     Server(
         max_num_seqs=12,
         num_gpu_blocks=385,
-        stretches=(_stretch("12-seqs-rising", "held out", 2000, 0.1, 0.5),),
+        stretches=(
+            _stretch("12-seqs-x1.8", "held out", 800, 1.8),
+            _stretch("12-seqs-rising", "held out", 2400, 1.0, 3.0),
+        ),
     ),
+    Server(max_num_seqs=24, num_gpu_blocks=385, stretches=(_stretch("24-seqs-x2.2", "held out", 6000, 2.2),)),
     Server(
         max_num_seqs=64,
         num_gpu_blocks=385,
-        stretches=(
-            Stretch(name="16-users", half="held out", offered=Users(users=16, begin=5000)),
-            Stretch(name="13-users", half="held out", offered=Users(users=13, begin=5800)),
-            Stretch(name="10-users", half="held out", offered=Users(users=10, begin=6500)),
-        ),
+        stretches=(_users(16, 5000), _users(13, 1100), _users(10, 3000)),
     ),
-    Server(
-        max_num_seqs=64,
-        num_gpu_blocks=385,
-        stretches=(
-            Stretch(name="24-users", half="held out", offered=Users(users=24, begin=7200)),
-            Stretch(name="14-users", half="held out", offered=Users(users=14, begin=7900)),
-        ),
-    ),
+    Server(max_num_seqs=64, num_gpu_blocks=385, stretches=(_users(24, 4000), _users(14, 200))),
 )

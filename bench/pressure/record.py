@@ -10,7 +10,7 @@ from pathlib import Path
 
 from advisor.readings import EngineReading
 from advisor.whatif import TracedRequest
-from bench.fidelity.server import serving, write_model
+from bench.fidelity.server import QUICK_ENVIRONMENT, serving, write_smaller_model
 from bench.pressure.plan import SECONDS, Offered, Server, Stretch, warm_up
 from bench.pressure.recording import Recording, written
 from exporter.bench.client import Client, Planned, Target
@@ -39,9 +39,9 @@ def record(vllm: Path, servers: Sequence[Server], directory: Path, *, scratch: P
     Raises:
         RuntimeError: A server did not start, or refused what it was offered.
     """
-    model = write_model(vllm, scratch / "model")
+    model = write_smaller_model(vllm, scratch / "model")
     for number, server in enumerate(servers):
-        with serving(vllm, model, *server.flags, log=scratch / f"{number}.log") as url:
+        with serving(vllm, model, *server.flags, log=scratch / f"{number}.log", environment=QUICK_ENVIRONMENT) as url:
             _offer(url, iter(warm_up()), until_seconds=3600.0, users=None)
             for stretch in server.stretches:
                 _wait_until_idle(url)
