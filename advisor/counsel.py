@@ -17,7 +17,7 @@ from advisor.prompt_logprobs import beyond_start_bytes
 from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
-from advisor.snapshot import Snapshot, process_bytes
+from advisor.snapshot import Snapshot
 from advisor.spec import ModelSpec
 from advisor.tuning import (
     NO_CAPACITY,
@@ -259,7 +259,7 @@ def _restart(
     found = []
     for gpu in gpus:
         total = cuda_total_bytes(gpu)
-        held = process_bytes(each for each in snapshot.processes_on(gpu) if each.pid in server.pids)
+        held = snapshot.held_on(gpu, server.pids)
         if total is None or gpu.memory_free_bytes is None or held is None:
             return None
         found.append(GpuAtRestart(total_bytes=total, free_bytes=gpu.memory_free_bytes, held_bytes=held))
