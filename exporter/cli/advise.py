@@ -33,7 +33,7 @@ from exporter.service import Published, Service, World
 from exporter.sources.start_log import service_of
 from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
-from exporter.words import printable
+from exporter.words import printable, unread_sources
 
 _WATCH_INTERVAL_SECONDS = 1.0
 _WORTH_A_SENTENCE_RATIO = 0.05
@@ -129,6 +129,9 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         click.echo(f"no history of {engine}: {printable(problem)}", err=True)
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
+    unread = unread_sources({"collector": each.collector, "failing": each.failing} for each in service.health())
+    for source in unread:
+        click.echo(f"not read in full: {printable(source)}", err=True)
     if as_json:
         click.echo(json.dumps(advice(published, service.policy), indent=2))
     elif unit is not None:
@@ -138,7 +141,7 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         _show(console, published, down, world, service.policy)
     settled = report.advice and all(each.seqs is not None and not _changes(each) for each in report.advice)
     troubled = any(finding.severity is not Severity.INFO for finding in report.findings)
-    return int(bool(down) or not settled or troubled)
+    return int(bool(down or unread) or not settled or troubled)
 
 
 def _watched(service: Service, seconds: float) -> Published:
@@ -228,9 +231,15 @@ def _ledger(gpu: GpuJudgement) -> str:
     """Say who holds this GPU and how much each engine may come to hold: above the total it is over-committed."""
     claims, budgets = gpu.engine_claim_bytes or {}, gpu.engine_budget_bytes or {}
     parts = []
-    for engine, held in (gpu.engine_held_bytes or {}).items():
+    told = gpu.engine_held_bytes or {}
+    for engine, held in told.items():
         asks = f" (its budget: {gib(budgets[engine])})" if engine in budgets else ""
         parts.append(f"{engine} holds {gib(held)} and may come to {gib(held + claims.get(engine, 0.0))}{asks}")
+    parts += [
+        f"what {engine} holds the driver does not tell (its budget: {gib(asked)})"
+        for engine, asked in budgets.items()
+        if engine not in told
+    ]
     components = gpu.memory_component_bytes or {}
     parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
     in_all = ""

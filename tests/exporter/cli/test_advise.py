@@ -19,7 +19,7 @@ from tests.advisor.loads import told
 from tests.exporter.cli.test_explain import vllm_process
 from tests.exporter.daemon import FakeServer, vllm_page
 from tests.exporter.typed import typed
-from tests.nvml_standin.standin import GIB, Process
+from tests.nvml_standin.standin import GIB, Process, State, environment
 
 ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
 
@@ -267,6 +267,18 @@ def test_the_risk_of_a_gpu_is_told_with_every_factor_why_and_what_to_do(server, 
     assert "exhausted: 0.01 GiB are free. To do: stop a process that is no engine, or restart" in text
     assert "Behind it: a process that is no vLLM engine." in text
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.needs_cc
+def test_a_gpu_that_cannot_be_read_is_told_beside_those_that_can(server, tmp_path, nvml_library):
+    state = State(tmp_path / "nvml.state")
+    state.add_gpu()
+    state.add_gpu().fail("*", "GPU_IS_LOST")
+    result = advise("--engine", server.url, variables=environment(nvml_library, state))
+    assert result.stdout.startswith("GPU 0\n")
+    assert "GPU 1" not in result.stdout
+    assert result.stderr.splitlines() == ["not read in full: the GPUs (a GPU has fallen off the bus)"]
+    assert result.returncode == 1
 
 
 @pytest.mark.needs_cc
