@@ -12,7 +12,7 @@ from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
 from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
-from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.pressure import because, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.prompt_logprobs import beyond_start_bytes
 from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, EngineAdvice, GpuJudgement
@@ -135,7 +135,7 @@ def counsel(
         recommended_max_num_seqs_lower=seqs.lower if seqs else None,
         recommended_max_num_seqs_upper=seqs.upper if seqs else None,
         advice_confidence_ratio=seqs.confidence_ratio if seqs else None,
-    ), advice
+    ), replace(advice, preemption_because=None if now is None else because(now))
 
 
 def _advice(

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
 from advisor.policy import Policy
+from advisor.pressure import REMEDY
 from advisor.readings import EngineProcess
 from advisor.report import Engine, EngineAdvice, GpuJudgement, Report, Severity
 from advisor.tuning import Observed, SeqsAdvice
@@ -193,7 +194,7 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         else:
             _show_seqs(console, each.seqs)
             _show_flags(console, each.flags)
-        _show_outlook(console, engine)
+        _show_outlook(console, engine, each.preemption_because)
         _show_findings(console, report, engine.engine)
         if _changes(each):
             _show_instead(console, _instead(each))
@@ -320,7 +321,7 @@ def _show_flags(console: Console, flags: tuple[FlagAdvice, ...]) -> None:
     console.print(table, markup=False)
 
 
-def _show_outlook(console: Console, engine: Engine) -> None:
+def _show_outlook(console: Console, engine: Engine, because: str | None) -> None:
     if engine.restart_fits is not None:
         missing = engine.restart_shortfall_bytes or 0.0
         verdict = "would pass" if engine.restart_fits else f"would fail for {gib(missing)} too little"
@@ -329,6 +330,9 @@ def _show_outlook(console: Console, engine: Engine) -> None:
     if engine.preemption_risk_ratio is not None and ahead is not None:
         full = "not within an hour" if math.isinf(ahead) else f"in {spelled_seconds(ahead)}"
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
+        if because is not None and engine.preemption_risk_ratio >= _WORTH_A_SENTENCE_RATIO:
+            _say(console, f"{because}.", indent=2)
+            _say(console, f"To do: {REMEDY}.", indent=4)
     drain, growth = engine.queue_drain_seconds, engine.demand_growth_per_second
     if engine.requests_waiting and drain is not None and growth is not None and math.isfinite(drain):
         more = "more" if growth > 0 else "fewer"

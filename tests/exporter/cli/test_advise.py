@@ -82,6 +82,9 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "It does not buy: throughput and latency" in text
     assert "Seen: 4,000 requests in 60 min of load, 16.0 running on average, 108 asked for at once" in text
     assert "A restart with the same flags would pass." in text
+    assert "A preemption is to come with probability 1.00; KV full: in" in text
+    assert "16 requests run and 20 wait; each holds" in text
+    assert "To do: send new requests elsewhere; for good, a lower --max-num-seqs or more KV memory" in text
     assert "--max-num-seqs 19" in text
     assert "s3cret" not in text
     pasted = result.stdout.partition("To paste")[2]
