@@ -242,9 +242,9 @@ def _ledger(gpu: GpuJudgement) -> str:
         if engine not in told
     ]
     components = gpu.memory_component_bytes or {}
-    parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
     in_all = ""
     if gpu.memory_slack_bytes is not None:
+        parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
         total = sum(components.values())
         in_all = f"; in all, with the driver's part, {gib(total - gpu.memory_slack_bytes)} of {gib(total)}"
     return f"Claims: {', '.join(parts)}{in_all}."

@@ -310,6 +310,17 @@ def test_a_gpu_out_of_danger_takes_few_lines(server, card):
 
 
 @pytest.mark.needs_cc
+def test_a_driver_that_does_not_say_who_holds_what_is_told_as_such(tmp_path, card, server):
+    gpu, variables = card
+    with vllm_process(tmp_path, server.url.rpartition(":")[2], flags=("--gpu-memory-utilization", "0.5")) as pid:
+        gpu.set_processes(Process(pid=pid, memory=None), Process(pid=1, memory=None))
+        text = " ".join(advise("--engine", server.url, variables=variables).stdout.split())
+    assert f"Claims: what {server.engine} holds the driver does not tell (its budget: 39.75 GiB). " in text
+    assert "claims 0" not in text
+    assert "Slack" not in text
+
+
+@pytest.mark.needs_cc
 def test_of_a_gpu_split_by_mig_the_instances_are_told(server, card):
     gpu, variables = card
     gpu.add_mig(0, memory=10 * GIB)
