@@ -418,7 +418,8 @@ def _trouble_of_gpu(gpu: Status, policy: Status) -> str:
     risk = f"risk of running out {percent(gpu.get('oom_risk_ratio'))}"
     if (gpu.get("memory_slack_bytes") or 0) < 0:
         return f"{name} (over-committed, {risk})"
-    if risk_level(gpu, policy) == "good" and (gpu.get("row_remap_failed") or gpu.get("row_remap_pending")):
+    is_calm = risk_level(gpu, policy) in ("good", "unknown")  # unknown: a board whose memory is its MIG instances'
+    if is_calm and (gpu.get("row_remap_failed") or gpu.get("row_remap_pending")):
         return f"{name} (memory faults)"
     return f"{name} ({risk})"
 
