@@ -197,6 +197,13 @@ def _policy_problems(policy: Any) -> list[str]:
                 Policy(**{key: value})
             except ValueError as error:
                 problems.append(f"{str(error).replace(' must', ': must', 1)} (given: {value!r})")
+    usual = Policy()
+    warning = policy.get("oom_risk_warning_ratio", usual.oom_risk_warning_ratio)
+    critical = policy.get("oom_risk_critical_ratio", usual.oom_risk_critical_ratio)
+    if isinstance(warning, int | float) and isinstance(critical, int | float) and warning > critical:
+        problems.append(
+            f"policy.oom_risk_critical_ratio: must not be below oom_risk_warning_ratio ({critical!r} < {warning!r})"
+        )
     return problems
 
 

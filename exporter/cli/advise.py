@@ -18,6 +18,7 @@ from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
 from advisor.policy import Policy
+from advisor.pressure import REMEDY
 from advisor.readings import EngineProcess
 from advisor.report import Engine, EngineAdvice, GpuJudgement, Report, Severity
 from advisor.tuning import Observed, SeqsAdvice
@@ -33,7 +34,7 @@ from exporter.service import Published, Service, World
 from exporter.sources.start_log import service_of
 from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
-from exporter.words import printable
+from exporter.words import printable, unread_sources
 
 _WATCH_INTERVAL_SECONDS = 1.0
 _WORTH_A_SENTENCE_RATIO = 0.05
@@ -129,6 +130,9 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         click.echo(f"no history of {engine}: {printable(problem)}", err=True)
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
+    unread = unread_sources({"collector": each.collector, "failing": each.failing} for each in service.health())
+    for source in unread:
+        click.echo(f"not read in full: {printable(source)}", err=True)
     if as_json:
         click.echo(json.dumps(advice(published, service.policy), indent=2))
     elif unit is not None:
@@ -138,7 +142,7 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         _show(console, published, down, world, service.policy)
     settled = report.advice and all(each.seqs is not None and not _changes(each) for each in report.advice)
     troubled = any(finding.severity is not Severity.INFO for finding in report.findings)
-    return int(bool(down) or not settled or troubled)
+    return int(bool(down or unread) or not settled or troubled)
 
 
 def _watched(service: Service, seconds: float) -> Published:
@@ -190,7 +194,7 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         else:
             _show_seqs(console, each.seqs)
             _show_flags(console, each.flags)
-        _show_outlook(console, engine)
+        _show_outlook(console, engine, each.preemption_because)
         _show_findings(console, report, engine.engine)
         if _changes(each):
             _show_instead(console, _instead(each))
@@ -228,13 +232,19 @@ def _ledger(gpu: GpuJudgement) -> str:
     """Say who holds this GPU and how much each engine may come to hold: above the total it is over-committed."""
     claims, budgets = gpu.engine_claim_bytes or {}, gpu.engine_budget_bytes or {}
     parts = []
-    for engine, held in (gpu.engine_held_bytes or {}).items():
+    told = gpu.engine_held_bytes or {}
+    for engine, held in told.items():
         asks = f" (its budget: {gib(budgets[engine])})" if engine in budgets else ""
         parts.append(f"{engine} holds {gib(held)} and may come to {gib(held + claims.get(engine, 0.0))}{asks}")
+    parts += [
+        f"what {engine} holds the driver does not tell (its budget: {gib(asked)})"
+        for engine, asked in budgets.items()
+        if engine not in told
+    ]
     components = gpu.memory_component_bytes or {}
-    parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
     in_all = ""
     if gpu.memory_slack_bytes is not None:
+        parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
         total = sum(components.values())
         in_all = f"; in all, with the driver's part, {gib(total - gpu.memory_slack_bytes)} of {gib(total)}"
     return f"Claims: {', '.join(parts)}{in_all}."
@@ -311,7 +321,7 @@ def _show_flags(console: Console, flags: tuple[FlagAdvice, ...]) -> None:
     console.print(table, markup=False)
 
 
-def _show_outlook(console: Console, engine: Engine) -> None:
+def _show_outlook(console: Console, engine: Engine, because: str | None) -> None:
     if engine.restart_fits is not None:
         missing = engine.restart_shortfall_bytes or 0.0
         verdict = "would pass" if engine.restart_fits else f"would fail for {gib(missing)} too little"
@@ -320,6 +330,9 @@ def _show_outlook(console: Console, engine: Engine) -> None:
     if engine.preemption_risk_ratio is not None and ahead is not None:
         full = "not within an hour" if math.isinf(ahead) else f"in {spelled_seconds(ahead)}"
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
+        if because is not None and engine.preemption_risk_ratio >= _WORTH_A_SENTENCE_RATIO:
+            _say(console, f"{because}.", indent=2)
+            _say(console, f"To do: {REMEDY}.", indent=4)
     drain, growth = engine.queue_drain_seconds, engine.demand_growth_per_second
     if engine.requests_waiting and drain is not None and growth is not None and math.isfinite(drain):
         more = "more" if growth > 0 else "fewer"

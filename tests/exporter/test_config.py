@@ -74,6 +74,13 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
             "engines: [{url: 'http://h:1'}, {url: 'http://h:1/'}]\n",
             "engines[1].url: http://h:1 is listed already as engines[0]",
         ),
+        ("policy: {oom_horizon_seconds: .inf}\n", "policy.oom_horizon_seconds: must be finite (given: inf)"),
+        ("policy: {capacity_gap_warning_ratio: .nan}\n", "policy.capacity_gap_warning_ratio: must be finite"),
+        ("policy: {capacity_drop_warning_ratio: 5}\n", "must lie in (-1, 0) (given: 5)"),
+        (
+            "policy: {oom_risk_warning_ratio: 0.9}\n",
+            "policy.oom_risk_critical_ratio: must not be below oom_risk_warning_ratio (0.7 < 0.9)",
+        ),
         ("poll_interval: [\n", "not YAML"),
     ],
 )
