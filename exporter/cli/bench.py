@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -306,10 +307,15 @@ class _Bench:
 
     def run(self, loads: Sequence[_Load]) -> None:
         """Drive one level after another; an interrupt ends the test with what there is."""
-        with self.watch:
-            for load in loads:
-                if not self._level(load):
-                    break
+        try:
+            with self.watch:
+                for load in loads:
+                    if not self._level(load):
+                        break
+        except KeyboardInterrupt:  # between two levels
+            self.interrupted = True
+        if self.interrupted:
+            self.notes.append("Interrupted: this is the report so far.")
         if self.watch.problem is not None and not self.watch.looks:
             self.notes.append(f"The server's metrics could not be read ({self.watch.problem}).")
 
@@ -335,27 +341,28 @@ class _Bench:
             else:
                 due = zip((each.seconds for each in load.trace), planned, strict=True)
                 drive.open(due, until_seconds=self._duration)
+            self.watch.look()
         except KeyboardInterrupt:
             self.interrupted = True
-            drive.stop()
+            with suppress(KeyboardInterrupt):  # who cannot wait for the requests under way gets the rest at once
+                drive.stop()
+                self.watch.look()
         finally:
             done.set()
             shown.join()
-        self.watch.look()
+        samples = tuple(drive.samples)  # a request that was left behind may still end
         level = level_of(
-            drive.samples,
+            samples,
             self.watch.between(begin, self._clock()),
             users=load.users,
             steady_until_seconds=drive.steady_until_seconds,
         )
-        if drive.samples:
+        if samples:
             self.levels.append(level)
         self._note(drive, level, load)
         return not (self.interrupted or drive.gave_up)
 
     def _note(self, drive: Drive, level: Level, load: _Load) -> None:
-        if self.interrupted:
-            self.notes.append("Interrupted: this is the report so far.")
         if drive.gave_up:
             self.notes.append(f"Ended early: the first requests all failed ({level.failures[0][0]}).")
         if drive.held_back:
