@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 import textwrap
 import time
@@ -26,7 +25,7 @@ from exporter import logs
 from exporter.cli.drop_in import drop_in
 from exporter.cli.options import prometheus_option
 from exporter.cli.output import WIDTH, paper
-from exporter.command_line import server_argv, with_flags
+from exporter.command_line import server_argv, shell_word, with_flags
 from exporter.config import Config, load
 from exporter.errors import UsageError
 from exporter.service import Published, Service, World
@@ -369,13 +368,13 @@ def _show_command(console: Console, published: Published, each: EngineAdvice, wo
         _say(console, "Its command line cannot be read from here; set the flags where it is started.")
         return
     _say(console, "To paste (nothing is changed for you):")
-    for line in _pasted([shlex.quote(word) for word in with_flags(argv, _changes(each))]):
-        # A word longer than the line is not broken: what is pasted must stay whole.
-        console.print(line, markup=False, soft_wrap=True)
+    for line in pasted([shell_word(word) for word in with_flags(argv, _changes(each))]):
+        # Neither broken where a word is longer than the line nor made prettier: what is pasted must stay whole.
+        console.out(line, highlight=False)
 
 
-def _pasted(words: list[str]) -> list[str]:
-    """Break a command line between words, as a shell continues it."""
+def pasted(words: list[str]) -> list[str]:
+    """Break a command line between quoted words, as a shell continues it."""
     lines: list[list[str]] = [[]]
     for word in words:
         if lines[-1] and len(" ".join([*lines[-1], word])) > WIDTH - 6:

@@ -146,7 +146,7 @@ def command(
         context=ssl.create_default_context(cafile=config.ca_file) if config.url.startswith("https:") else None,
         timeout_seconds=timeout_seconds,
     )
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     for line in _announce(server, loads, duration_seconds):
         console.print(line, style="dim", markup=False)
     bench = _Bench(

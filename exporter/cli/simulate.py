@@ -362,7 +362,7 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     except SourceError as error:
         raise UsageError(f"--engine: {config.url} does not answer as a vLLM server ({error.reason})") from error
     if watch_seconds:
-        Console(stderr=True, highlight=False).print(
+        Console(stderr=True, highlight=False, emoji=False).print(
             f"Watches {config.url} for {watch_seconds:.0f} s to learn how long its steps take.", style="dim"
         )
     begin = time.monotonic()

@@ -238,10 +238,10 @@ def test_one_scenario_or_one_a_line_do_as_well_as_a_list(tmp_path, spelled):
 
 def test_scenarios_as_a_table_are_one_line_each(tmp_path):
     file = tmp_path / "x.json"
-    file.write_text(json.dumps([script(name="one")]))
+    file.write_text(json.dumps([script(name="[/one:key:]")]))
     head, line = run("--scenario", str(file)).stdout.splitlines()
     assert head.split()[0] == "scenario"
-    assert line.split() == ["one", "2", "2", "3", "0", "0", "20%"]
+    assert line.split() == ["[/one:key:]", "2", "2", "3", "0", "0", "20%"]
 
 
 @pytest.mark.parametrize(
