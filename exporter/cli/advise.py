@@ -338,8 +338,9 @@ def _show_drop_ins(published: Published, world: World, unit: str) -> None:
         raise UsageError(f"{unit} starts one of {', '.join(servers)}: name it with --engine")
     for each in servers.values():
         server, argv = _started_by(published, each, world)
-        found = unit or (service_of(server.pids) if server is not None else None)
-        click.echo(drop_in(each, _changes(each), argv=argv, unit=found))
+        found = service_of(server.pids) if server is not None and not unit else None
+        name, is_users = found or (unit or None, False)
+        click.echo(drop_in(each, _changes(each), argv=argv, unit=name, is_users=is_users))
     if not servers:
         click.echo("# No vLLM server answers.")
 
