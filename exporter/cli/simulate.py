@@ -482,10 +482,10 @@ def _settings(
     else:
         raise UsageError("--kv-tokens is needed, or what to take it from: --gpu with a command line, or --engine")
     most = 10**6
-    all_seqs = numbers(seqs, "--max-num-seqs", most=most) if seqs else (base.max_num_seqs or _DEFAULT_SEQS,)
+    all_seqs = numbers(seqs, "--max-num-seqs", most=most) if seqs is not None else (base.max_num_seqs or _DEFAULT_SEQS,)
     all_batched = (
         numbers(batched, "--max-num-batched-tokens", most=most * 100)
-        if batched
+        if batched is not None
         else (base.max_num_batched_tokens or max(_DEFAULT_BATCHED_TOKENS, *all_seqs),)
     )
     combinations = list(product(blocks, all_batched, all_seqs))

@@ -185,6 +185,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         ((), "--trace, --rate or --engine is needed"),
         (("--rate", "1"), "--kv-tokens is needed"),
         (("--rate", "1", "--kv-tokens", "none"), "--kv-tokens: 'none' is not a whole number"),
+        (("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", ""), "--max-num-seqs: '' is not a whole number"),
         (("--rate", "1", "--kv-tokens", "100"), "do not hold one request of max-model-len"),
         (("--rate", "1", "--kv-tokens", "9999", "--prompt-tokens", "600", "--max-model-len", "600"), "every prompt"),
         (
