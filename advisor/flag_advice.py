@@ -26,6 +26,8 @@ _MOST_RISK_RATIO = 0.1
 _OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
+_LEAST_FP8_GAIN = 1.25
+"""Tokens with an fp8 cache over those without, from which on its loss of precision is worth naming."""
 _WAYS_TO_MORE_KV = frozenset(
     {"gpu-memory-utilization", "num-gpu-blocks-override", "kv-cache-dtype", "tensor-parallel-size"}
 )
@@ -299,6 +301,10 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wa
         return
     capability = plan.layout.settings.compute_capability
     changed = planned(kv_cache_dtype="fp8") if wants_kv and capability >= _FP8_CAPABILITY else None
+    if changed is not None and changed.kv_tokens.expected < _LEAST_FP8_GAIN * plan.kv_tokens.expected:
+        # A checkpoint may bring such a cache with "auto"; there are 4-bit caches and 8-bit ones that are no fp8.
+        yield _stay(flag, current, "the cache is about as small as fp8 would make it, or smaller", "kv")
+        return
     if changed is None:
         why = "this GPU or release has no fp8 cache" if wants_kv else "KV takes all that was asked for"
         yield _stay(flag, current, why, "none" if wants_kv else "demand")

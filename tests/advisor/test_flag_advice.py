@@ -184,6 +184,13 @@ def test_fp8_is_advised_where_kv_is_short_and_the_gpu_has_it():
     assert not flags_of(device=ampere)["kv-cache-dtype"].is_change
 
 
+@pytest.mark.parametrize("dtype", ["nvfp4", "int4_per_token_head", "int8_per_token_head", "turboquant_k8v4"])
+def test_fp8_is_not_advised_where_the_cache_is_as_small_already(dtype):
+    advice = flags_of(f"vllm serve m --kv-cache-dtype {dtype}")["kv-cache-dtype"]
+    assert (advice.is_change, advice.recommended, advice.binding) == (False, dtype, "kv")
+    assert "as small as fp8 would make it" in advice.why
+
+
 def test_idle_gpus_take_more_ranks_where_kv_is_short():
     assert flags_of(room=replace(ROOM, idle_gpus=1))["tensor-parallel-size"].recommended == "2"
     assert not flags_of(room=replace(ROOM, idle_gpus=0))["tensor-parallel-size"].is_change
