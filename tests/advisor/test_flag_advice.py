@@ -135,6 +135,33 @@ def test_blocks_that_are_fixed_by_a_flag_are_the_wall_and_nothing_else_brings_kv
     assert (enough.is_change, enough.binding) == (False, "demand")
 
 
+L4 = Device(name="NVIDIA L4", memory_bytes=22 * GIB)
+ROOM_OF_L4 = Room(total_bytes=22 * GIB, slack_bytes=2 * GIB, oom_risk_ratio=0.0, idle_gpus=0)
+
+
+def test_utilization_goes_up_no_further_than_the_server_surely_starts():
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.9", device=L4, room=ROOM_OF_L4)["gpu-memory-utilization"]
+    assert (advice.current, advice.recommended) == ("0.9", "0.94")  # 0.95 is too close to call
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.94", device=L4, room=ROOM_OF_L4)[
+        "gpu-memory-utilization"
+    ]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start with more")
+
+
+def test_blocks_stay_fixed_where_the_server_might_not_start_without():
+    command = "vllm serve m --num-gpu-blocks-override 768 --gpu-memory-utilization 0.95"
+    advice = flags_of(command, device=L4, room=ROOM_OF_L4)["num-gpu-blocks-override"]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start without it")
+
+
+def test_a_larger_step_is_not_advised_where_the_server_might_not_start_with_it():
+    slow = told(demand=14, preempted=0.0)
+    slow = replace(slow, slow=replace(slow.slow, budget_seconds=0.3 * slow.slow.busy_seconds))
+    command = "vllm serve m --max-num-batched-tokens 2048 --gpu-memory-utilization 0.97"
+    advice = flags_of(command, load=slow, tokens=400_000, device=L4, room=ROOM_OF_L4)["max-num-batched-tokens"]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start with 4096")
+
+
 def test_ways_to_more_kv_are_told_from_what_stands_by_itself():
     free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
     command = "vllm serve m --gpu-memory-utilization 0.8 --swap-space 4"
