@@ -23,7 +23,7 @@ from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
 from exporter.cli.drop_in import drop_in
-from exporter.cli.options import prometheus_option
+from exporter.cli.options import LONGEST_SECONDS, Amount, prometheus_option
 from exporter.cli.output import WIDTH, paper
 from exporter.command_line import server_argv, shell_word, with_flags
 from exporter.config import Config, load
@@ -48,7 +48,9 @@ _WORTH_A_SENTENCE_RATIO = 0.05
     metavar="DIR",
     help="State directory of a running daemon: advice rests on what that has seen.",
 )
-@click.option("--watch", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Watch for so long first.")
+@click.option(
+    "--watch", type=Amount(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Watch for so long first."
+)
 @prometheus_option
 @click.option("--fleet", is_flag=True, help="Judge every engine that the Prometheus knows, instead of this host's.")
 @click.option(

@@ -26,11 +26,12 @@ from advisor.whatif import MOST_TOKENS, TracedRequest, fitted
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
+from exporter.cli.options import FACTOR, LONGEST_SECONDS, Amount
 from exporter.config import EngineConfig, named_engine
 from exporter.engines import api_key, local_flags, open_session
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
-from exporter.traffic import FACTOR, made_up, numbers, prompts, traced
+from exporter.traffic import made_up, numbers, prompts, traced
 
 _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
@@ -74,7 +75,7 @@ class _Load:
 @click.option("--requests", type=click.IntRange(1, _MOST_REQUESTS), metavar="N", help="Most requests of a level.")
 @click.option(
     *("--duration", "duration_seconds"),
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(0, LONGEST_SECONDS, min_open=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -82,7 +83,7 @@ class _Load:
 )
 @click.option(
     *("--timeout", "timeout_seconds"),
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(0, LONGEST_SECONDS, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

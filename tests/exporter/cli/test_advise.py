@@ -173,6 +173,7 @@ def test_a_machine_with_nothing_says_what_to_do():
     [
         (["--engine", "not-an-address"], "is not an address"),
         (["--watch", "-1"], "--watch"),
+        (["--watch", "inf"], "--watch"),
         (["--nothing"], "--nothing"),
         (["--systemd-drop-in", "--json"], "goes with neither"),
     ],

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from exporter.cli.bench import command
 from exporter.errors import UsageError
 from tests.exporter.bench.server_standin import MODEL, server_standin
+from tests.exporter.typed import typed
 
 
 def run(*words):
@@ -206,3 +207,13 @@ def test_ctrl_c_between_two_levels_loses_none_that_is_complete():
         found = interrupted(url, state.silent.is_set, "--users", "1,2", "--requests", "4")
     (level,) = found["levels"]
     assert (level["users"], level["completed"]) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--rate", "nan"), ("--duration", "nan"), ("--timeout", "inf"), ("--duration", "1e300"), ("--speed", "inf")],
+)
+def test_what_is_no_amount_is_wrong_use_before_anything_is_asked(words):
+    result = typed("bench", "--url", "http://127.0.0.1:1", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"Invalid value for '{words[0]}'" in result.stderr

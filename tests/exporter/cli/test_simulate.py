@@ -14,6 +14,7 @@ from tests.advisor.test_plan import LLAMA_3_1_8B
 from tests.advisor.test_scenario import script
 from tests.exporter.bench.server_standin import server_standin
 from tests.exporter.sources.test_vllm import CAPTURES
+from tests.exporter.typed import typed
 
 
 def run(*words):
@@ -207,6 +208,13 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
 def test_wrong_use_says_what_would_be_right(words, problem):
     with pytest.raises(UsageError, match=problem):
         run(*words)
+
+
+@pytest.mark.parametrize("words", [("--rate", "nan"), ("--watch", "nan"), ("--step-base-ms", "inf")])
+def test_what_is_no_amount_is_wrong_use(words):
+    result = typed("simulate", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"Invalid value for '{words[0]}'" in result.stderr
 
 
 def test_wrong_use_exits_with_2_and_without_a_traceback():
