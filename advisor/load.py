@@ -161,7 +161,7 @@ def lengths_between(before: Histogram | None, after: Histogram | None) -> Length
     if before is None or after is None or before.bounds != after.bounds or not 0 < len(after.bounds) <= MOST_BUCKETS:
         return Lengths()
     counts = tuple(late - early for early, late in zip(_single(before), _single(after), strict=True))
-    if min(counts) < 0:  # a page of several processes, torn
+    if min(counts) < 0 or after.sum < before.sum:  # a page of several processes, torn
         return Lengths()
     return Lengths(bounds=after.bounds, counts=counts, sum=after.sum - before.sum)
 

@@ -20,7 +20,7 @@ from advisor.policy import Policy
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.report import LIMITERS
 from exporter.sources.prometheus import MOST_POINTS, Prometheus, Series
-from exporter.sources.vllm import parse_cache_config
+from exporter.sources.vllm import is_sane, parse_cache_config
 from exporter.sources.vllm_names import BY_SPELLING, FIGURES
 
 MOST_MOMENTS = 10_000
@@ -327,11 +327,11 @@ class Grid:
         return self.start_seconds + (self.count - 1) * self.step_seconds
 
     def column(self, series: Series) -> "array[float]":
-        """Return a value for each moment, NaN where there is none."""
+        """Return a value for each moment, NaN where there is none or one that a live page is not believed either."""
         values = array("d", [math.nan]) * self.count
         for at, value in series.points:
             place = round((at - self.start_seconds) / self.step_seconds)
-            if 0 <= place < self.count:
+            if 0 <= place < self.count and is_sane(value):
                 values[place] = value
         return values
 
@@ -550,6 +550,8 @@ def _look(
     started = None if copy.started is None or math.isnan(copy.started[place]) else copy.started[place]
     running, waiting = copy.value("requests_running", place), copy.value("requests_waiting", place)
     usage = copy.value("kv_usage_ratio", place)
+    if usage is not None and usage > 1.0:
+        usage = None  # as on a live page
     awake = copy.value("sleep_state", place, told_by="awake")
     cache = copy.cache(place)
     reported = reported_capacity(cache)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 import textwrap
 import time
@@ -25,9 +24,9 @@ from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
 from exporter.cli.drop_in import drop_in
-from exporter.cli.options import prometheus_option
+from exporter.cli.options import LONGEST_SECONDS, Amount, prometheus_option
 from exporter.cli.output import WIDTH, paper
-from exporter.command_line import server_argv, with_flags
+from exporter.command_line import server_argv, shell_word, with_flags
 from exporter.config import Config, load
 from exporter.errors import UsageError
 from exporter.service import Published, Service, World
@@ -50,7 +49,9 @@ _WORTH_A_SENTENCE_RATIO = 0.05
     metavar="DIR",
     help="State directory of a running daemon: advice rests on what that has seen.",
 )
-@click.option("--watch", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Watch for so long first.")
+@click.option(
+    "--watch", type=Amount(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Watch for so long first."
+)
 @prometheus_option
 @click.option("--fleet", is_flag=True, help="Judge every engine that the Prometheus knows, instead of this host's.")
 @click.option(
@@ -352,8 +353,9 @@ def _show_drop_ins(published: Published, world: World, unit: str) -> None:
         raise UsageError(f"{unit} starts one of {', '.join(servers)}: name it with --engine")
     for each in servers.values():
         server, argv = _started_by(published, each, world)
-        found = unit or (service_of(server.pids) if server is not None else None)
-        click.echo(drop_in(each, _changes(each), argv=argv, unit=found))
+        found = service_of(server.pids) if server is not None and not unit else None
+        name, is_users = found or (unit or None, False)
+        click.echo(drop_in(each, _changes(each), argv=argv, unit=name, is_users=is_users))
     if not servers:
         click.echo("# No vLLM server answers.")
 
@@ -382,13 +384,13 @@ def _show_command(console: Console, published: Published, each: EngineAdvice, wo
         _say(console, "Its command line cannot be read from here; set the flags where it is started.")
         return
     _say(console, "To paste (nothing is changed for you):")
-    for line in _pasted([shlex.quote(word) for word in with_flags(argv, _changes(each))]):
-        # A word longer than the line is not broken: what is pasted must stay whole.
-        console.print(line, markup=False, soft_wrap=True)
+    for line in pasted([shell_word(word) for word in with_flags(argv, _changes(each))]):
+        # Neither broken where a word is longer than the line nor made prettier: what is pasted must stay whole.
+        console.out(line, highlight=False)
 
 
-def _pasted(words: list[str]) -> list[str]:
-    """Break a command line between words, as a shell continues it."""
+def pasted(words: list[str]) -> list[str]:
+    """Break a command line between quoted words, as a shell continues it."""
     lines: list[list[str]] = [[]]
     for word in words:
         if lines[-1] and len(" ".join([*lines[-1], word])) > WIDTH - 6:

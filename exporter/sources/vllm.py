@@ -303,7 +303,7 @@ class PageReader:
                 raise _broken_off(line)
             if len(samples) == _MOST_SAMPLES:
                 raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
-            if _is_sane(number):
+            if is_sane(number):
                 samples.append(Sample(series, number))
         return samples, announced, new_lines
 
@@ -365,14 +365,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _is_sane(value: float) -> bool:
+def is_sane(value: float) -> bool:
     """Tell whether a figure can be: nothing that is read here is negative, infinite or beyond what is countable."""
     return 0.0 <= value <= _MOST_VALUE
 
 
 def _sane_number(text: str) -> float | None:
     value = _number(text)
-    return value if value is not None and _is_sane(value) else None
+    return value if value is not None and is_sane(value) else None
 
 
 def _newest_spellings(samples: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -170,11 +170,14 @@ def test_other_histogram_bounds_begin_a_new_histogram():
     )
 
 
-def test_a_torn_page_adds_no_negative_counts():
+def test_a_torn_page_adds_no_negative_amounts():
     lengths = Lengths(bounds=(10.0, math.inf), counts=(5.0, 1.0), sum=60.0)
     before = Histogram(bounds=(10.0, math.inf), cumulative=(9.0, 9.0), sum=80.0, count=9.0)
-    after = Histogram(bounds=(10.0, math.inf), cumulative=(7.0, 10.0), sum=90.0, count=10.0)
-    assert lengths.folded(lengths_between(before, after), 1.0) == lengths
+    for after in (
+        Histogram(bounds=(10.0, math.inf), cumulative=(7.0, 10.0), sum=90.0, count=10.0),
+        Histogram(bounds=(10.0, math.inf), cumulative=(9.0, 10.0), sum=70.0, count=10.0),
+    ):
+        assert lengths.folded(lengths_between(before, after), 1.0) == lengths
 
 
 def test_moments_of_lengths_come_out_of_coarse_buckets():

@@ -66,7 +66,8 @@ def host(tmp_path, card, server):
     """A GPU with one vLLM server on it."""
     gpu, variables = card
     port = server.url.rpartition(":")[2]
-    with vllm_process(tmp_path, port, flags=("--max-num-seqs", "64", "--api-key", "s3cret")) as pid:
+    flags = ("--max-num-seqs", "64", "--api-key", "s3cret", "--chat-template", '{"a": ":key: [b]\t"}')
+    with vllm_process(tmp_path, port, flags=flags) as pid:
         gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
         yield variables
 
@@ -92,6 +93,7 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "More KV instead: kv-cache-dtype (+" in text
     assert "--kv-cache-dtype" not in pasted  # 19 rests on the KV that there is now
     assert "--api-key '***'" in " ".join(pasted.replace("\\\n", " ").split())
+    assert """$'{"a": ":key: [b]\\x09"}'""" in pasted  # as it was started, and not as an emoji
 
 
 @pytest.mark.needs_cc
@@ -174,6 +176,7 @@ def test_a_machine_with_nothing_says_what_to_do():
     [
         (["--engine", "not-an-address"], "is not an address"),
         (["--watch", "-1"], "--watch"),
+        (["--watch", "inf"], "--watch"),
         (["--nothing"], "--nothing"),
         (["--systemd-drop-in", "--json"], "goes with neither"),
     ],
