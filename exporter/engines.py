@@ -48,12 +48,12 @@ class Engines:
     def start(self) -> None:
         """Watch what the config names."""
         for config in self.configured:
-            self._watch(Watched(engine=_name(config), url=config.url, config=config))
+            self._watch(Watched(engine=config.label, url=config.url, config=config))
 
     def reconfigure(self, configured: tuple[EngineConfig, ...]) -> None:
         """Watch what a changed config names; a server that it names still is watched on, with its keys read again."""
-        named_before = {_name(config) for config in self.configured}
-        named = {_name(config): config for config in configured}
+        named_before = {config.label for config in self.configured}
+        named = {config.label: config for config in configured}
         self.configured = configured
         for engine, watched in list(self.watched.items()):
             leaves = engine not in named if configured else engine in named_before
@@ -108,10 +108,6 @@ class Engines:
     def _watch(self, watched: Watched) -> None:
         self.watched[watched.engine] = watched
         self.on_new(watched)
-
-
-def _name(config: EngineConfig) -> str:
-    return config.name or urlsplit(config.url).netloc
 
 
 def local_flags(url: str, processes: Any) -> EngineFlags | None:
