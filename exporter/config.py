@@ -54,7 +54,7 @@ def split_listen_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not [HOST]:PORT, such as :{DEFAULT_PORT} or 127.0.0.1:{DEFAULT_PORT}")
+        raise ValueError(f"{text!r} is not [HOST]:PORT, such as :9738 or 127.0.0.1:9738")
     return host.strip("[]"), int(port)
 
 

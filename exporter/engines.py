@@ -70,7 +70,7 @@ class Engines:
         """Watch what runs on this host now, by the steady clock, unless the config names the servers."""
         if self.configured:
             return
-        running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
+        running = {address: server for server in servers if (address := server.address) is not None}
         for engine, server in running.items():
             known = self.watched.get(engine)
             if known is None:
@@ -123,7 +123,7 @@ def local_flags(url: str, processes: Any) -> EngineFlags | None:
     except SourceError:
         return None
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return next((each.flags for each in found if each.port == port), None)
+    return next((each.flags for each in found if each.port == port and each.address is not None), None)
 
 
 def open_session(config: EngineConfig) -> requests.Session:
