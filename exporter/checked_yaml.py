@@ -61,7 +61,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     """Read YAML in which no mapping has a key twice: PyYAML itself would drop the first in silence."""
-    loader = yaml.SafeLoader(text)
+    from yaml import SafeLoader
+
+    loader = SafeLoader(text)
     try:
         document = loader.get_single_node()
         _refuse_repeated_keys(document)
@@ -70,21 +72,23 @@ def _parsed(text: str) -> Any:
         loader.dispose()
 
 
-def _refuse_repeated_keys(document: yaml.Node | None) -> None:
+def _refuse_repeated_keys(document: Any) -> None:
+    from yaml import MappingNode, MarkedYAMLError, ScalarNode, SequenceNode
+
     left, looked_at = [document], set()
     while left:
         node = left.pop()
-        if node is None or id(node) in looked_at:  # an alias is the node that it names
+        if id(node) in looked_at:  # an alias is the node that it names
             continue
         looked_at.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, SequenceNode):
             left += node.value
-        elif isinstance(node, yaml.MappingNode):
+        elif isinstance(node, MappingNode):
             names = set()
             for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and (name := (key.tag, key.value)) in names:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-                if isinstance(key, yaml.ScalarNode):
+                if isinstance(key, ScalarNode) and (name := (key.tag, key.value)) in names:
+                    raise MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                if isinstance(key, ScalarNode):
                     names.add(name)
                 left += (key, value)
 
