@@ -53,10 +53,10 @@ class Snapshot:
         except ValueError:
             return None
         host = parts.hostname
-        for server in self.servers:
-            if port == server.port and (host == server.host or {host, server.host} <= _HERE):
-                return server
-        return None
+        there = [server for server in self.servers if server.port == port and server.address is not None]
+        here = [server for server in there if {host, server.host} <= _HERE]  # 127.0.0.1 and ::1 are two places
+        # A URL's host is read in lower case.
+        return next((server for server in there if server.host.lower() == host), here[0] if here else None)
 
     def gpus_of(self, server: EngineProcess) -> tuple[Gpu, ...]:
         """Return the GPUs on which this server's processes hold memory, in order of their index."""

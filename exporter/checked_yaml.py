@@ -44,7 +44,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         UsageError: It cannot be read, is no YAML or no mapping.
     """
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -57,6 +57,40 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a mapping of keys is needed at the top, this is a {type(content).__name__}")
     return content
+
+
+def _parsed(text: str) -> Any:
+    """Read YAML in which no mapping has a key twice: PyYAML itself would drop the first in silence."""
+    from yaml import SafeLoader
+
+    loader = SafeLoader(text)
+    try:
+        document = loader.get_single_node()
+        _refuse_repeated_keys(document)
+        return loader.construct_document(document) if document is not None else None
+    finally:
+        loader.dispose()
+
+
+def _refuse_repeated_keys(document: Any) -> None:
+    from yaml import MappingNode, MarkedYAMLError, ScalarNode, SequenceNode
+
+    left, looked_at = [document], set()
+    while left:
+        node = left.pop()
+        if id(node) in looked_at:  # an alias is the node that it names
+            continue
+        looked_at.add(id(node))
+        if isinstance(node, SequenceNode):
+            left += node.value
+        elif isinstance(node, MappingNode):
+            names = set()
+            for key, value in node.value:
+                if isinstance(key, ScalarNode) and (name := (key.tag, key.value)) in names:
+                    raise MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                if isinstance(key, ScalarNode):
+                    names.add(name)
+                left += (key, value)
 
 
 Section = TypeVar("Section", bound=Strict)
@@ -82,7 +116,7 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
     given = problem["input"]
-    holds_credentials = isinstance(given, str) and "://" in given and "@" in given
+    holds_credentials = isinstance(given, str) and "://" in given and not {"@", "?"}.isdisjoint(given)
     is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
     hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
     wanted = _WANTED.get(problem["type"])

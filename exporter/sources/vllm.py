@@ -1,6 +1,5 @@
 """One vLLM server, through its own HTTP endpoints: /metrics, /version, /v1/models."""
 
-import json
 import math
 import re
 import time
@@ -15,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources import bounded
 from exporter.sources.cuttable import CuttableAdapter
 from exporter.sources.http import translated
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
@@ -158,7 +158,7 @@ class VllmSource:
     def _json(self, path: str) -> Any:
         text = self._get(path)
         try:
-            return json.loads(text)
+            return bounded.parsed(text)
         except (ValueError, RecursionError) as error:
             raise SourceMalformed("not_json", f"{self.url}{path}") from error
 
