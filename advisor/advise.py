@@ -312,7 +312,7 @@ def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None
     if engine is not None:
         return engine.reading.engine
     watched = (target.engine for target in snapshot.targets if snapshot.server_at(target.url) is server)
-    return next(watched, f"{server.host}:{server.port}")
+    return next(watched, server.address)
 
 
 def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) -> tuple[Estimate, dict[str, float]]:

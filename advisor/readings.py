@@ -148,6 +148,11 @@ class EngineProcess:
     model_path: str | None = None
     """Directory of the model as this daemon can open it, None for a hub id not in the local cache."""
 
+    @property
+    def address(self) -> str:
+        """Host and port as a URL has them: an IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineHostMemory:

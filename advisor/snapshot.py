@@ -54,7 +54,8 @@ class Snapshot:
             return None
         host = parts.hostname
         for server in self.servers:
-            if port == server.port and (host == server.host or {host, server.host} <= _HERE):
+            # A URL's host is read in lower case.
+            if port == server.port and (host == server.host.lower() or {host, server.host} <= _HERE):
                 return server
         return None
 

@@ -70,21 +70,19 @@ class Engines:
         """Watch what runs on this host now, by the steady clock, unless the config names the servers."""
         if self.configured:
             return
-        running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
-        for engine, server in running.items():
-            known = self.watched.get(engine)
-            if known is None:
-                url = f"{'https' if server.secure else 'http'}://{engine}"
-                model = server.model_path or server.flags.model
-                known = Watched(engine=engine, url=url, config=EngineConfig(url=url), model=model)
-                self._watch(known)
-            known.last_running_seconds = now_seconds
-            known.alongside = frozenset(running)
+        found = {server.address: server for server in servers if not server.flags.headless}
+        for engine, server in found.items():
+            if engine not in self.watched and (new := _as_found(server)) is not None:
+                self._watch(new)
+        running = frozenset(found.keys() & self.watched.keys())
+        for engine in running:
+            self.watched[engine].last_running_seconds = now_seconds
+            self.watched[engine].alongside = running
         for watched in list(self.watched.values()):
             last = watched.last_running_seconds
             # The same model on another port is this server moved; a replica that ran beside it is not.
             moved = watched.engine not in running and any(
-                self.watched[engine].model == watched.model for engine in running.keys() - watched.alongside
+                self.watched[engine].model == watched.model for engine in running - watched.alongside
             )
             if moved or (last is not None and now_seconds - last > FORGET_AFTER_SECONDS):
                 del self.watched[watched.engine]
@@ -108,6 +106,18 @@ class Engines:
     def _watch(self, watched: Watched) -> None:
         self.watched[watched.engine] = watched
         self.on_new(watched)
+
+
+def _as_found(server: EngineProcess) -> Watched | None:
+    """Return a server of this host to watch, None for one whose command line names no address that can be.
+
+    Anybody may start a process that looks like a server: it must not stop the judgement of all others.
+    """
+    try:
+        config = EngineConfig(url=f"{'https' if server.secure else 'http'}://{server.address}")
+    except ValueError:
+        return None
+    return Watched(engine=server.address, url=config.url, config=config, model=server.model_path or server.flags.model)
 
 
 def _name(config: EngineConfig) -> str:

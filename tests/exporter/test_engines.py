@@ -7,9 +7,9 @@ from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_se
 from exporter.errors import UsageError
 
 
-def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0):
+def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0, host="127.0.0.1"):
     return EngineProcess(
-        host="127.0.0.1",
+        host=host,
         port=port,
         secure=False,
         flags=parse_flags(command.split()),
@@ -67,6 +67,18 @@ def test_a_replica_that_dies_beside_another_of_the_same_model_is_kept_as_down(en
 def test_a_headless_node_has_no_api_to_watch(engines):
     engines.discover([process(8000, command="vllm serve /models/m --headless")], 0.0)
     assert named(engines) == []
+
+
+def test_a_server_at_an_ipv6_address_is_reached_as_a_url_writes_it(engines):
+    engines.discover([process(8000, host="::1")], 0.0)
+    assert [(each.engine, each.url) for each in engines.watched.values()] == [("[::1]:8000", "http://[::1]:8000")]
+
+
+@pytest.mark.parametrize(("host", "port"), [("[", 8000), ("a@b", 8000), ("127.0.0.1", 99_999)])
+def test_a_command_line_with_an_impossible_address_does_not_keep_others_from_being_watched(engines, host, port):
+    for now in (0.0, 5.0):
+        engines.discover([process(port, host=host), process(8000)], now)
+    assert named(engines) == ["127.0.0.1:8000"]
 
 
 def test_named_servers_replace_discovery():
