@@ -70,8 +70,19 @@ def test_what_cannot_be_set_on_a_host_with_gpus_is_not_set():
 def test_a_service_of_an_executable_where_its_user_cannot_go_is_warned_of(tmp_path):
     result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", "/root/.local/bin/vllm-headroom"])
     assert result.exit_code == 0
-    assert "/root/.local/bin/vllm-headroom is not there" in result.stderr
     assert "install into /opt or /usr/local" in result.stderr
+
+
+def test_an_executable_that_is_not_there_is_warned_of(tmp_path):
+    missing = tmp_path / "bin" / "vllm-headroom"
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", str(missing)])
+    assert result.exit_code == 0
+    assert f"{missing} is not there" in result.stderr
+
+
+def test_an_executable_that_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path):
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", f"/opt/{'a' * 300}"])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path):

@@ -40,12 +40,23 @@ def export(directory: Path, executable: Path | None) -> None:
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from error
         click.echo(path)
-    if not started.exists():
+    if _is_missing(started):
         click.echo(f"note: {started} is not there: --executable names another", err=True)
     if str(started).startswith(_PRIVATE):
         click.echo(
             f"note: {started} lies where a service's own user cannot go: install into /opt or /usr/local", err=True
         )
+
+
+def _is_missing(path: Path) -> bool:
+    """Tell whether a file is surely not there: who may not look, as an ordinary user below /root, cannot say so."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def unit_files() -> Iterator[tuple[str, str]]:
