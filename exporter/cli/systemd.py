@@ -1,5 +1,6 @@
 """``vllm-headroom systemd``: the unit files of this installation."""
 
+import stat
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -46,6 +47,8 @@ def export(directory: Path, executable: Path | None) -> None:
         click.echo(
             f"note: {started} lies where a service's own user cannot go: install into /opt or /usr/local", err=True
         )
+    elif closed := _closed(started):
+        click.echo(f"note: {closed} is closed to a service's own user: chmod -R go+rX {closed}", err=True)
 
 
 def _is_missing(path: Path) -> bool:
@@ -57,6 +60,17 @@ def _is_missing(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def _closed(path: Path) -> Path | None:
+    """Return the first directory on the way to a program, or itself, that others may not enter or run."""
+    for each in (*reversed(path.parents), path):
+        try:
+            if not each.stat().st_mode & stat.S_IXOTH:
+                return each
+        except OSError:
+            return None
+    return None
 
 
 def unit_files() -> Iterator[tuple[str, str]]:
