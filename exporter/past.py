@@ -34,6 +34,11 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 """Names by which every host knows itself, so that they tell none from another."""
 _NOT_IDENTITY = frozenset({"__name__", "model_name", "engine", "dp_rank"})
 
+WITHOUT_BUCKETS = (
+    "it keeps no buckets of vLLM's histograms, so finished requests and their lengths are not known from it: they were "
+    "dropped, or made native (convert_classic_histograms_to_nhcb; always_scrape_classic_histograms keeps both)"
+)
+
 Key = tuple[str, str]
 """(model name, data-parallel rank)."""
 
@@ -301,6 +306,8 @@ def loads_of(
     loads: dict[Key, EngineLoad] = dict(known or {})
     start = span.start_seconds
     series = prometheus.series(_figures_of(target), start, span.end_seconds)
+    if target.kind == "vllm" and not any(each.get("__name__", "").endswith("_bucket") for each in series):
+        prometheus.warnings[WITHOUT_BUCKETS] = None
     piece = max(1, _POINTS_AT_ONCE // max(1, len(series)))
     while start < span.end_seconds:
         steps = min(piece, MOST_POINTS - 1, math.ceil((span.end_seconds - start) / span.step_seconds))

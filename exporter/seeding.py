@@ -55,6 +55,8 @@ class Past:
         self.has_failed = False
         self.problem: str | None = None
         """Why nothing was found when last looked, for people; None where something was."""
+        self.warnings: tuple[str, ...] = ()
+        """What is to be said of what was found when last looked, for people."""
         self.is_over = False
         """Whether what it found is in use, or its engine gone: how its last read went is nobody's business then."""
         self._prometheus = prometheus
@@ -83,7 +85,8 @@ class Past:
         self.problem = f"{self._prometheus.url}: {target}" if isinstance(target, str) else None
         where = target if isinstance(target, str) else f"{target.kind} series of {target.labels}"
         log.info("%s: history of %s: %s; %.0f s of load", self._prometheus.url, self.engine, where, seen)
-        for warning in self._prometheus.warnings:
+        self.warnings = tuple(self._prometheus.warnings)
+        for warning in self.warnings:
             log.warning("%s: %s", self._prometheus.url, warning)
         self._prometheus.warnings.clear()
         self.found = loads
@@ -242,6 +245,11 @@ class Seeding:
     def problems(self) -> dict[str, str]:
         """By engine, why nothing is known of its past."""
         return {engine: past.problem for engine, past in list(self._pasts.items()) if past.problem is not None}
+
+    @property
+    def warnings(self) -> dict[str, tuple[str, ...]]:
+        """By engine, what is to be said of what is known of its past."""
+        return {engine: past.warnings for engine, past in list(self._pasts.items()) if past.warnings}
 
     def forget(self, engine: str) -> str | None:
         """Drop an engine that is gone; return the key of the source that is still to read its past, if there is one."""

@@ -468,6 +468,11 @@ class Service:
         """By engine, why a Prometheus that is named told nothing of its past."""
         return {} if self._seeding is None else self._seeding.problems
 
+    @property
+    def past_warnings(self) -> Mapping[str, tuple[str, ...]]:
+        """By engine, what is to be said of what a Prometheus told of its past."""
+        return {} if self._seeding is None else self._seeding.warnings
+
     def _begun_pasts(self, published: Published, *, at_once: bool = False) -> tuple[Past, ...]:
         if self._seeding is None:
             return ()

@@ -129,6 +129,9 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         service.stop()
     for engine, problem in service.past_problems.items():
         click.echo(f"no history of {engine}: {printable(problem)}", err=True)
+    for engine, warnings in service.past_warnings.items():
+        for warning in warnings:
+            click.echo(f"note: history of {engine}: {printable(warning)}", err=True)
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
     unread = unread_sources({"collector": each.collector, "failing": each.failing} for each in service.health())

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from advisor.advise import advise
 from advisor.history import History
 from advisor.policy import Policy
@@ -18,6 +20,12 @@ def found(rule, **more):
 
 def target(url="http://127.0.0.1:8000"):
     return EngineTarget(engine="127.0.0.1:8000", url=url, failing=None)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fd00::7", "GPU-7.example"])
+def test_a_server_is_found_again_by_the_address_that_it_is_watched_at(host):
+    here = replace(server(), host=host)
+    assert Snapshot(now_seconds=0.0, servers=(here,)).server_at(f"http://{here.address}") is here
 
 
 def test_processes_of_another_pid_namespace_are_told_with_their_memory():

@@ -9,9 +9,9 @@ from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_se
 from exporter.errors import UsageError
 
 
-def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0):
+def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0, host="127.0.0.1"):
     return EngineProcess(
-        host="127.0.0.1",
+        host=host,
         port=port,
         secure=False,
         flags=parse_flags(command.split()),

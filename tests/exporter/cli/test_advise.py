@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -252,6 +253,27 @@ def test_a_prometheus_that_tells_nothing_is_said_beside_the_advice(server, answe
     assert json.loads(result.stdout)["engines"][0]["not_yet"]
     assert f"no history of {server.engine}: " in result.stderr
     assert words in result.stderr
+
+
+def test_a_past_whose_histograms_were_kept_without_buckets_is_told_beside_the_advice(server):
+    labels = {"instance": server.engine, "model_name": "m", "engine": "0"}
+    running = {"__name__": "vllm:num_requests_running", **labels}
+    points = [[time.time() - seconds, "1"] for seconds in (120, 60)]
+    store = FakeServer()
+    store.answers = {
+        f"/api/v1/{endpoint}": (200, {}, json.dumps({"status": "success", "data": data}).encode())
+        for endpoint, data in (
+            ("series", [running]),
+            ("query", {"resultType": "vector", "result": []}),
+            ("query_range", {"resultType": "matrix", "result": [{"metric": running, "values": points}]}),
+        )
+    }
+    try:
+        result = advise("--engine", server.url, "--prometheus", store.url)
+    finally:
+        store.close()
+    assert f"note: history of {server.engine}: it keeps no buckets of vLLM's histograms" in result.stderr
+    assert "no history of" not in result.stderr
 
 
 @pytest.fixture
