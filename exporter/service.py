@@ -180,9 +180,9 @@ class Service:
         self._sources += [NvmlSource(self._world.nvml), self._processes, self._models, self._cgroups]
         if self._keeps_state:
             self._sources.append(_Keeping(self._keep))
-        self._schedule.start()
         self._engines.start()
         self._schedule_reads()
+        self._schedule.start()  # last, so that all are read at the first beat
 
     def reconfigure(self, config: Config) -> None:
         """Go on by a changed config: engines and their keys, policy, interval. What is known of engines stays.
