@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from apscheduler.executors.debug import DebugExecutor
@@ -16,9 +17,16 @@ log = logging.getLogger(__name__)
 
 Call = Callable[[], None]
 
+_HEAD_START_SECONDS = 0.005
+"""What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
+one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
+_MOST_OF_INTERVAL = 0.1
+"""The share of an interval that all of that may take: where many reads hang, the others are not late for it."""
+_IDLE_SECONDS = 60.0
+
 
 class _Workers:
-    """Daemon threads that wait for calls, as many as ever were under way at once.
+    """Daemon threads that wait for calls, as many as were under way at once of late.
 
     No pool: its threads are joined at exit, so one driver call that hangs would hang the exit; and it can be full of
     hung reads, which would stall every other source.
@@ -43,12 +51,23 @@ class _Workers:
             inbox.put(None)
 
     def _serve(self, inbox: SimpleQueue[Call | None]) -> None:
-        while (call := inbox.get()) is not None:
+        while (call := self._next(inbox)) is not None:
             call()
             del call  # nothing of it is held on to while waiting
             self._idle.append(inbox)
             if self._is_over:
                 return
+
+    def _next(self, inbox: SimpleQueue[Call | None]) -> Call | None:
+        """Wait for a call; None where there was none for so long that the thread is not needed."""
+        try:
+            return inbox.get(timeout=_IDLE_SECONDS)
+        except Empty:
+            try:
+                self._idle.remove(inbox)
+            except ValueError:  # it was chosen at this moment
+                return inbox.get()
+            return None
 
 
 class _Jobs(MemoryJobStore):  # type: ignore[misc]
@@ -72,6 +91,8 @@ class _Beat:
 
     calls: Mapping[str, Call]
     """By key. Replaced, never changed: the scheduler's thread goes through it while others add to it."""
+    seconds: float
+    """Of real time, from one to the next."""
     job: Any = None
 
 
@@ -117,13 +138,13 @@ class Schedule:
             if beat is not None:
                 beat.calls = {**beat.calls, key: call}
                 return
-            beat = self._beats[seconds, after_seconds] = _Beat(calls={key: call})
+            beat = self._beats[seconds, after_seconds] = _Beat(calls={key: call}, seconds=seconds / self._speed)
             first = datetime.now(UTC) + timedelta(seconds=after_seconds / self._speed)
             beat.job = self._scheduler.add_job(
                 self._hand_out,
                 "interval",
                 args=(beat,),
-                seconds=seconds / self._speed,
+                seconds=beat.seconds,
                 start_date=first,
                 next_run_time=first,
             )
@@ -146,14 +167,18 @@ class Schedule:
         self._workers.stop()
 
     def _hand_out(self, beat: _Beat) -> None:
-        for key, call in beat.calls.items():
+        calls = beat.calls
+        head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
+        for key, call in calls.items():
             if key in self._under_way:
                 self._on_overrun(key)
-            else:
-                self._under_way.add(key)
-                self._workers.run(lambda key=key, call=call: self._call(key, call))  # type: ignore[misc]
+                continue
+            self._under_way.add(key)
+            done = threading.Event()
+            self._workers.run(partial(self._call, key, call, done))
+            done.wait(head_start_seconds)
 
-    def _call(self, key: str, call: Call) -> None:
+    def _call(self, key: str, call: Call, done: threading.Event) -> None:
         threading.current_thread().name = key
         try:
             call()
@@ -161,3 +186,4 @@ class Schedule:
             log.exception("%s ended in an unforeseen way", key)
         finally:
             self._under_way.discard(key)
+            done.set()
