@@ -39,6 +39,9 @@ _OWN_WISH = signal.SIGUSR1
 """How the daemon wakes its own main thread; from anybody else it means nothing."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
 _BEAT_SECONDS = 2.0
+_SWITCH_SECONDS = 0.0002
+"""How long a thread that judges or reads keeps the interpreter from one that answers a scrape, at each of the latter's
+ten system calls. With Python's own 5 ms such a scrape would wait for the end of the judgement."""
 _STARTED_SECONDS = 6.0
 """By then everything was read once."""
 _M_ARENA_MAX = -8
@@ -91,6 +94,7 @@ def command(
     """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
     hold_signals()
     keep_few_heaps()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from exporter.metrics import text_of
+from exporter.metrics import Pages
 from exporter.service import Service
 from exporter.web.advice import advice
 from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
@@ -36,13 +36,14 @@ def build_app(service: Service) -> Starlette:
     own_process = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=own_process)
     PlatformCollector(registry=own_process)
+    pages = Pages()
 
     async def metrics(request: Request) -> Response:
         # No name of ours needs an escape; of the schemes only "dots" would change them, and none has to be granted.
         accepted = request.headers.get("accept", "").replace("escaping=dots", "escaping=underscores")
         encode, content_type = choose_encoder(accepted)
         openmetrics = content_type.startswith("application/openmetrics-text")
-        body = text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
+        body = pages.text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
         return Response(body, media_type=None, headers={"Content-Type": content_type})
 
     async def page(_request: Request) -> Response:
