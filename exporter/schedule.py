@@ -16,8 +16,11 @@ from apscheduler.schedulers.background import BackgroundScheduler
 log = logging.getLogger(__name__)
 
 Call = Callable[[], None]
+_Task = tuple[Call, threading.Lock]
+"""What to call, and what to release when that is over."""
+_Inbox = SimpleQueue[_Task | None]
 
-_HEAD_START_SECONDS = 0.005
+_HEAD_START_SECONDS = 0.02
 """What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
 one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
 _MOST_OF_INTERVAL = 0.1
@@ -33,32 +36,38 @@ class _Workers:
     """
 
     def __init__(self) -> None:
-        self._idle: list[SimpleQueue[Call | None]] = []
+        self._idle: list[_Inbox] = []
         """The inboxes of those that wait; the last to become idle is the next to work."""
         self._is_over = False
 
-    def run(self, call: Call) -> None:
+    def run(self, call: Call, *, head_start_seconds: float) -> None:
+        """Let a call be made; return when it is over, or has gone on for this long."""
         try:
             inbox = self._idle.pop()
         except IndexError:
             inbox = SimpleQueue()
             threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
-        inbox.put(call)
+        done = threading.Lock()
+        done.acquire()
+        inbox.put((call, done))
+        done.acquire(timeout=head_start_seconds)
 
     def stop(self) -> None:
         self._is_over = True
         for inbox in tuple(self._idle):
             inbox.put(None)
 
-    def _serve(self, inbox: SimpleQueue[Call | None]) -> None:
-        while (call := self._next(inbox)) is not None:
+    def _serve(self, inbox: _Inbox) -> None:
+        while (task := self._next(inbox)) is not None:
+            call, done = task
             call()
-            del call  # nothing of it is held on to while waiting
+            del task, call  # nothing of it is held on to while waiting
             self._idle.append(inbox)
+            done.release()
             if self._is_over:
                 return
 
-    def _next(self, inbox: SimpleQueue[Call | None]) -> Call | None:
+    def _next(self, inbox: _Inbox) -> _Task | None:
         """Wait for a call; None where there was none for so long that the thread is not needed."""
         try:
             return inbox.get(timeout=_IDLE_SECONDS)
@@ -174,11 +183,9 @@ class Schedule:
                 self._on_overrun(key)
                 continue
             self._under_way.add(key)
-            done = threading.Event()
-            self._workers.run(partial(self._call, key, call, done))
-            done.wait(head_start_seconds)
+            self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
 
-    def _call(self, key: str, call: Call, done: threading.Event) -> None:
+    def _call(self, key: str, call: Call) -> None:
         threading.current_thread().name = key
         try:
             call()
@@ -186,4 +193,3 @@ class Schedule:
             log.exception("%s ended in an unforeseen way", key)
         finally:
             self._under_way.discard(key)
-            done.set()
