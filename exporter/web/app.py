@@ -16,9 +16,7 @@ from starlette.routing import Route
 
 from exporter.metrics import Pages
 from exporter.service import Service
-from exporter.web.advice import advice
-from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
-from exporter.web.status import recents, status
+from exporter.web.looks import CONTENT_SECURITY_POLICY
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -46,13 +44,22 @@ def build_app(service: Service) -> Starlette:
         body = pages.text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
         return Response(body, media_type=None, headers={"Content-Type": content_type})
 
+    # What people look at now and then is loaded when it is first asked for.
+
     async def page(_request: Request) -> Response:
+        from exporter.web.page import render_page
+        from exporter.web.status import recents, status
+
         return HTMLResponse(render_page(status(service), recents(service)))
 
     async def api_status(_request: Request) -> Response:
+        from exporter.web.status import status
+
         return JSONResponse(status(service))
 
     async def api_advice(_request: Request) -> Response:
+        from exporter.web.advice import advice
+
         return JSONResponse(advice(service.published(), service.policy))
 
     one_at_a_time = asyncio.Lock()
