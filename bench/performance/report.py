@@ -95,9 +95,9 @@ AIM_P99_SECONDS = 0.005
 _FOUND = """
 ## What profiling found
 
-- **A look at a server.** The request costs most by far; requests makes it dearer than urllib3 alone and is kept for what
-  it takes care of. What stands before a value repeats from look to look: a page of the same lines as the one before is
-  held against it, and only the wanted values are read. What the lines mean is sorted out when they change.
+- **A look at a server.** The request costs most by far; requests makes it dearer than urllib3 alone and is kept for
+  what it takes care of. What stands before a value repeats from look to look: a page of the same lines as the one
+  before is held against it, and only the wanted values are read. What the lines mean is sorted out when they change.
 - **Our own page.** How a sample's line begins and how a number is spelled is kept, and the text of facts that are still
   the same objects; the text is held equal to prometheus_client's. Interpreter time is handed over every 0.2 ms rather
   than 5, or a scrape that meets a judgement would wait at each of its system calls.
