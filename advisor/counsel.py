@@ -57,7 +57,7 @@ class Replanner:
         """
         return plan_again(
             self.spec,
-            replace(self.flags, **changes),
+            replace(self.flags, **changes) if changes else self.flags,
             version=self.version,
             device=self.device,
             tensors=self.tensors,

@@ -1,12 +1,14 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from exporter.errors import UsageError
+
+if TYPE_CHECKING:
+    import yaml
 
 _NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
 """Keys whose values a message must not repeat."""
@@ -43,6 +45,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It cannot be read, is no YAML or no mapping.
     """
+    import yaml  # a mebibyte that a daemon without a file does without
+
     try:
         content = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -102,7 +106,7 @@ def with_paths(section: Section, directory: Path, keys: tuple[str, ...]) -> Sect
     return section.model_copy(update=named)
 
 
-def _where(error: yaml.MarkedYAMLError) -> str:
+def _where(error: "yaml.MarkedYAMLError") -> str:
     """Say what is wrong and where; the parser's own message repeats the line, which may hold a secret."""
     mark = error.problem_mark or error.context_mark
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""

@@ -84,7 +84,7 @@ class Engines:
             last = watched.last_running_seconds
             # The same model on another port is this server moved; a replica that ran beside it is not.
             moved = watched.engine not in running and any(
-                self.watched[engine].model == watched.model for engine in running - watched.alongside
+                self.watched[engine].model == watched.model for engine in running.keys() - watched.alongside
             )
             if moved or (last is not None and now_seconds - last > FORGET_AFTER_SECONDS):
                 del self.watched[watched.engine]

@@ -14,12 +14,13 @@ from advisor.past import joined
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.snapshot import Snapshot
+from exporter.observe import Source
 from exporter.past import Target, Wanted, loads_of, located, span_of
 from exporter.sources.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 300.0
+_RETRY_SECONDS = 300.0
 _OLD_SECONDS = 600.0
 """Of state: what a daemon misses while it is restarted is not worth the asking."""
 _PATIENCE_SECONDS = 15.0
@@ -33,6 +34,7 @@ class Past:
     """The past of one server, dressed as a source so that its health shows like any other's."""
 
     name = "prometheus"
+    retry_seconds = _RETRY_SECONDS
 
     def __init__(
         self,
@@ -250,6 +252,11 @@ class Seeding:
     def warnings(self) -> dict[str, tuple[str, ...]]:
         """By engine, what is to be said of what is known of its past."""
         return {engine: past.warnings for engine, past in list(self._pasts.items()) if past.warnings}
+
+    @staticmethod
+    def is_done_with(source: Source) -> bool:
+        """Tell whether this is a past whose last read is nobody's business any more."""
+        return isinstance(source, Past) and source.is_over
 
     def forget(self, engine: str) -> str | None:
         """Drop an engine that is gone; return the key of the source that is still to read its past, if there is one."""

@@ -16,8 +16,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from advisor.flags import EngineFlags, config_path, is_server_command, parse_flags
 from advisor.readings import EngineProcess
 from exporter.errors import SourceUnavailable
@@ -215,6 +213,8 @@ class ProcessSource:
 
 def parse_server_config(text: str) -> Mapping[str, Any] | None:
     """Return the flags in the YAML file that ``vllm serve --config`` names, None where it holds none."""
+    import yaml  # few servers are started from a file
+
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
