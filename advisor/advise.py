@@ -13,7 +13,7 @@ from advisor.memory import budget
 from advisor.model_files import ModelFiles
 from advisor.plan import EnginePlan
 from advisor.policy import Policy
-from advisor.readings import EngineProcess, EngineReading, Gpu, GpuProcess
+from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, GpuJudgement, Report
 from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit
@@ -70,7 +70,7 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
             continue
         shares, strangers = _shares(snapshot, gpu, placed)
         judgement, said, states[gpu.uuid] = judge_gpu(
-            gpu,
+            snapshot.with_errors_of_its_board(gpu),
             shares=shares,
             strangers=strangers,
             state=history.gpus.get(gpu.uuid, GpuState()),
@@ -245,7 +245,7 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
         first_pid = min(process.pid for process in processes if process.pid in server.pids)
         host = snapshot.host_memory_of(server)
         budget_bytes = _budget(server, engine, gpu)
-        entitled, parts = _entitled(engine, held, budget_bytes)
+        entitled, parts = (exactly(0.0), {}) if held is None else _entitled(engine, held, budget_bytes)
         shares.append(
             EngineShare(
                 engine=server_name(snapshot, server, engine),
@@ -283,8 +283,11 @@ def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | N
 
 def holders_on(
     snapshot: Snapshot, gpu: Gpu, placed: list[Placed]
-) -> tuple[list[tuple[EngineProcess, Placed | None, float]], float]:
-    """Return the servers on a GPU with the engine that answers there, if any, and the bytes held; and foreign bytes."""
+) -> tuple[list[tuple[EngineProcess, Placed | None, float | None]], float]:
+    """Return the servers on a GPU with the engine that answers there, if any, and the bytes held; and foreign bytes.
+
+    Bytes are None where the driver does not tell them of this server and of another process.
+    """
     processes = snapshot.processes_on(gpu)
     claimed_pids: set[int] = set()
     found = []
@@ -293,18 +296,11 @@ def holders_on(
         if not mine:
             continue
         claimed_pids |= {process.pid for process in mine}
-        held = process_bytes(mine)
-        if held is None:
-            held = _unattributed(gpu, processes, mine)
+        held = snapshot.held_on(gpu, server.pids)
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
-        found.append((server, engine, float(held)))
+        found.append((server, engine, None if held is None else float(held)))
     foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
     return found, float((foreign or 0) + snapshot.unowned_on(gpu))
-
-
-def _unattributed(gpu: Gpu, processes: tuple[GpuProcess, ...], mine: list[GpuProcess]) -> int:
-    """Where the driver does not split memory by process, a process that is alone on its GPU holds all of it."""
-    return gpu.memory_used_bytes or 0 if len(processes) == len(mine) else 0
 
 
 def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:
@@ -312,7 +308,7 @@ def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None
     if engine is not None:
         return engine.reading.engine
     watched = (target.engine for target in snapshot.targets if snapshot.server_at(target.url) is server)
-    return next(watched, f"{server.host}:{server.port}")
+    return next(watched, server.name)
 
 
 def _entitled(engine: Placed | None, held: float, budget_bytes: float | None) -> tuple[Estimate, dict[str, float]]:

@@ -12,12 +12,12 @@ from advisor.flags import EngineFlags
 from advisor.load import EngineLoad
 from advisor.plan import EnginePlan, is_pooling, plan_again
 from advisor.policy import Policy
-from advisor.pressure import preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.pressure import because, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.prompt_logprobs import beyond_start_bytes
 from advisor.readings import EngineProcess, EngineReading, Gpu
 from advisor.report import Engine, EngineAdvice, GpuJudgement
 from advisor.restart import GpuAtRestart, restart_shortfall_bytes
-from advisor.snapshot import Snapshot, process_bytes
+from advisor.snapshot import Snapshot
 from advisor.spec import ModelSpec
 from advisor.tuning import (
     NO_CAPACITY,
@@ -57,7 +57,7 @@ class Replanner:
         """
         return plan_again(
             self.spec,
-            replace(self.flags, **changes),
+            replace(self.flags, **changes) if changes else self.flags,
             version=self.version,
             device=self.device,
             tensors=self.tensors,
@@ -136,7 +136,7 @@ def counsel(
         recommended_max_num_seqs_lower=seqs.lower if seqs else None,
         recommended_max_num_seqs_upper=seqs.upper if seqs else None,
         advice_confidence_ratio=seqs.confidence_ratio if seqs else None,
-    ), advice
+    ), replace(advice, preemption_because=None if now is None else because(now))
 
 
 def _advice(
@@ -260,7 +260,7 @@ def _restart(
     found = []
     for gpu in gpus:
         total = cuda_total_bytes(gpu)
-        held = process_bytes(each for each in snapshot.processes_on(gpu) if each.pid in server.pids)
+        held = snapshot.held_on(gpu, server.pids)
         if total is None or gpu.memory_free_bytes is None or held is None:
             return None
         found.append(GpuAtRestart(total_bytes=total, free_bytes=gpu.memory_free_bytes, held_bytes=held))

@@ -71,8 +71,7 @@ def judge_engine(
         kv_request_headroom=by_kv,
         seqs_request_headroom=by_seqs,
         typical_request_tokens=typical,
-        full_context_concurrency=reading.cache.kv_cache_max_concurrency
-        or (theory.full_context_concurrency.expected if theory else None),
+        full_context_concurrency=reading.cache.kv_cache_max_concurrency or _full_context_concurrency(reading, theory),
         limiter=one_hot(
             limiter(reading, max_num_seqs=seqs, history=history, now_seconds=now_seconds, policy=policy),
             LIMITERS,
@@ -82,6 +81,17 @@ def judge_engine(
         preemptions_total=reading.totals.get("preemptions_total"),
         requests_finished_total=lengths.count if (lengths := reading.histograms.get("generation_tokens")) else None,
     )
+
+
+def _full_context_concurrency(reading: EngineReading, theory: EnginePlan | None) -> float | None:
+    """Return how many requests of full length fit the blocks that vLLM has; those it should have, where it tells none.
+
+    Releases before 0.24 tell their blocks and not this.
+    """
+    if theory is None:
+        return None
+    blocks = reading.cache.num_gpu_blocks
+    return theory.full_context_concurrency.expected if blocks is None else theory.layout.max_concurrency(int(blocks))
 
 
 def capacity_gap(reported_tokens: float | None, expected: Estimate | None) -> float | None:

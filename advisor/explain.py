@@ -129,7 +129,7 @@ def explain(snapshot: Snapshot) -> Explanation:
     gpus = []
     for gpu in snapshot.gpus:
         holders, foreign_bytes = holders_on(snapshot, gpu, placed)
-        here = [_share(snapshot, gpu, *holder) for holder in holders]
+        here = [_share(snapshot, gpu, server, engine, held or 0.0) for server, engine, held in holders]
         shares += here
         explained = _explain_gpu(gpu, here, foreign_bytes)
         if explained is not None:

@@ -45,6 +45,17 @@ class Metric:
     field: str
     origins: tuple[Origin, ...] = ()
     """Where its values come from; of several, the engine's ``_info`` series or the help says which."""
+    former: "Former | None" = None
+    """Set where this is the old name of a metric that was renamed: the series is shown under both."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Former:
+    """A name that a metric had before, which it keeps for one minor release beside its new one."""
+
+    field: str
+    gone_in: str
+    """The first release without it, as in ``0.3``: two minor releases after the last that had it alone."""
 
 
 class Fact:
@@ -68,14 +79,17 @@ def described(help_text: str) -> Any:
     return _declare(Kind.DESCRIBED, help_text)
 
 
-def level(help_text: str, origin: Origin, *more: Origin, by: str | None = None) -> Any:
-    """Declare a gauge, and where it comes from; with ``by`` its value maps that label's values to numbers."""
-    return _declare(Kind.LEVEL, help_text, origins=(origin, *more), by=by)
+def level(help_text: str, origin: Origin, *more: Origin, by: str | None = None, formerly: Former | None = None) -> Any:
+    """Declare a gauge, and where it comes from.
+
+    With ``by`` its value maps that label's values to numbers; ``formerly`` is the name that a rename leaves behind.
+    """
+    return _declare(Kind.LEVEL, help_text, origins=(origin, *more), by=by, formerly=formerly)
 
 
-def total(help_text: str, origin: Origin, *more: Origin, by: str | None = None) -> Any:
+def total(help_text: str, origin: Origin, *more: Origin, by: str | None = None, formerly: Former | None = None) -> Any:
     """Declare a running total (its field name ends in ``_total``); the rest as in `level`."""
-    return _declare(Kind.TOTAL, help_text, origins=(origin, *more), by=by)
+    return _declare(Kind.TOTAL, help_text, origins=(origin, *more), by=by, formerly=formerly)
 
 
 def one_hot(value: str, values: tuple[str, ...]) -> Mapping[str, int]:
@@ -135,11 +149,22 @@ def _declared(fact_type: Any) -> _Declared:
                 origins=field.metadata["origins"],
             )
             numbers.append((metric, by is not None))
+            if former := field.metadata["formerly"]:
+                numbers.append((_under_its_old_name(metric, former), by is not None))
     return _Declared(
         identity=labels,
         described=tuple(each.name for each in texts),
         info=info if texts else None,
         numbers=tuple(numbers),
+    )
+
+
+def _under_its_old_name(metric: Metric, former: Former) -> Metric:
+    return dataclasses.replace(
+        metric,
+        name=f"{PREFIX}_{metric.subject}_{former.field}",
+        help=f"The old name of {metric.name}, gone in {former.gone_in}. {metric.help}",
+        former=former,
     )
 
 

@@ -23,9 +23,12 @@ _RESERVE_RATIO = 0.02
 _LEAST_STEP = 0.01
 _MOST_RISK_RATIO = 0.1
 """Of a GPU to run out of memory: with more, its slack is left alone."""
+_MIGHT_NOT_START = "vLLM would not surely start"
 _OVERRIDDEN = "--num-gpu-blocks-override sets the pool, whatever this flag says"
 _MOST_BATCHED_TOKENS = 16_384
 _FP8_CAPABILITY = (8, 9)
+_LEAST_FP8_GAIN = 1.25
+"""Tokens with an fp8 cache over those without, from which on its loss of precision is worth naming."""
 _WAYS_TO_MORE_KV = frozenset(
     {"gpu-memory-utilization", "num-gpu-blocks-override", "kv-cache-dtype", "tensor-parallel-size"}
 )
@@ -156,7 +159,7 @@ def advise_flags(
         *_utilization(plan, planned, room, wants_kv=wants_kv),
         *_blocks_override(plan, planned, wants_kv=wants_kv),
         _model_len(plan, planned, load, capacity_tokens),
-        _batched_tokens(plan, planned, load, wants_kv=wants_kv),
+        _batched_tokens(plan, planned, load, seqs, wants_kv=wants_kv),
         *_kv_cache_dtype(plan, planned, room, wants_kv=wants_kv),
         *_tensor_parallel(plan, planned, room, wants_kv=wants_kv),
         *_gone(given, version),
@@ -201,6 +204,12 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
     spare = room.slack_bytes / room.total_bytes - _RESERVE_RATIO
     higher = min(_HIGHEST_UTILIZATION, _floor(current + spare))
     changed = planned(gpu_memory_utilization=higher) if higher >= current + _LEAST_STEP else None
+    if changed is not None and changed.verdict != "fits":
+        higher = _highest_that_fits(planned, current, higher)
+        changed = planned(gpu_memory_utilization=higher) if higher > current else None
+        if changed is None:
+            yield _stay(flag, f"{current:g}", f"{_MIGHT_NOT_START} with more", "slack")
+            return
     if changed is None or room.oom_risk_ratio >= _MOST_RISK_RATIO:
         why = f"no slack on the GPU to grow into ({gib(room.slack_bytes)})"
         if spare >= _LEAST_STEP and room.oom_risk_ratio >= _MOST_RISK_RATIO:
@@ -219,13 +228,30 @@ def _utilization(plan: EnginePlan, planned: Planner, room: Room | None, *, wants
     )
 
 
+def _highest_that_fits(planned: Planner, current: float, higher: float) -> float:
+    """Return the most hundredths below a share that is too high with which vLLM surely starts; none more: current."""
+    low, high = math.ceil(100 * (current + _LEAST_STEP) - 1e-9) - 1, round(100 * higher)
+    least = low
+    while high - low > 1:
+        middle = (low + high) // 2
+        changed = planned(gpu_memory_utilization=middle / 100)
+        if changed is not None and changed.verdict == "fits":
+            low = middle
+        else:
+            high = middle
+    return low / 100 if low > least else current
+
+
 def _blocks_override(plan: EnginePlan, planned: Planner, *, wants_kv: bool) -> Iterator[FlagAdvice]:
     flag, current = "num-gpu-blocks-override", plan.flags.num_gpu_blocks_override
     if current is None:
         return
-    gain = _gain(planned(num_gpu_blocks_override=None), plan)
+    changed = planned(num_gpu_blocks_override=None)
+    gain = _gain(changed, plan)
     if not wants_kv:
         yield _stay(flag, current, "KV takes all that was ever asked for at once", "demand")
+    elif changed is not None and changed.verdict != "fits":
+        yield _stay(flag, current, f"{_MIGHT_NOT_START} without it", "slack")
     elif gain is None or gain <= 0:
         yield _stay(flag, current, "memory takes no more blocks than that", "slack")
     else:
@@ -268,7 +294,9 @@ def _model_len(plan: EnginePlan, planned: Planner, load: EngineLoad, capacity_to
     return _stay(flag, current, seen, "demand")
 
 
-def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, *, wants_kv: bool) -> FlagAdvice:
+def _batched_tokens(
+    plan: EnginePlan, planned: Planner, load: EngineLoad, seqs: SeqsAdvice, *, wants_kv: bool
+) -> FlagAdvice:
     flag, current = "max-num-batched-tokens", plan.flags.max_num_batched_tokens
     share = load.slow.budget_seconds / load.slow.busy_seconds if load.slow.busy_seconds > 0 else 0.0
     if share < _BUDGET_BOUND_RATIO or current >= _MOST_BATCHED_TOKENS:
@@ -279,6 +307,10 @@ def _batched_tokens(plan: EnginePlan, planned: Planner, load: EngineLoad, *, wan
     changed = None if wants_kv else planned(max_num_batched_tokens=higher)
     if changed is None:
         return _stay(flag, current, "KV is what is short: prompts that get in sooner would fill it sooner", "kv")
+    # They are set together, and both take memory in the profile run.
+    beside = planned(max_num_batched_tokens=higher, max_num_seqs=seqs.recommended)
+    if changed.verdict != "fits" or beside is None or beside.verdict != "fits":
+        return _stay(flag, current, f"{_MIGHT_NOT_START} with {higher}", "slack")
     return FlagAdvice(
         flag=flag,
         current=str(current),
@@ -299,6 +331,13 @@ def _kv_cache_dtype(plan: EnginePlan, planned: Planner, room: Room | None, *, wa
         return
     capability = plan.layout.settings.compute_capability
     changed = planned(kv_cache_dtype="fp8") if wants_kv and capability >= _FP8_CAPABILITY else None
+    if changed is not None and changed.kv_tokens.expected < _LEAST_FP8_GAIN * plan.kv_tokens.expected:
+        # A checkpoint may bring such a cache with "auto"; there are 4-bit caches and 8-bit ones that are no fp8.
+        yield _stay(flag, current, "the cache is about as small as fp8 would make it, or smaller", "kv")
+        return
+    if changed is not None and changed.verdict not in ("fits", plan.verdict):
+        yield _stay(flag, current, f"{_MIGHT_NOT_START} with fp8", "slack")
+        return
     if changed is None:
         why = "this GPU or release has no fp8 cache" if wants_kv else "KV takes all that was asked for"
         yield _stay(flag, current, why, "none" if wants_kv else "demand")
@@ -328,7 +367,7 @@ def _tensor_parallel(plan: EnginePlan, planned: Planner, room: Room | None, *, w
         if not wants_kv:
             why = "KV takes all that was asked for"
         elif enough:
-            why = "vLLM would not surely start on twice as many GPUs"
+            why = f"{_MIGHT_NOT_START} on twice as many GPUs"
         yield _stay(flag, current, why, "none" if wants_kv else "demand")
         return
     yield FlagAdvice(

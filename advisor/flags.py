@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
@@ -84,7 +85,7 @@ def _flag(reader: _Reader, *aliases: str, many: bool = False) -> Any:
     return field(default=None, metadata={"reader": reader, "aliases": aliases, "many": many})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineFlags:
     """What was given on a vLLM command line; None is "not given", so vLLM's default is in effect."""
 
@@ -194,8 +195,17 @@ class EngineFlags:
 
     def given(self) -> dict[str, Any]:
         """Return the flags that were given, by field name."""
+        return dict(self._given)
+
+    @cached_property
+    def _given(self) -> dict[str, Any]:
         values = ((name, getattr(self, name)) for name in _FIELDS)
         return {name: value for name, value in values if value is not None}
+
+    @cached_property
+    def text(self) -> str:
+        """All that was given, by which flags are told apart: their values cannot be hashed."""
+        return repr(self)
 
     def config_overrides(self) -> str:
         """Return as JSON what stands instead of values of the model's config.json; empty where nothing does.

@@ -16,8 +16,8 @@ class EngineShare:
     """What one engine has to do with one GPU, in bytes."""
 
     engine: str
-    held_bytes: float
-    """Memory of its processes now."""
+    held_bytes: float | None
+    """Memory of its processes now; None where the driver does not tell, so that what it may still take is not known."""
     entitled: Estimate
     """What it may come to hold: its plan, CUDA context included; as much as it holds where there is no plan."""
     parts: Mapping[str, float]
@@ -36,7 +36,7 @@ class EngineShare:
 def share_parts(share: EngineShare) -> dict[str, float]:
     """Split what one engine holds on one GPU by its plan; the parts add up to what it holds."""
     parts = {}
-    left = share.held_bytes
+    left = share.held_bytes or 0.0
     for name in ("weights", "kv_used", "kv_idle", "cuda_graphs", "engine_other", "activation_reserve"):
         parts[name] = min(left, share.parts.get(name, 0.0))
         left -= parts[name]
@@ -106,6 +106,7 @@ def observation(
             busy=share.busy,
         )
         for share in shares
+        if share.held_bytes is not None
     ]
     holders += [Holder(key=key, kind="foreign", name="", held_bytes=held) for key, held in strangers.items()]
     if gpu.memory_used_bytes is not None:
@@ -135,12 +136,17 @@ def judge_gpu(
     now_seconds: float,
     policy: Policy,
 ) -> tuple[GpuJudgement, Assessment | None, GpuState]:
-    """Return what is said of one GPU, why, and the state with this moment folded in."""
+    """Return what is said of one GPU, why, and the state with this moment folded in.
+
+    Where the driver does not tell what an engine holds, nothing is said of claims, nor of the slack that they leave.
+    """
     seen = observation(gpu, shares=shares, strangers=strangers, now_seconds=now_seconds)
     if seen is None:
         return GpuJudgement(gpu=gpu.gpu, uuid=gpu.uuid), None, state
     state = observe(state, seen, horizon_seconds=policy.oom_horizon_seconds)
     said = assess(state, seen, horizon_seconds=policy.oom_horizon_seconds)
+    is_split = all(share.held_bytes is not None for share in shares)
+    factors = {name: chance for name, chance in said.factors.items() if is_split or name != "claims"}
     return (
         GpuJudgement(
             gpu=gpu.gpu,
@@ -149,17 +155,17 @@ def judge_gpu(
             engine_budget_bytes={
                 share.engine: share.budget_bytes for share in shares if share.budget_bytes is not None
             },
-            engine_held_bytes={share.engine: share.held_bytes for share in shares},
+            engine_held_bytes={share.engine: share.held_bytes for share in shares if share.held_bytes is not None},
             engine_claim_bytes={
                 each.name: each.claim.expected if each.claim is not None else 0.0
                 for each in seen.holders
                 if each.kind == "engine"
             },
-            memory_slack_bytes=seen.slack_bytes,
-            memory_slack_low_bytes=state.lowest_slack_bytes,
+            memory_slack_bytes=seen.slack_bytes if is_split else None,
+            memory_slack_low_bytes=state.lowest_slack_bytes if is_split else None,
             memory_growth_bytes_per_second=said.growth_bytes_per_second,
             oom_risk_ratio=said.risk_ratio,
-            oom_risk_factor_ratio=said.factors,
+            oom_risk_factor_ratio=factors,
             time_to_oom_seconds=said.time_to_oom_seconds,
             time_to_oom_lower_seconds=said.time_to_oom_lower_seconds,
             time_to_oom_upper_seconds=said.time_to_oom_upper_seconds,

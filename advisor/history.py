@@ -21,7 +21,9 @@ class EngineHistory:
 
     totals: Mapping[str, float] = field(default_factory=dict)
     token_seen_at_seconds: float | None = None
-    """When a token counter last moved, or the engine was last idle."""
+    """When a token counter last moved, a prompt last took more of the cache, or the engine was last idle."""
+    kv_usage_ratio: float | None = None
+    """At the last look."""
     preempted_at_seconds: float | None = None
     rejected_at_seconds: float | None = None
     seqs_reached_at_seconds: float | None = None
@@ -99,14 +101,18 @@ def remember_engine(
     def moved(*keys: str) -> bool:
         return any(totals.get(key, 0.0) > before[key] for key in keys if key in before)
 
+    # vLLM counts a prompt's tokens with its first answer: while a long one is read in chunks only its blocks tell.
+    usage, usage_before = reading.kv_usage_ratio, history.kv_usage_ratio
+    reads = usage is not None and usage_before is not None and usage > usage_before
     busy = bool(reading.requests_running or reading.requests_waiting)
     full = max_num_seqs is not None and (reading.requests_running or 0.0) >= max_num_seqs
     first_look = history.token_seen_at_seconds is None
     return EngineHistory(
         totals={key: totals[key] for key in _WATCHED if key in totals},
         token_seen_at_seconds=now_seconds
-        if first_look or not busy or moved("generation_tokens_total", "prompt_tokens_total")
+        if first_look or not busy or reads or moved("generation_tokens_total", "prompt_tokens_total")
         else history.token_seen_at_seconds,
+        kv_usage_ratio=usage,
         preempted_at_seconds=now_seconds if moved("preemptions_total") else history.preempted_at_seconds,
         rejected_at_seconds=now_seconds if moved("rejections_total") else history.rejected_at_seconds,
         seqs_reached_at_seconds=now_seconds if full else history.seqs_reached_at_seconds,

@@ -22,6 +22,8 @@ FAST_HALF_LIFE_SECONDS = 600.0
 SETTLE_SECONDS = 10.0
 """A fresh server compiles and warms up in its first steps; what it shows then is not the load."""
 MOST_ENGINES = 256
+MOST_BUCKETS = 64
+"""vLLM has 22 for times and, up to 2,048 tokens, 12 for lengths. A page may name thousands: they are not remembered."""
 _SAME_START_SECONDS = 2.0
 _SPELL_TURNOVERS = 0.5
 """Preemptions nearer to each other than that share of a request's life have the same cause."""
@@ -156,10 +158,10 @@ class Lengths:
 
 def lengths_between(before: Histogram | None, after: Histogram | None) -> Lengths:
     """Return what came between two pages; nothing where they cannot be compared."""
-    if before is None or after is None or before.bounds != after.bounds or not after.bounds:
+    if before is None or after is None or before.bounds != after.bounds or not 0 < len(after.bounds) <= MOST_BUCKETS:
         return Lengths()
     counts = tuple(late - early for early, late in zip(_single(before), _single(after), strict=True))
-    if min(counts) < 0:  # a page of several processes, torn
+    if min(counts) < 0 or after.sum < before.sum:  # a page of several processes, torn
         return Lengths()
     return Lengths(bounds=after.bounds, counts=counts, sum=after.sum - before.sum)
 
@@ -502,6 +504,8 @@ def _lengths_from_json(one: Mapping[str, Any]) -> Lengths:
     bounds = (*(_amount(each) for each in one["bounds"]), math.inf) if counts else ()
     if len(bounds) != len(counts):
         raise ValueError("a histogram needs as many counts as bounds")
+    if len(bounds) > MOST_BUCKETS:
+        raise ValueError(f"a histogram has more than {MOST_BUCKETS} buckets")
     return Lengths(bounds=bounds, counts=counts, sum=_amount(one["sum"]))
 
 

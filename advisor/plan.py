@@ -510,7 +510,7 @@ def plan_again(
     _kept[id(spec)] = known
     for unused in list(_kept)[:-_MOST_MODELS]:
         _kept.pop(unused, None)
-    plans, key = known[2], (repr(flags), version, device, kv_cache_bytes)
+    plans, key = known[2], (flags.text, version, device, kv_cache_bytes)
     plan = plans.get(key)
     if plan is None:
         plan = plan_engine(spec, flags, version=version, device=device, tensors=tensors, kv_cache_bytes=kv_cache_bytes)

@@ -1,6 +1,7 @@
 """Every threshold that judges, in one place: findings, alerts and dashboards read the same numbers."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,10 @@ class Policy:
     """Time under load that must have been seen before anything is advised."""
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"policy.{each.name} must be finite")
         for name in (
             "oom_risk_warning_ratio",
             "oom_risk_critical_ratio",
@@ -85,6 +90,9 @@ class Policy:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"policy.{name} must be above zero")
+        for name in ("capacity_gap_warning_ratio", "capacity_drop_warning_ratio"):
+            if not -1 < getattr(self, name) < 0:
+                raise ValueError(f"policy.{name} must lie in (-1, 0)")
         if not 0 < self.overflow_target_ratio < 0.5:
             raise ValueError("policy.overflow_target_ratio must lie in (0, 0.5)")
         if not self.far_off_ratio > 1:

@@ -11,6 +11,13 @@ from statistics import NormalDist
 
 from advisor.load import EngineLoad, Sums
 from advisor.tuning import Holding, gamma_deviations
+from advisor.units import spelled_ratio, spelled_seconds
+
+REMEDY = (
+    "send new requests elsewhere; for good, a lower --max-num-seqs or more KV memory (a higher "
+    "--gpu-memory-utilization, --kv-cache-dtype fp8)"
+)
+"""What to do about a preemption that is to come."""
 
 _LOOKS = 12
 _BELIEF_SPELLS = 0.4
@@ -158,6 +165,29 @@ def _dispersion(sums: Sums, turnover_seconds: float) -> float:
     turnovers = sums.sampled_seconds / turnover_seconds
     seen = (variance / max(1.0, mean) * turnovers + _DISPERSION_TURNOVERS) / (turnovers + _DISPERSION_TURNOVERS)
     return min(_MOST_DISPERSION, seen)
+
+
+def because(now: Pressure) -> str:
+    """Say what the risk of a preemption and the time to a full cache rest on, the figures that decide them first."""
+    wanted = max(now.used_tokens, now.expected_running * now.held.mean_tokens) / now.capacity_tokens
+    waits = f" and {now.waiting:,.0f} wait" if now.waiting else ""
+    let_in = now.expected_running - now.running
+    whom = "all of them" if let_in >= now.waiting else "those that max-num-seqs lets in"
+    once = f" once {whom} run" if let_in > 0 else ""
+    growth = 60 * now.sure_growth_per_second
+    demand = (
+        f"demand {'grows' if growth > 0 else 'falls'} by {abs(growth):.1f} requests a minute"
+        if abs(growth) >= 0.1
+        else "demand neither grows nor falls beyond chance"
+    )
+    spells = max(1, round(now.spells))
+    often = "never" if now.spells < 0.05 else f"about {spells} time{'' if spells == 1 else 's'}"
+    load = f"the last {spelled_seconds(now.observed_seconds)} of load"
+    lately = f"; in {load} it preempted {often}" if now.observed_seconds >= 1 else ""
+    return (
+        f"{now.running:,.0f} requests run{waits}; each holds {now.held.mean_tokens:,.0f} tokens on average (spread "
+        f"{now.held.spread_tokens:,.0f}), {spelled_ratio(wanted)} of the KV cache{once}; {demand}{lately}"
+    )
 
 
 def preemption_risk_ratio(now: Pressure, horizon_seconds: float) -> float:

@@ -4,6 +4,8 @@ Only `Gpu` is exported as it is; the rest is what judgements are made from. Proc
 stay in here: no renderer sees them.
 """
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -147,6 +149,33 @@ class EngineProcess:
     started_at_seconds: float
     model_path: str | None = None
     """Directory of the model as this daemon can open it, None for a hub id not in the local cache."""
+
+    @property
+    def address(self) -> str | None:
+        """Where its API listens, as ``host:port`` stands in a URL; None where it listens at no such place.
+
+        A headless node has no API, one on a Unix socket no port; and a command line may hold any word.
+        """
+        is_one = 0 < self.port < 65536 and (_is_ipv6(self.host) or _HOST_NAME.fullmatch(self.host) is not None)
+        if self.flags.headless or self.flags.uds is not None or not is_one:
+            return None
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """Its address, else the end of its model's name, which is no path."""
+        return self.address or f"no-address:{(self.flags.model or 'vllm').rstrip('/').rpartition('/')[2][-64:]}"
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+"""Of RFC 1123, and the underscore that names of containers have; an IPv4 address is one, too."""
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(host).scope_id is None  # a URL spells an interface in another way
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

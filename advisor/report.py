@@ -255,6 +255,8 @@ class EngineAdvice:
     seqs: SeqsAdvice | None = None
     flags: tuple[FlagAdvice, ...] = ()
     seqs_gain_tokens: float | None = None
+    preemption_because: str | None = None
+    """What the engine's risk of preemption rests on, in words; None while none is said."""
 
     def recommendations(self) -> tuple[Recommendation, ...]:
         """Return the same as facts."""

@@ -1,7 +1,7 @@
 """All fresh readings of one moment, and who belongs to whom."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from advisor.model_files import ModelFiles
@@ -53,10 +53,10 @@ class Snapshot:
         except ValueError:
             return None
         host = parts.hostname
-        for server in self.servers:
-            if port == server.port and (host == server.host or {host, server.host} <= _HERE):
-                return server
-        return None
+        there = [server for server in self.servers if server.port == port and server.address is not None]
+        here = [server for server in there if {host, server.host} <= _HERE]  # 127.0.0.1 and ::1 are two places
+        # A URL's host is read in lower case.
+        return next((server for server in there if server.host.lower() == host), here[0] if here else None)
 
     def gpus_of(self, server: EngineProcess) -> tuple[Gpu, ...]:
         """Return the GPUs on which this server's processes hold memory, in order of their index."""
@@ -66,6 +66,32 @@ class Snapshot:
     def processes_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Return the processes that hold memory on a GPU."""
         return tuple(process for process in self.gpu_processes if process.uuid == gpu.uuid)
+
+    def held_on(self, gpu: Gpu, pids: frozenset[int]) -> int | None:
+        """Return the bytes that these processes hold on a GPU, None where that cannot be told.
+
+        Where the driver does not split memory by process (WSL, vGPU), they hold what is in use and nobody else's, if it
+        is known of everybody else.
+        """
+        listed = self.processes_on(gpu)
+        held = process_bytes(process for process in listed if process.pid in pids)
+        if held is not None:
+            return held
+        others = process_bytes(process for process in listed if process.pid not in pids)
+        return None if others is None or gpu.memory_used_bytes is None else max(0, gpu.memory_used_bytes - others)
+
+    def with_errors_of_its_board(self, gpu: Gpu) -> Gpu:
+        """Return a MIG instance with the hardware's errors, which NVML tells of its board; any other GPU as it is."""
+        board = next((each for each in self.gpus if each.mig == "parent" and gpu.gpu.startswith(f"{each.gpu}:")), None)
+        if board is None:
+            return gpu
+        return replace(
+            gpu,
+            xid_errors_total=board.xid_errors_total,
+            ecc_uncorrected_errors_total=board.ecc_uncorrected_errors_total,
+            row_remap_pending=board.row_remap_pending,
+            row_remap_failed=board.row_remap_failed,
+        )
 
     def hidden_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Return the processes on a GPU that the process table does not show: those of another PID namespace."""

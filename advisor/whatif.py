@@ -41,7 +41,8 @@ def rescaled(
         rate: Requests a second on average, which overrules ``speed``; bursts stay bursts.
 
     Raises:
-        ValueError: A factor is not positive, or all requests arrive at once and a rate is asked for.
+        ValueError: A factor is not positive or makes a length that is none, or all requests arrive at once and a rate
+            is asked for.
     """
     ordered = sorted(trace, key=lambda each: each.seconds)
     for name, factor in (("lengths", lengths), ("speed", speed), ("rate", rate)):
@@ -58,8 +59,9 @@ def rescaled(
     return tuple(
         TracedRequest(
             seconds=(each.seconds - begin) / speed,
-            prompt_tokens=max(1, int(each.prompt_tokens * lengths)),
-            output_tokens=max(1, int(each.output_tokens * lengths)),
+            # A product beyond all floats is beyond all lengths as well, and is refused as such.
+            prompt_tokens=max(1, int(min(each.prompt_tokens * lengths, 2.0 * MOST_TOKENS))),
+            output_tokens=max(1, int(min(each.output_tokens * lengths, 2.0 * MOST_TOKENS))),
         )
         for each in ordered
     )

@@ -1,12 +1,14 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from exporter.errors import UsageError
+
+if TYPE_CHECKING:
+    import yaml
 
 _NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
 """Keys whose values a message must not repeat."""
@@ -43,8 +45,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It cannot be read, is no YAML or no mapping.
     """
+    import yaml  # a mebibyte that a daemon without a file does without
+
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -59,6 +63,40 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def _parsed(text: str) -> Any:
+    """Read YAML in which no mapping has a key twice: PyYAML itself would drop the first in silence."""
+    from yaml import SafeLoader
+
+    loader = SafeLoader(text)
+    try:
+        document = loader.get_single_node()
+        _refuse_repeated_keys(document)
+        return loader.construct_document(document) if document is not None else None
+    finally:
+        loader.dispose()
+
+
+def _refuse_repeated_keys(document: Any) -> None:
+    from yaml import MappingNode, MarkedYAMLError, ScalarNode, SequenceNode
+
+    left, looked_at = [document], set()
+    while left:
+        node = left.pop()
+        if id(node) in looked_at:  # an alias is the node that it names
+            continue
+        looked_at.add(id(node))
+        if isinstance(node, SequenceNode):
+            left += node.value
+        elif isinstance(node, MappingNode):
+            names = set()
+            for key, value in node.value:
+                if isinstance(key, ScalarNode) and (name := (key.tag, key.value)) in names:
+                    raise MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                if isinstance(key, ScalarNode):
+                    names.add(name)
+                left += (key, value)
+
+
 Section = TypeVar("Section", bound=Strict)
 
 
@@ -68,7 +106,7 @@ def with_paths(section: Section, directory: Path, keys: tuple[str, ...]) -> Sect
     return section.model_copy(update=named)
 
 
-def _where(error: yaml.MarkedYAMLError) -> str:
+def _where(error: "yaml.MarkedYAMLError") -> str:
     """Say what is wrong and where; the parser's own message repeats the line, which may hold a secret."""
     mark = error.problem_mark or error.context_mark
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
@@ -82,7 +120,7 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
     given = problem["input"]
-    holds_credentials = isinstance(given, str) and "://" in given and "@" in given
+    holds_credentials = isinstance(given, str) and "://" in given and not {"@", "?"}.isdisjoint(given)
     is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
     hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
     wanted = _WANTED.get(problem["type"])

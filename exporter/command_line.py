@@ -1,6 +1,8 @@
 """A server's own command line with some flags changed, for the person at its terminal and for nobody else."""
 
+import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,21 +80,34 @@ def _is_secret(head: str) -> bool:
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./~^-]+")
 
 
+def shell_word(word: str) -> str:
+    """Return a word as a shell has to be given it.
+
+    What does not print, and could steer the terminal that it is shown on, is spelled as its bytes (bash, zsh, ksh).
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(f"\\{each}" if each in "\\'" else _shown(each) for each in word) + "'"
+
+
 def systemd_word(word: str) -> str:
     """Return a word as a unit file's ``ExecStart=`` has to spell it (systemd.service(5), "Command lines").
 
-    Specifiers and variables are doubled, since systemd would fill them in; what its unquoting would eat is escaped.
+    Specifiers and variables are doubled, since systemd would fill them in; what its unquoting would eat is escaped, and
+    so is what does not print.
     """
     doubled = word.replace("%", "%%").replace("$", "$$")
     if _PLAIN.fullmatch(doubled.replace("%", "").replace("$", "") or " "):
         return doubled
     if doubled == ";":  # bare or quoted it would begin another command
         return "\\;"
-    escaped = "".join(
-        f"\\{each}" if each in '"\\' else f"\\x{ord(each):02x}" if ord(each) < 32 or ord(each) == 127 else each
-        for each in doubled
-    )
-    return f'"{escaped}"'
+    return '"' + "".join(f"\\{each}" if each in '"\\' else _shown(each) for each in doubled) + '"'
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def server_argv(processes: Any, pids: frozenset[int]) -> list[str] | None:

@@ -1,6 +1,7 @@
 """The configuration: defaults, then the file, then flags. Every key checked, every problem told at once."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -29,18 +30,38 @@ def checked_address(url: str, *, such_as: str, credentials: str) -> str:
     try:
         parts = urlsplit(url)
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_fine = is_fine and not parts.query and not parts.fragment
     except ValueError:
         is_fine = False
     if "@" in (url.partition("://")[2] or url).partition("/")[0]:
         raise ValueError(f"credentials do not belong in a URL, which logs and process lists show: use {credentials}")
     if not is_fine:
-        raise ValueError(f"{url!r} is not an address such as {such_as}")
+        told = repr(url.partition("?")[0] + "?...") if "?" in url else repr(url)  # where keys stand, too
+        raise ValueError(f"{told} is not an address such as {such_as}")
     return url.rstrip("/")
 
 
 def checked_url(url: str) -> str:
-    """Return an engine's URL as given, or raise ValueError with what would be right."""
-    return checked_address(url, such_as="http://127.0.0.1:8000", credentials="api_key_file")
+    """Return an engine's URL without the /v1 that clients of its API want, or raise ValueError with what is right."""
+    return checked_address(url, such_as="http://127.0.0.1:8000", credentials="api_key_file").removesuffix("/v1")
+
+
+def split_listen_address(text: str) -> tuple[str, int]:
+    """Return (host, port) of ``[host]:port``; an empty host means all interfaces.
+
+    Raises:
+        ValueError: It is not such an address.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not [HOST]:PORT, such as :9738 or 127.0.0.1:9738")
+    return host.strip("[]"), int(port)
+
+
+def checked_listen_address(text: str) -> str:
+    """Return an address to listen on as given, or raise ValueError with what would be right."""
+    split_listen_address(text)
+    return text
 
 
 class EngineConfig(Strict):
@@ -55,6 +76,11 @@ class EngineConfig(Strict):
     api_key_file: Path | None = Field(default=None, description="File that holds the server's API key.")
     api_key_env: str | None = Field(default=None, description="Environment variable that holds it.")
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
+
+    @property
+    def label(self) -> str:
+        """Value of the engine label."""
+        return self.name or urlsplit(self.url).netloc
 
 
 def named_engine(option: str, url: str, *, api_key_file: Path | None, ca_file: Path | None = None) -> EngineConfig:
@@ -131,7 +157,9 @@ class Config(Strict):
         default=(), description="Servers to watch; none: discover those on this host."
     )
     poll_interval: float = Field(default=5.0, ge=0.2, le=300, description="Seconds between two readings.")
-    listen_address: str = Field(default=DEFAULT_LISTEN_ADDRESS, description="[host]:port to serve on.")
+    listen_address: Annotated[str, AfterValidator(checked_listen_address)] = Field(
+        default=DEFAULT_LISTEN_ADDRESS, description="[host]:port to serve on."
+    )
     state_dir: Path | None = Field(
         default=None, description="Directory for what must survive a restart; nothing is kept without one."
     )
@@ -163,7 +191,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> Config:
     if config is not None:
         problems += _duplicates(config)
     if config is not None and path is not None:
-        config = _resolved(config, path.parent)
+        config = _resolved(config, path.parent, but=overrides.keys())
     if problems or config is None:
         where = str(path) if path else "command line"
         raise UsageError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -176,12 +204,14 @@ def _both(section: str, content: dict[str, Any], overrides: dict[str, Any]) -> d
     return {section: in_file | by_flag} if isinstance(in_file, dict) and isinstance(by_flag, dict) else {}
 
 
-def _resolved(config: Config, directory: Path) -> Config:
+def _resolved(config: Config, directory: Path, *, but: Collection[str]) -> Config:
+    """Return a configuration with its paths made relative to its file; what a flag gave is the shell's to read."""
     engines = tuple(with_paths(engine, directory, ("api_key_file", "ca_file")) for engine in config.engines)
     history = config.prometheus
     if history is not None:
         history = with_paths(history, directory, ("bearer_token_file", "password_file", "ca_file"))
-    return config.model_copy(update={"engines": engines, "prometheus": history})
+    changed = config.model_copy(update={"engines": engines, "prometheus": history})
+    return changed if "state_dir" in but else with_paths(changed, directory, ("state_dir",))
 
 
 def _policy_problems(policy: Any) -> list[str]:
@@ -197,14 +227,28 @@ def _policy_problems(policy: Any) -> list[str]:
                 Policy(**{key: value})
             except ValueError as error:
                 problems.append(f"{str(error).replace(' must', ': must', 1)} (given: {value!r})")
+    usual = Policy()
+    warning = policy.get("oom_risk_warning_ratio", usual.oom_risk_warning_ratio)
+    critical = policy.get("oom_risk_critical_ratio", usual.oom_risk_critical_ratio)
+    if isinstance(warning, int | float) and isinstance(critical, int | float) and warning > critical:
+        problems.append(
+            f"policy.oom_risk_critical_ratio: must not be below oom_risk_warning_ratio ({critical!r} < {warning!r})"
+        )
     return problems
 
 
 def _duplicates(config: Config) -> list[str]:
-    seen: dict[str, int] = {}
+    urls: dict[str, int] = {}
+    labels: dict[str, int] = {}
     problems = []
     for position, engine in enumerate(config.engines):
-        if engine.url in seen:
-            problems.append(f"engines[{position}].url: {engine.url} is listed already as engines[{seen[engine.url]}]")
-        seen.setdefault(engine.url, position)
+        if engine.url in urls:
+            problems.append(f"engines[{position}].url: {engine.url} is listed already as engines[{urls[engine.url]}]")
+        elif engine.label in labels:
+            problems.append(
+                f"engines[{position}].name: {engine.label} is engines[{labels[engine.label]}] already: "
+                "each needs a name of its own"
+            )
+        urls.setdefault(engine.url, position)
+        labels.setdefault(engine.label, position)
     return problems

@@ -48,12 +48,12 @@ class Engines:
     def start(self) -> None:
         """Watch what the config names."""
         for config in self.configured:
-            self._watch(Watched(engine=_name(config), url=config.url, config=config))
+            self._watch(Watched(engine=config.label, url=config.url, config=config))
 
     def reconfigure(self, configured: tuple[EngineConfig, ...]) -> None:
         """Watch what a changed config names; a server that it names still is watched on, with its keys read again."""
-        named_before = {_name(config) for config in self.configured}
-        named = {_name(config): config for config in configured}
+        named_before = {config.label for config in self.configured}
+        named = {config.label: config for config in configured}
         self.configured = configured
         for engine, watched in list(self.watched.items()):
             leaves = engine not in named if configured else engine in named_before
@@ -70,7 +70,7 @@ class Engines:
         """Watch what runs on this host now, by the steady clock, unless the config names the servers."""
         if self.configured:
             return
-        running = {f"{server.host}:{server.port}": server for server in servers if not server.flags.headless}
+        running = {address: server for server in servers if (address := server.address) is not None}
         for engine, server in running.items():
             known = self.watched.get(engine)
             if known is None:
@@ -110,10 +110,6 @@ class Engines:
         self.on_new(watched)
 
 
-def _name(config: EngineConfig) -> str:
-    return config.name or urlsplit(config.url).netloc
-
-
 def local_flags(url: str, processes: Any) -> EngineFlags | None:
     """Return the flags of the server behind a loopback URL from its command line, None where that cannot be told.
 
@@ -127,7 +123,7 @@ def local_flags(url: str, processes: Any) -> EngineFlags | None:
     except SourceError:
         return None
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return next((each.flags for each in found if each.port == port), None)
+    return next((each.flags for each in found if each.port == port and each.address is not None), None)
 
 
 def open_session(config: EngineConfig) -> requests.Session:

@@ -254,7 +254,7 @@ def _of_vllm(
             read, written = prompts.of(target, key), answers.of(target, key)
             typical = (read + written) / ended if ended and read is not None and written is not None else None
             is_present = present.of(target, key) is not None
-            is_down = any(target.has(each.labels) and each.points[0][1] == 0 for each in up)
+            is_down = any(target.has(each.labels) and any(value == 0 for _, value in each.points) for each in up)
             engine = FleetEngine(
                 where=_where(target),
                 engine=target.instance,

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from advisor.facts import PREFIX
+from advisor.facts import PREFIX, Metric
 from advisor.versions import Version
 from exporter.checked_yaml import read_mapping
 from exporter.errors import UsageError
@@ -216,9 +216,9 @@ class Known:
         return Remark(where=where, metric=name, message=where_looked, wrong=False)
 
     def _own(self, where: str, name: str) -> Remark | None:
-        declared = own_names()
+        declared = {metric.name: metric for _, metric in all_metrics()}
         if name in declared:
-            return None
+            return renamed(declared[name], where)
         near = difflib.get_close_matches(name, sorted(declared), n=1)
         return Remark(
             where=where, metric=name, message="vllm-headroom has no such metric", replacement=near[0] if near else None
@@ -283,6 +283,18 @@ class Known:
             replacement=near[0] if near else None,
             wrong=False,
         )
+
+
+def renamed(metric: Metric, where: str) -> Remark | None:
+    """Return what to say of a metric of ours: nothing, unless this is a name that it had before."""
+    if metric.former is None:
+        return None
+    return Remark(
+        where=where,
+        metric=metric.name,
+        message=f"renamed: vllm-headroom {metric.former.gone_in} is the first release without this name",
+        replacement=f"{PREFIX}_{metric.subject}_{metric.field}",
+    )
 
 
 def own_names() -> frozenset[str]:

@@ -20,7 +20,7 @@ from advisor.policy import Policy
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.report import LIMITERS
 from exporter.sources.prometheus import MOST_POINTS, Prometheus, Series
-from exporter.sources.vllm import parse_cache_config
+from exporter.sources.vllm import is_sane, parse_cache_config
 from exporter.sources.vllm_names import BY_SPELLING, FIGURES
 
 MOST_MOMENTS = 10_000
@@ -33,6 +33,11 @@ _SAME_START_SECONDS = 0.01
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 """Names by which every host knows itself, so that they tell none from another."""
 _NOT_IDENTITY = frozenset({"__name__", "model_name", "engine", "dp_rank"})
+
+WITHOUT_BUCKETS = (
+    "it keeps no buckets of vLLM's histograms, so finished requests and their lengths are not known from it: they were "
+    "dropped, or made native (convert_classic_histograms_to_nhcb; always_scrape_classic_histograms keeps both)"
+)
 
 Key = tuple[str, str]
 """(model name, data-parallel rank)."""
@@ -301,6 +306,8 @@ def loads_of(
     loads: dict[Key, EngineLoad] = dict(known or {})
     start = span.start_seconds
     series = prometheus.series(_figures_of(target), start, span.end_seconds)
+    if target.kind == "vllm" and not any(each.get("__name__", "").endswith("_bucket") for each in series):
+        prometheus.warnings[WITHOUT_BUCKETS] = None
     piece = max(1, _POINTS_AT_ONCE // max(1, len(series)))
     while start < span.end_seconds:
         steps = min(piece, MOST_POINTS - 1, math.ceil((span.end_seconds - start) / span.step_seconds))
@@ -327,11 +334,11 @@ class Grid:
         return self.start_seconds + (self.count - 1) * self.step_seconds
 
     def column(self, series: Series) -> "array[float]":
-        """Return a value for each moment, NaN where there is none."""
+        """Return a value for each moment, NaN where there is none or one that a live page is not believed either."""
         values = array("d", [math.nan]) * self.count
         for at, value in series.points:
             place = round((at - self.start_seconds) / self.step_seconds)
-            if 0 <= place < self.count:
+            if 0 <= place < self.count and is_sane(value):
                 values[place] = value
         return values
 
@@ -550,6 +557,8 @@ def _look(
     started = None if copy.started is None or math.isnan(copy.started[place]) else copy.started[place]
     running, waiting = copy.value("requests_running", place), copy.value("requests_waiting", place)
     usage = copy.value("kv_usage_ratio", place)
+    if usage is not None and usage > 1.0:
+        usage = None  # as on a live page
     awake = copy.value("sleep_state", place, told_by="awake")
     cache = copy.cache(place)
     reported = reported_capacity(cache)

@@ -189,9 +189,9 @@ def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
     assert flags.model is not None
     path = Path(flags.model)
     overrides = flags.config_overrides()
-    if path.exists():
-        file = path / "config.json" if path.is_dir() else path
-        files = _local(str(path), overrides, file.stat().st_mtime_ns if file.exists() else 0)
+    changed_ns = _changed_ns(path)
+    if changed_ns is not None:
+        files = _local(str(path), overrides, changed_ns)
     elif flags.model.count("/") == 1 and not flags.model.startswith((".", "/", "~")):
         from exporter.sources.hub import read_hub_model
 
@@ -202,6 +202,22 @@ def _model(flags: EngineFlags) -> tuple[ModelSpec, TensorIndex | None]:
         reason = files.declined or "cannot be read"
         raise UsageError(reason if flags.model in reason else f"{flags.model}: {reason}")
     return files.spec, files.weights
+
+
+def _changed_ns(path: Path) -> int | None:
+    """Return when a model's config, or a directory without one, was changed; None where there is no such path.
+
+    Raises:
+        UsageError: It may not be looked at, which is not the same as not being there.
+    """
+    for each in (path / "config.json", path):
+        try:
+            return each.stat().st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -1,35 +1,82 @@
 """APScheduler, set up so that a read which never returns holds up nothing but itself."""
 
-import sys
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES
-from apscheduler.executors.base import BaseExecutor, run_job
-from apscheduler.jobstores.base import JobLookupError
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 
+log = logging.getLogger(__name__)
 
-class _DaemonThreads(BaseExecutor):  # type: ignore[misc]
-    """Runs each job in a thread of its own that does not keep the program from ending.
+Call = Callable[[], None]
+_Task = tuple[Call, threading.Lock]
+"""What to call, and what to release when that is over."""
+_Inbox = SimpleQueue[_Task | None]
 
-    A pool's threads are joined at exit: one driver call that hangs would hang the exit. And a pool can be full of
+_HEAD_START_SECONDS = 0.02
+"""What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
+one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
+_MOST_OF_INTERVAL = 0.1
+"""The share of an interval that all of that may take: where many reads hang, the others are not late for it."""
+_IDLE_SECONDS = 60.0
+
+
+class _Workers:
+    """Daemon threads that wait for calls, as many as were under way at once of late.
+
+    No pool: its threads are joined at exit, so one driver call that hangs would hang the exit; and it can be full of
     hung reads, which would stall every other source.
     """
 
-    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        threading.Thread(target=self._run, args=(job, run_times), name=job.id, daemon=True).start()
+    def __init__(self) -> None:
+        self._idle: list[_Inbox] = []
+        """The inboxes of those that wait; the last to become idle is the next to work."""
+        self._is_over = False
 
-    def _run(self, job: Any, run_times: list[datetime]) -> None:
+    def run(self, call: Call, *, head_start_seconds: float) -> None:
+        """Let a call be made; return when it is over, or has gone on for this long."""
         try:
-            events = run_job(job, job._jobstore_alias, run_times, self._logger.name)  # noqa: SLF001
-        except BaseException:  # noqa: BLE001 - a job that ends its thread must still be accounted for as finished
-            self._run_job_error(job.id, *sys.exc_info()[1:])
-        else:
-            self._run_job_success(job.id, events)
+            inbox = self._idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
+        done = threading.Lock()
+        done.acquire()
+        inbox.put((call, done))
+        done.acquire(timeout=head_start_seconds)
+
+    def stop(self) -> None:
+        self._is_over = True
+        for inbox in tuple(self._idle):
+            inbox.put(None)
+
+    def _serve(self, inbox: _Inbox) -> None:
+        while (task := self._next(inbox)) is not None:
+            call, done = task
+            call()
+            del task, call  # nothing of it is held on to while waiting
+            self._idle.append(inbox)
+            done.release()
+            if self._is_over:
+                return
+
+    def _next(self, inbox: _Inbox) -> _Task | None:
+        """Wait for a call; None where there was none for so long that the thread is not needed."""
+        try:
+            return inbox.get(timeout=_IDLE_SECONDS)
+        except Empty:
+            try:
+                self._idle.remove(inbox)
+            except ValueError:  # it was chosen at this moment
+                return inbox.get()
+            return None
 
 
 class _Jobs(MemoryJobStore):  # type: ignore[misc]
@@ -47,6 +94,17 @@ class _Jobs(MemoryJobStore):  # type: ignore[misc]
         return due
 
 
+@dataclass(kw_only=True, slots=True)
+class _Beat:
+    """Calls that are due at the same moments: one job of APScheduler, whose upkeep costs as much as a short read."""
+
+    calls: Mapping[str, Call]
+    """By key. Replaced, never changed: the scheduler's thread goes through it while others add to it."""
+    seconds: float
+    """Of real time, from one to the next."""
+    job: Any = None
+
+
 class Schedule:
     """Calls functions at even intervals, each at most once at a time."""
 
@@ -55,14 +113,19 @@ class Schedule:
 
         Its seconds are those of a clock that runs ``speed`` times as fast as real time.
         """
+        self._on_overrun = on_overrun
         self._speed = speed
+        self._workers = _Workers()
+        self._beats: dict[tuple[float, float], _Beat] = {}
+        self._changing = threading.RLock()
+        """Held while beats are made and ended; never by the scheduler's own thread, which holds a lock of its own."""
+        self._under_way: set[str] = set()
         self._scheduler = BackgroundScheduler(
-            executors={"default": _DaemonThreads()},
+            executors={"default": DebugExecutor()},  # in its own thread: a beat only hands out calls
             jobstores={"default": _Jobs()},
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
             timezone=UTC,
         )
-        self._scheduler.add_listener(lambda event: on_overrun(event.job_id), EVENT_JOB_MAX_INSTANCES)
 
     def start(self) -> None:
         """Begin calling."""
@@ -73,27 +136,60 @@ class Schedule:
         """Whether calls are made."""
         return bool(self._scheduler.running)
 
-    def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
-        """Call from now (or ``after_seconds``, less than ``seconds``) on; the same key replaces what was there."""
-        first = datetime.now(UTC) + timedelta(seconds=after_seconds / self._speed)
-        self._scheduler.add_job(
-            call,
-            "interval",
-            seconds=seconds / self._speed,
-            id=key,
-            start_date=first,
-            next_run_time=first,
-            replace_existing=True,
-        )
+    def every(self, seconds: float, key: str, call: Call, *, after_seconds: float = 0.0) -> None:
+        """Call from now (or ``after_seconds``, less than ``seconds``) on; the same key replaces what was there.
+
+        What joins calls of the same two times that are made already is called with them from their next time on.
+        """
+        with self._changing:
+            self.cancel(key)
+            beat = self._beats.get((seconds, after_seconds))
+            if beat is not None:
+                beat.calls = {**beat.calls, key: call}
+                return
+            beat = self._beats[seconds, after_seconds] = _Beat(calls={key: call}, seconds=seconds / self._speed)
+            first = datetime.now(UTC) + timedelta(seconds=after_seconds / self._speed)
+            beat.job = self._scheduler.add_job(
+                self._hand_out,
+                "interval",
+                args=(beat,),
+                seconds=beat.seconds,
+                start_date=first,
+                next_run_time=first,
+            )
 
     def cancel(self, key: str) -> None:
         """Stop calling what is scheduled under this key, if anything is."""
-        try:
-            self._scheduler.remove_job(key)
-        except JobLookupError:
-            return
+        with self._changing:
+            for times, beat in tuple(self._beats.items()):
+                if key not in beat.calls:
+                    continue
+                beat.calls = {each: call for each, call in beat.calls.items() if each != key}
+                if not beat.calls:
+                    del self._beats[times]
+                    beat.job.remove()
 
     def stop(self) -> None:
         """Stop calling, if that has begun; calls under way are not waited for."""
         if self.is_running:
             self._scheduler.shutdown(wait=False)
+        self._workers.stop()
+
+    def _hand_out(self, beat: _Beat) -> None:
+        calls = beat.calls
+        head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
+        for key, call in calls.items():
+            if key in self._under_way:
+                self._on_overrun(key)
+                continue
+            self._under_way.add(key)
+            self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
+
+    def _call(self, key: str, call: Call) -> None:
+        threading.current_thread().name = key
+        try:
+            call()
+        except BaseException:
+            log.exception("%s ended in an unforeseen way", key)
+        finally:
+            self._under_way.discard(key)

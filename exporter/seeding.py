@@ -14,12 +14,13 @@ from advisor.past import joined
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.snapshot import Snapshot
+from exporter.observe import Source
 from exporter.past import Target, Wanted, loads_of, located, span_of
 from exporter.sources.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 300.0
+_RETRY_SECONDS = 300.0
 _OLD_SECONDS = 600.0
 """Of state: what a daemon misses while it is restarted is not worth the asking."""
 _PATIENCE_SECONDS = 15.0
@@ -33,6 +34,7 @@ class Past:
     """The past of one server, dressed as a source so that its health shows like any other's."""
 
     name = "prometheus"
+    retry_seconds = _RETRY_SECONDS
 
     def __init__(
         self,
@@ -55,6 +57,8 @@ class Past:
         self.has_failed = False
         self.problem: str | None = None
         """Why nothing was found when last looked, for people; None where something was."""
+        self.warnings: tuple[str, ...] = ()
+        """What is to be said of what was found when last looked, for people."""
         self.is_over = False
         """Whether what it found is in use, or its engine gone: how its last read went is nobody's business then."""
         self._prometheus = prometheus
@@ -83,7 +87,8 @@ class Past:
         self.problem = f"{self._prometheus.url}: {target}" if isinstance(target, str) else None
         where = target if isinstance(target, str) else f"{target.kind} series of {target.labels}"
         log.info("%s: history of %s: %s; %.0f s of load", self._prometheus.url, self.engine, where, seen)
-        for warning in self._prometheus.warnings:
+        self.warnings = tuple(self._prometheus.warnings)
+        for warning in self.warnings:
             log.warning("%s: %s", self._prometheus.url, warning)
         self._prometheus.warnings.clear()
         self.found = loads
@@ -242,6 +247,16 @@ class Seeding:
     def problems(self) -> dict[str, str]:
         """By engine, why nothing is known of its past."""
         return {engine: past.problem for engine, past in list(self._pasts.items()) if past.problem is not None}
+
+    @property
+    def warnings(self) -> dict[str, tuple[str, ...]]:
+        """By engine, what is to be said of what is known of its past."""
+        return {engine: past.warnings for engine, past in list(self._pasts.items()) if past.warnings}
+
+    @staticmethod
+    def is_done_with(source: Source) -> bool:
+        """Tell whether this is a past whose last read is nobody's business any more."""
+        return isinstance(source, Past) and source.is_over
 
     def forget(self, engine: str) -> str | None:
         """Drop an engine that is gone; return the key of the source that is still to read its past, if there is one."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 
@@ -29,15 +29,16 @@ from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
 from exporter.schedule import Schedule
-from exporter.seeding import RETRY_SECONDS, Past, Seeding
 from exporter.sources.cgroup import CgroupSource
 from exporter.sources.model import ModelSource
 from exporter.sources.nvml import NvmlSource
 from exporter.sources.process import ProcessSource
-from exporter.sources.prometheus import Prometheus
 from exporter.sources.start_log import StartLogSource
 from exporter.sources.vllm import VllmSource
 from exporter.state import LOAD_FILE, RESIDUALS_FILE, State
+
+if TYPE_CHECKING:
+    from exporter.seeding import Past, Seeding
 
 log = logging.getLogger(__name__)
 
@@ -157,10 +158,13 @@ class Service:
         self._restarts_wanted = 0
         self._build = Build(version=version("vllm-headroom"), python_version=platform.python_version(), mode=world.mode)
 
-    def _begin_seeding(self) -> Seeding | None:
+    def _begin_seeding(self) -> "Seeding | None":
         """Set aside what the state directory holds of long ago: the past that a Prometheus tells comes after it."""
         if self._config.prometheus is None:
             return None
+        from exporter.seeding import Seeding
+        from exporter.sources.prometheus import Prometheus
+
         seeding = Seeding(
             Prometheus(self._config.prometheus),
             self._history.load,
@@ -180,9 +184,9 @@ class Service:
         self._sources += [NvmlSource(self._world.nvml), self._processes, self._models, self._cgroups]
         if self._keeps_state:
             self._sources.append(_Keeping(self._keep))
-        self._schedule.start()
         self._engines.start()
         self._schedule_reads()
+        self._schedule.start()  # last, so that all are read at the first beat
 
     def reconfigure(self, config: Config) -> None:
         """Go on by a changed config: engines and their keys, policy, interval. What is known of engines stays.
@@ -211,9 +215,9 @@ class Service:
         when = self._clock.wall() if successful else self._reload.last_reload_success_timestamp_seconds
         self._reload = ConfigReload(last_reload_successful=int(successful), last_reload_success_timestamp_seconds=when)
 
-    def every(self, seconds: float, key: str, call: Callable[[], None]) -> None:
+    def every(self, seconds: float, key: str, call: Callable[[], None], *, after_seconds: float = 0.0) -> None:
         """Call at even intervals from the same loop that reads, so that it stops when the loop does."""
-        self._schedule.every(seconds, key, call)
+        self._schedule.every(seconds, key, call, after_seconds=after_seconds)
 
     @property
     def is_alive(self) -> bool:
@@ -405,7 +409,7 @@ class Service:
         reading = observe(key, source, self._clock)
         if source.name == "vllm" and self._servers.get(key) is not source:
             return  # it left the config, or has other credentials now, while this read was under way
-        if isinstance(source, Past) and source.is_over:
+        if self._seeding is not None and self._seeding.is_done_with(source):
             return
         self._board.put(reading)
         self._failures.note(reading)
@@ -460,7 +464,7 @@ class Service:
         published = Published(snapshot=snapshot, report=report, wall_seconds=self._clock.wall())
         if self._schedule.is_running:
             for past in self._begun_pasts(published):
-                self._read_every(RETRY_SECONDS, past, past.key)
+                self._read_every(past.retry_seconds, past, past.key)
         return published
 
     @property
@@ -468,7 +472,12 @@ class Service:
         """By engine, why a Prometheus that is named told nothing of its past."""
         return {} if self._seeding is None else self._seeding.problems
 
-    def _begun_pasts(self, published: Published, *, at_once: bool = False) -> tuple[Past, ...]:
+    @property
+    def past_warnings(self) -> Mapping[str, tuple[str, ...]]:
+        """By engine, what is to be said of what a Prometheus told of its past."""
+        return {} if self._seeding is None else self._seeding.warnings
+
+    def _begun_pasts(self, published: Published, *, at_once: bool = False) -> "tuple[Past, ...]":
         if self._seeding is None:
             return ()
         return tuple(self._seeding.begun(published.snapshot, published.report, self._policy, at_once=at_once))

@@ -5,15 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
-import click
-
 from advisor.readings import EngineReading
 from advisor.whatif import TracedRequest, drawn_lengths, rescaled
 from exporter.errors import UsageError
 from exporter.sources.trace import read_trace
 
-FACTOR = click.FloatRange(1e-6, 1e6)
-"""What a rate or a factor of time can be on a command line."""
 _LOWEST_ID, _HIGHEST_ID = 100, 999
 """Token ids that every vocabulary has and that are no control tokens in those known."""
 

@@ -1,6 +1,6 @@
 """How figures and states read, the same on the page and in the terminal. Input is the status, as JSON has it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 from advisor.report import COMPONENTS, LIMITERS
@@ -382,11 +382,7 @@ def headline(status: Status) -> tuple[Level, str]:
             *(severity_level(finding["severity"]) for finding in status["findings"]),
         ]
     )
-    unread = [
-        f"{_SOURCES[each['collector']]} ({_named(each['failing'])})"
-        for each in status.get("collectors") or ()
-        if each["collector"] in _SOURCES and set(each.get("failing") or ()) - _ONLY_ABSENT
-    ]
+    unread = unread_sources(status.get("collectors") or ())
     if unread:
         level = worst([level, "warning"])
     if level in ("warning", "critical"):
@@ -398,6 +394,15 @@ def headline(status: Status) -> tuple[Level, str]:
     if not gpus and not engines:
         return "unknown", "Nothing to watch: no GPU is readable here and no vLLM server has been found."
     return "good", f"All is well: {_plural(len(gpus), 'GPU')}, {_plural(len(engines), 'engine')}."
+
+
+def unread_sources(collectors: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name what is not read, or not in full, and why: ``the GPUs (a GPU that was there is gone)``."""
+    return [
+        f"{_SOURCES[each['collector']]} ({_named(each['failing'])})"
+        for each in collectors
+        if each["collector"] in _SOURCES and set(each.get("failing") or ()) - _ONLY_ABSENT
+    ]
 
 
 _ONLY_ABSENT = frozenset({"no_driver_library"})
@@ -413,7 +418,8 @@ def _trouble_of_gpu(gpu: Status, policy: Status) -> str:
     risk = f"risk of running out {percent(gpu.get('oom_risk_ratio'))}"
     if (gpu.get("memory_slack_bytes") or 0) < 0:
         return f"{name} (over-committed, {risk})"
-    if risk_level(gpu, policy) == "good" and (gpu.get("row_remap_failed") or gpu.get("row_remap_pending")):
+    is_calm = risk_level(gpu, policy) in ("good", "unknown")  # unknown: a board whose memory is its MIG instances'
+    if is_calm and (gpu.get("row_remap_failed") or gpu.get("row_remap_pending")):
         return f"{name} (memory faults)"
     return f"{name} ({risk})"
 

@@ -207,7 +207,7 @@ def test_what_a_page_says_of_max_num_seqs_and_releases_is_what_plan_prints(page,
     ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/faq.md", "docs/faq.zh-CN.md")]
 )
 def test_the_chinese_page_is_of_the_same_state_as_the_english_one(english, chinese):
-    """Sections, code and pictures: what a change of one leaves behind in the other."""
+    """Sections, code, pictures and links: what a change of one leaves behind in the other."""
 
     def skeleton(page):
         code = re.findall(r"^```\w*\n.*?^```", text_of(page), re.DOTALL | re.MULTILINE)
@@ -218,9 +218,23 @@ def test_the_chinese_page_is_of_the_same_state_as_the_english_one(english, chine
             [re.sub(r" +# .*", "", each) for each in code],
             pictures,
             flags,
+            {target.replace(".zh-CN", "") for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page))},
         )
 
     assert skeleton(Path(english)) == skeleton(Path(chinese))
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("README.md", "README.zh-CN.md"), ("docs/faq.md", "docs/faq.zh-CN.md")]
+)
+def test_no_figure_of_the_chinese_page_is_older_than_the_english_one(english, chinese):
+    def figures(text):
+        return set(re.findall(r"\d[\d.,]*\d", text))
+
+    there, here = Path(english), Path(chinese)
+    assert figures(prose_of(there)) - figures(prose_of(here)) == set(), "each is in the Chinese text"
+    # It also says in words what the English of the output says by itself.
+    assert figures(prose_of(here)) - figures(text_of(there)) == set(), "and it has none of its own"
 
 
 def test_troubleshooting_explains_every_reason_that_a_source_can_fail_for():

@@ -1,4 +1,4 @@
-"""What happens to a test that needs what this machine has not."""
+"""What happens to a test that needs what this machine has not, or more time than another took."""
 
 import os
 import subprocess
@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_property_is_judged_by_what_holds_and_not_by_how_long_it_takes():
+    assert settings().deadline is None
 
 
 @pytest.fixture

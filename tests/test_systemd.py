@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
@@ -70,8 +71,35 @@ def test_what_cannot_be_set_on_a_host_with_gpus_is_not_set():
 def test_a_service_of_an_executable_where_its_user_cannot_go_is_warned_of(tmp_path):
     result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", "/root/.local/bin/vllm-headroom"])
     assert result.exit_code == 0
-    assert "/root/.local/bin/vllm-headroom is not there" in result.stderr
     assert "install into /opt or /usr/local" in result.stderr
+
+
+def test_an_environment_that_a_strict_umask_closed_to_the_services_user_is_warned_of():
+    # Not below /tmp, whose files no service sees whatever their modes.
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        executable = Path(folder, "venv", "bin", "vllm-headroom")
+        executable.parent.mkdir(parents=True)
+        executable.touch()
+        notes = []
+        for venv, own in ((0o755, 0o755), (0o755, 0o700), (0o750, 0o700)):
+            Path(folder, "venv").chmod(venv)
+            executable.chmod(own)
+            result = CliRunner().invoke(command, ["export", f"{folder}/units", "--executable", str(executable)])
+            notes.append(result.stderr.partition(" is closed to a service's own user: ")[0])
+        assert notes == ["", f"note: {executable}", f"note: {folder}/venv"]
+
+
+def test_an_executable_that_is_not_there_is_warned_of(tmp_path):
+    missing = tmp_path / "bin" / "vllm-headroom"
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", str(missing)])
+    assert result.exit_code == 0
+    assert f"{missing} is not there" in result.stderr
+
+
+def test_an_executable_that_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path):
+    result = CliRunner().invoke(command, ["export", str(tmp_path), "--executable", f"/opt/{'a' * 300}"])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path):

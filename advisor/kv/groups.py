@@ -6,6 +6,7 @@ Sources: vLLM ``v1/core/kv_cache_utils.py`` (0.33: ``kv_cache_planning.py``), ``
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from advisor.kv.settings import KvSettings
 from advisor.kv.specs import FULL_KINDS, LayerSpec
@@ -15,7 +16,7 @@ StagedSpec = tuple[int, LayerSpec]
 """A layer's pipeline stage and its spec."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
     """Layers that share a block table: a block of the group holds a page of each."""
 
@@ -38,7 +39,11 @@ class Group:
 
     def blocks(self, num_tokens: int, settings: KvSettings) -> int:
         """Return the blocks that vLLM reserves for one request of this length."""
-        return max(spec.blocks(num_tokens, settings) for spec in {spec for _, spec in self.members})
+        return max(spec.blocks(num_tokens, settings) for spec in self._specs)
+
+    @cached_property
+    def _specs(self) -> frozenset[LayerSpec]:
+        return frozenset(spec for _, spec in self.members)
 
 
 def group_layers(specs: Sequence[StagedSpec], settings: KvSettings) -> tuple[Group, ...]:

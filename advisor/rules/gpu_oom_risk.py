@@ -17,7 +17,9 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
         factor = max(factors, key=lambda name: factors[name])
         culprit = report.culprits.get(gpu.uuid)
         sentence = report.factor_sentences[gpu.uuid, factor]
-        blamed = f" ({culprit.spelled})" if culprit and culprit.spelled not in sentence else ""
+        # Errors of the hardware are nobody's memory; the sentence says all there is to say.
+        names = culprit.spelled if culprit and factor != "events" else ""
+        blamed = f" ({names})" if names and names not in sentence else ""
         yield Finding(
             rule="gpu_oom_risk",
             severity=Severity.CRITICAL if risk >= policy.oom_risk_critical_ratio else Severity.WARNING,

@@ -18,7 +18,10 @@ def find(_snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Findin
             severity=Severity.CRITICAL,
             subject=engine.engine,
             summary=f"{engine.requests_running or 0:.0f} requests run, {engine.requests_waiting or 0:.0f} wait, and no "
-            f"token has come for {spelled_seconds(policy.stalled_after_seconds)} or more",
-            advice="look for a request longer than the KV cache at the head of the queue, then at the engine's log; "
+            f"token has come for {spelled_seconds(policy.stalled_after_seconds)} or more"
+            + (": it is asleep" if engine.asleep else ""),
+            advice="wake it up (POST /wake_up), or send its requests elsewhere"
+            if engine.asleep
+            else "look for a request longer than the KV cache at the head of the queue, then at the engine's log; "
             "a restart ends it",
         )

@@ -40,7 +40,7 @@ def main() -> int:
     try:
         before = source.read()
     except SourceError as error:
-        print(f"{error.reason}: {error}")
+        print(error)
         if error.reason in _NO_GPU:
             print("There is no NVIDIA GPU to check here; nothing was checked.")
         return int(error.reason not in _NO_GPU)
@@ -90,7 +90,7 @@ def _checks(before: GpuReadings, calls: list[Call], *, nvidia_smi: str, cuda: st
     yield Check(
         subject="all GPUs",
         verdict="differs" if failure else "agrees",
-        words=f"{failure.reason}: {failure}" if failure else f"{len(before.gpus)} answer",
+        words=str(failure) if failure else f"{len(before.gpus)} answer",
     )
     yield _says_the_same_again(before, calls)
     yield from adds_up(before)

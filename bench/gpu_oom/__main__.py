@@ -146,7 +146,7 @@ def _free_mib(gpu: int) -> tuple[int, str | None]:
     try:
         readings = source.read()
     except SourceError as error:
-        return 0, f"{error.reason}: {error}"
+        return 0, str(error)
     finally:
         source.close()
     found = next((each for each in readings.gpus if each.gpu == str(gpu)), None)

@@ -14,7 +14,7 @@ MOST_IN_FLIGHT = 512
 _GIVE_UP_AFTER = 10
 """Failures in a row, from the first request on, after which there is no sense in more."""
 _STOP_SECONDS = 10.0
-"""For the connections to end after a stop; a server that does not let go of one is left behind."""
+"""For all connections to end after a stop; a server that does not let go of one is left behind."""
 
 
 @dataclass
@@ -89,8 +89,9 @@ class Drive:
             clients = list(self._clients)
         for client in clients:
             client.stop()
+        until = self.clock() + _STOP_SECONDS
         for thread in list(self._threads):
-            thread.join(_STOP_SECONDS)
+            thread.join(max(0.0, until - self.clock()))
 
     def _client(self) -> Client:
         client = self.new_client()
@@ -116,8 +117,9 @@ class Drive:
         thread = threading.Thread(target=run, args=args, daemon=True)
         if len(self._threads) >= 2 * self.most_in_flight:
             self._threads[:] = [each for each in self._threads if each.is_alive()]
-        self._threads.append(thread)
         thread.start()
+        # Only now: an interrupt in between must not leave one behind that cannot be waited for.
+        self._threads.append(thread)
 
     def _wait(self) -> None:
         for thread in self._threads:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import signal
 import sys
 
 import click
@@ -23,6 +24,8 @@ COMMANDS = {
     "capture": "Save what the sources say, for a bug report or a test.",
 }
 """Every command with its one-line help, so that --help imports none of them."""
+_DAEMONS = frozenset({"serve", "demo"})
+"""Those that wait for signals themselves (`exporter.cli.serve.hold_signals`)."""
 
 
 class _Commands(click.Group):
@@ -55,6 +58,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; a wrong use prints what is wrong and exits with 2, without a traceback."""
+    if _DAEMONS.intersection(sys.argv[1:2]):
+        # To import them takes a second. A reload that is asked for meanwhile waits, and does not end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         cli(prog_name="vllm-headroom")
     except HeadroomError as error:

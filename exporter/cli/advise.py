@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 import textwrap
 import time
@@ -18,22 +17,23 @@ from rich.table import Table
 
 from advisor.flag_advice import FlagAdvice
 from advisor.policy import Policy
+from advisor.pressure import REMEDY
 from advisor.readings import EngineProcess
 from advisor.report import Engine, EngineAdvice, GpuJudgement, Report, Severity
 from advisor.tuning import Observed, SeqsAdvice
 from advisor.units import gib, spelled_seconds
 from exporter import logs
 from exporter.cli.drop_in import drop_in
-from exporter.cli.options import prometheus_option
+from exporter.cli.options import LONGEST_SECONDS, Amount, prometheus_option
 from exporter.cli.output import WIDTH, paper
-from exporter.command_line import server_argv, with_flags
+from exporter.command_line import server_argv, shell_word, with_flags
 from exporter.config import Config, load
 from exporter.errors import UsageError
 from exporter.service import Published, Service, World
 from exporter.sources.start_log import service_of
 from exporter.state import LOAD_FILE
 from exporter.web.advice import advice
-from exporter.words import printable
+from exporter.words import printable, unread_sources
 
 _WATCH_INTERVAL_SECONDS = 1.0
 _WORTH_A_SENTENCE_RATIO = 0.05
@@ -49,7 +49,9 @@ _WORTH_A_SENTENCE_RATIO = 0.05
     metavar="DIR",
     help="State directory of a running daemon: advice rests on what that has seen.",
 )
-@click.option("--watch", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Watch for so long first.")
+@click.option(
+    "--watch", type=Amount(0, LONGEST_SECONDS), default=0.0, metavar="SECONDS", help="Watch for so long first."
+)
 @prometheus_option
 @click.option("--fleet", is_flag=True, help="Judge every engine that the Prometheus knows, instead of this host's.")
 @click.option(
@@ -127,8 +129,14 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         service.stop()
     for engine, problem in service.past_problems.items():
         click.echo(f"no history of {engine}: {printable(problem)}", err=True)
+    for engine, warnings in service.past_warnings.items():
+        for warning in warnings:
+            click.echo(f"note: history of {engine}: {printable(warning)}", err=True)
     report = published.report
     down = [engine for engine in report.engines if not engine.up]
+    unread = unread_sources({"collector": each.collector, "failing": each.failing} for each in service.health())
+    for source in unread:
+        click.echo(f"not read in full: {printable(source)}", err=True)
     if as_json:
         click.echo(json.dumps(advice(published, service.policy), indent=2))
     elif unit is not None:
@@ -138,7 +146,7 @@ def run(config: Config, world: World, *, watch_seconds: float, as_json: bool, un
         _show(console, published, down, world, service.policy)
     settled = report.advice and all(each.seqs is not None and not _changes(each) for each in report.advice)
     troubled = any(finding.severity is not Severity.INFO for finding in report.findings)
-    return int(bool(down) or not settled or troubled)
+    return int(bool(down or unread) or not settled or troubled)
 
 
 def _watched(service: Service, seconds: float) -> Published:
@@ -190,7 +198,7 @@ def _show(console: Console, published: Published, down: list[Engine], world: Wor
         else:
             _show_seqs(console, each.seqs)
             _show_flags(console, each.flags)
-        _show_outlook(console, engine)
+        _show_outlook(console, engine, each.preemption_because)
         _show_findings(console, report, engine.engine)
         if _changes(each):
             _show_instead(console, _instead(each))
@@ -228,13 +236,19 @@ def _ledger(gpu: GpuJudgement) -> str:
     """Say who holds this GPU and how much each engine may come to hold: above the total it is over-committed."""
     claims, budgets = gpu.engine_claim_bytes or {}, gpu.engine_budget_bytes or {}
     parts = []
-    for engine, held in (gpu.engine_held_bytes or {}).items():
+    told = gpu.engine_held_bytes or {}
+    for engine, held in told.items():
         asks = f" (its budget: {gib(budgets[engine])})" if engine in budgets else ""
         parts.append(f"{engine} holds {gib(held)} and may come to {gib(held + claims.get(engine, 0.0))}{asks}")
+    parts += [
+        f"what {engine} holds the driver does not tell (its budget: {gib(asked)})"
+        for engine, asked in budgets.items()
+        if engine not in told
+    ]
     components = gpu.memory_component_bytes or {}
-    parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
     in_all = ""
     if gpu.memory_slack_bytes is not None:
+        parts.append(f"other processes hold {gib(components.get('foreign', 0.0))}")
         total = sum(components.values())
         in_all = f"; in all, with the driver's part, {gib(total - gpu.memory_slack_bytes)} of {gib(total)}"
     return f"Claims: {', '.join(parts)}{in_all}."
@@ -311,7 +325,7 @@ def _show_flags(console: Console, flags: tuple[FlagAdvice, ...]) -> None:
     console.print(table, markup=False)
 
 
-def _show_outlook(console: Console, engine: Engine) -> None:
+def _show_outlook(console: Console, engine: Engine, because: str | None) -> None:
     if engine.restart_fits is not None:
         missing = engine.restart_shortfall_bytes or 0.0
         verdict = "would pass" if engine.restart_fits else f"would fail for {gib(missing)} too little"
@@ -320,6 +334,9 @@ def _show_outlook(console: Console, engine: Engine) -> None:
     if engine.preemption_risk_ratio is not None and ahead is not None:
         full = "not within an hour" if math.isinf(ahead) else f"in {spelled_seconds(ahead)}"
         _say(console, f"A preemption is to come with probability {engine.preemption_risk_ratio:.2f}; KV full: {full}.")
+        if because is not None and engine.preemption_risk_ratio >= _WORTH_A_SENTENCE_RATIO:
+            _say(console, f"{because}.", indent=2)
+            _say(console, f"To do: {REMEDY}.", indent=4)
     drain, growth = engine.queue_drain_seconds, engine.demand_growth_per_second
     if engine.requests_waiting and drain is not None and growth is not None and math.isfinite(drain):
         more = "more" if growth > 0 else "fewer"
@@ -339,8 +356,9 @@ def _show_drop_ins(published: Published, world: World, unit: str) -> None:
         raise UsageError(f"{unit} starts one of {', '.join(servers)}: name it with --engine")
     for each in servers.values():
         server, argv = _started_by(published, each, world)
-        found = unit or (service_of(server.pids) if server is not None else None)
-        click.echo(drop_in(each, _changes(each), argv=argv, unit=found))
+        found = service_of(server.pids) if server is not None and not unit else None
+        name, is_users = found or (unit or None, False)
+        click.echo(drop_in(each, _changes(each), argv=argv, unit=name, is_users=is_users))
     if not servers:
         click.echo("# No vLLM server answers.")
 
@@ -369,13 +387,13 @@ def _show_command(console: Console, published: Published, each: EngineAdvice, wo
         _say(console, "Its command line cannot be read from here; set the flags where it is started.")
         return
     _say(console, "To paste (nothing is changed for you):")
-    for line in _pasted([shlex.quote(word) for word in with_flags(argv, _changes(each))]):
-        # A word longer than the line is not broken: what is pasted must stay whole.
-        console.print(line, markup=False, soft_wrap=True)
+    for line in pasted([shell_word(word) for word in with_flags(argv, _changes(each))]):
+        # Neither broken where a word is longer than the line nor made prettier: what is pasted must stay whole.
+        console.out(line, highlight=False)
 
 
-def _pasted(words: list[str]) -> list[str]:
-    """Break a command line between words, as a shell continues it."""
+def pasted(words: list[str]) -> list[str]:
+    """Break a command line between quoted words, as a shell continues it."""
     lines: list[list[str]] = [[]]
     for word in words:
         if lines[-1] and len(" ".join([*lines[-1], word])) > WIDTH - 6:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,11 +26,12 @@ from advisor.whatif import MOST_TOKENS, TracedRequest, fitted
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
+from exporter.cli.options import FACTOR, LONGEST_SECONDS, Amount
 from exporter.config import EngineConfig, named_engine
 from exporter.engines import api_key, local_flags, open_session
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
-from exporter.traffic import FACTOR, made_up, numbers, prompts, traced
+from exporter.traffic import made_up, numbers, prompts, traced
 
 _REQUESTS_A_USER = 10
 _LEAST_REQUESTS = 20
@@ -73,7 +75,7 @@ class _Load:
 @click.option("--requests", type=click.IntRange(1, _MOST_REQUESTS), metavar="N", help="Most requests of a level.")
 @click.option(
     *("--duration", "duration_seconds"),
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(0, LONGEST_SECONDS, min_open=True),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
@@ -81,7 +83,7 @@ class _Load:
 )
 @click.option(
     *("--timeout", "timeout_seconds"),
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(0, LONGEST_SECONDS, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",
@@ -145,7 +147,7 @@ def command(
         context=ssl.create_default_context(cafile=config.ca_file) if config.url.startswith("https:") else None,
         timeout_seconds=timeout_seconds,
     )
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     for line in _announce(server, loads, duration_seconds):
         console.print(line, style="dim", markup=False)
     bench = _Bench(
@@ -306,10 +308,15 @@ class _Bench:
 
     def run(self, loads: Sequence[_Load]) -> None:
         """Drive one level after another; an interrupt ends the test with what there is."""
-        with self.watch:
-            for load in loads:
-                if not self._level(load):
-                    break
+        try:
+            with self.watch:
+                for load in loads:
+                    if not self._level(load):
+                        break
+        except KeyboardInterrupt:  # between two levels
+            self.interrupted = True
+        if self.interrupted:
+            self.notes.append("Interrupted: this is the report so far.")
         if self.watch.problem is not None and not self.watch.looks:
             self.notes.append(f"The server's metrics could not be read ({self.watch.problem}).")
 
@@ -335,27 +342,28 @@ class _Bench:
             else:
                 due = zip((each.seconds for each in load.trace), planned, strict=True)
                 drive.open(due, until_seconds=self._duration)
+            self.watch.look()
         except KeyboardInterrupt:
             self.interrupted = True
-            drive.stop()
+            with suppress(KeyboardInterrupt):  # who cannot wait for the requests under way gets the rest at once
+                drive.stop()
+                self.watch.look()
         finally:
             done.set()
             shown.join()
-        self.watch.look()
+        samples = tuple(drive.samples)  # a request that was left behind may still end
         level = level_of(
-            drive.samples,
+            samples,
             self.watch.between(begin, self._clock()),
             users=load.users,
             steady_until_seconds=drive.steady_until_seconds,
         )
-        if drive.samples:
+        if samples:
             self.levels.append(level)
         self._note(drive, level, load)
         return not (self.interrupted or drive.gave_up)
 
     def _note(self, drive: Drive, level: Level, load: _Load) -> None:
-        if self.interrupted:
-            self.notes.append("Interrupted: this is the report so far.")
         if drive.gave_up:
             self.notes.append(f"Ended early: the first requests all failed ({level.failures[0][0]}).")
         if drive.held_back:

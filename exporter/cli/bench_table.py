@@ -11,7 +11,7 @@ from advisor.percentiles import Percentiles
 
 def show(levels: Sequence[Level], *, knee: Knee | None, max_num_seqs: int | None, notes: Sequence[str]) -> None:
     """Print what the levels came to, and the knee of a ramp."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if len(levels) > 1:
         console.print(_ramp(levels))
         console.print("ms unless said otherwise; run, wait and KV as the server's metrics had them", style="dim")

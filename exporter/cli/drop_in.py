@@ -9,9 +9,17 @@ from exporter.words import printable
 _WIDTH = 100
 KEY_STANDIN = "PUT-THE-KEY-HERE"
 ASSUMED_UNIT = "vllm.service"
+_SYSTEMS = ("/etc/systemd/system", "systemctl")
 
 
-def drop_in(each: EngineAdvice, changes: dict[str, str | None], *, argv: Sequence[str] | None, unit: str | None) -> str:
+def drop_in(
+    each: EngineAdvice,
+    changes: dict[str, str | None],
+    *,
+    argv: Sequence[str] | None,
+    unit: str | None,
+    is_users: bool = False,
+) -> str:
     """Return the text of a drop-in, or comments that say why there is none.
 
     Args:
@@ -19,6 +27,7 @@ def drop_in(each: EngineAdvice, changes: dict[str, str | None], *, argv: Sequenc
         changes: New value by flag, None for one to take out.
         argv: The server's command line as it is; None where it cannot be read.
         unit: Its unit; None where that cannot be told.
+        is_users: Whether the unit is one of a user's own manager.
     """
     engine = f"{printable(each.engine)} ({printable(each.model_name)})"
     if each.seqs is None:
@@ -35,11 +44,13 @@ def drop_in(each: EngineAdvice, changes: dict[str, str | None], *, argv: Sequenc
         return "\n".join([f"# {engine}: {says}:", *map(printable, reasons)]) + "\n"
     words = with_flags(argv, changes, mask=KEY_STANDIN)
     named = unit or ASSUMED_UNIT
+    folder, systemctl = ("~/.config/systemd/user", "systemctl --user") if is_users else _SYSTEMS
     lines = [
-        f"# /etc/systemd/system/{named}.d/50-headroom.conf",
+        f"# {folder}/{named}.d/50-headroom.conf",
         f"# {engine}: advised, changed by nobody. Look it over, put it there, then:",
-        f"#   systemctl daemon-reload && systemctl restart {named}",
+        f"#   {systemctl} daemon-reload && {systemctl} restart {named}",
         *map(printable, reasons),
+        "# It replaces the unit's whole command line: a wrapper in it (a shell, numactl) must be written back by hand.",
     ]
     if unit is None:
         lines.append(f"# No unit of this server was found: {ASSUMED_UNIT} is a guess.")

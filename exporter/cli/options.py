@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,23 @@ _WEB = (
     click.option("--log.level", "log_level", type=click.Choice(list(LEVELS)), default="info", show_default=True),
     click.option("--log.format", "log_format", type=click.Choice(FORMATS), default="logfmt", show_default=True),
 )
+
+
+class Amount(click.FloatRange):
+    """A number within bounds, both of them: click lets NaN through, and infinity where one end is open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail("nan is not a number.", param, ctx)
+        return number
+
+
+LONGEST_SECONDS = 7 * 86_400.0
+"""That a command waits for anything."""
+FACTOR = Amount(1e-6, 1e6)
+"""What a rate or a factor of time can be on a command line."""
 
 prometheus_option = click.option(
     "--prometheus",

@@ -10,4 +10,4 @@ WIDTH = 80
 
 def paper() -> Console:
     """Return the standard output."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, emoji=False)

@@ -22,7 +22,7 @@ _VERDICTS = {
 
 def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_tokens: int | None = None) -> None:
     """Print a plan."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, emoji=False, soft_wrap=False)
     plan = found.plan
     version = ".".join(map(str, found.version))
     gpus = f"{plan.gpus_needed} x " if plan.gpus_needed > 1 else ""

@@ -1,11 +1,13 @@
 """``vllm-headroom serve``: the daemon."""
 
+import ctypes
 import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,13 @@ _OWN_WISH = signal.SIGUSR1
 """How the daemon wakes its own main thread; from anybody else it means nothing."""
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, _OWN_WISH})
 _BEAT_SECONDS = 2.0
+_SWITCH_SECONDS = 0.0002
+"""How long a thread that judges or reads keeps the interpreter from one that answers a scrape, at each of the latter's
+ten system calls. With Python's own 5 ms such a scrape would wait for the end of the judgement."""
+_STARTED_SECONDS = 6.0
+"""By then everything was read once."""
+_M_ARENA_MAX = -8
+"""mallopt's parameter (malloc.h of glibc)."""
 _SWEEP_SECONDS = 60.0
 """Errors and NVML calls leave cycles behind, which Python itself looks for only when a quarter more is held."""
 
@@ -84,6 +93,8 @@ def command(
 ) -> None:
     """Watch this host's GPUs and vLLM servers and serve metrics, a page and an API."""
     hold_signals()
+    keep_few_heaps()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     logs.configure(log_level, log_format)
     given: dict[str, Any] = {
         "engines": [{"url": url} for url in engine_urls] or None,
@@ -112,6 +123,15 @@ def hold_signals() -> None:
     They are waited for rather than handled, because a handler that runs just before a wait begins would be slept over.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def keep_few_heaps() -> None:
+    """Keep glibc from making a heap for every thread, each of which would hold some hundred KiB for nothing.
+
+    As MALLOC_ARENA_MAX in the environment does; the threads seldom run at the same time, so none waits for another.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def nothing_to_watch(world: World) -> bool:
@@ -152,7 +172,7 @@ def _run(config: Config, world: World, serving: Serving) -> bool:
     beat = _Heartbeat(service, server, notifier, wants_restart=lambda: os.kill(os.getpid(), _OWN_WISH))
     service.every(beat.seconds, "heartbeat", beat)
     gc.freeze()  # what was imported is no garbage: looking for some takes a few milliseconds from here on
-    service.every(_SWEEP_SECONDS, "sweep", _sweep)
+    service.every(_SWEEP_SECONDS, "sweep", _sweep, after_seconds=_STARTED_SECONDS)
 
     def reload() -> None:
         notifier.reloading()
@@ -171,6 +191,8 @@ def _run(config: Config, world: World, serving: Serving) -> bool:
 
 def _sweep() -> None:
     gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)  # what the start, or a large page, took for a moment is given back
 
 
 def _wait(reload: Callable[[], None], service: Service) -> bool:

@@ -31,10 +31,10 @@ from advisor.simulate import SchedulerConfig, StepLimitError, StepTimeModel
 from advisor.step_times import DEFAULT_STEP_TIMES
 from advisor.versions import NEWEST_STUDIED, Version, parse_version
 from advisor.whatif import MOST_TOKENS, Outcome, TracedRequest, fitted, outcomes
-from exporter.cli.options import refuse_own
+from exporter.cli.options import FACTOR, Amount, refuse_own
 from exporter.config import named_engine
 from exporter.errors import SourceError, UsageError
-from exporter.traffic import FACTOR, like_observed, made_up, numbers, traced
+from exporter.traffic import like_observed, made_up, numbers, traced
 
 _MOST_SCENARIO_BYTES = 64 * 1024**2
 _MOST_SETTINGS = 64
@@ -102,17 +102,17 @@ class _Engine:
 @click.option("--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="Holds its API key.")
 @click.option(
     *("--watch", "watch_seconds"),
-    type=click.FloatRange(0, 3600),
+    type=Amount(0, 3600),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
     help="How long to watch --engine for its step times.",
 )
 @click.option("--step-times", type=click.Path(path_type=Path), metavar="FILE", help="From the JSON of a bench.")
-@click.option("--step-base-ms", type=click.FloatRange(min=0), metavar="MS", help="Of every step.")
-@click.option("--step-prefill-us", type=click.FloatRange(min=0), metavar="US", help="For each prompt token.")
-@click.option("--step-decode-us", type=click.FloatRange(min=0), metavar="US", help="For each request in decode.")
-@click.option("--step-context-ns", type=click.FloatRange(min=0), metavar="NS", help="For each cached token read.")
+@click.option("--step-base-ms", type=Amount(0, 1e9), metavar="MS", help="Of every step.")
+@click.option("--step-prefill-us", type=Amount(0, 1e9), metavar="US", help="For each prompt token.")
+@click.option("--step-decode-us", type=Amount(0, 1e9), metavar="US", help="For each request in decode.")
+@click.option("--step-context-ns", type=Amount(0, 1e9), metavar="NS", help="For each cached token read.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .svg or .png.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED)
@@ -362,7 +362,7 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     except SourceError as error:
         raise UsageError(f"--engine: {config.url} does not answer as a vLLM server ({error.reason})") from error
     if watch_seconds:
-        Console(stderr=True, highlight=False).print(
+        Console(stderr=True, highlight=False, emoji=False).print(
             f"Watches {config.url} for {watch_seconds:.0f} s to learn how long its steps take.", style="dim"
         )
     begin = time.monotonic()
@@ -482,10 +482,10 @@ def _settings(
     else:
         raise UsageError("--kv-tokens is needed, or what to take it from: --gpu with a command line, or --engine")
     most = 10**6
-    all_seqs = numbers(seqs, "--max-num-seqs", most=most) if seqs else (base.max_num_seqs or _DEFAULT_SEQS,)
+    all_seqs = numbers(seqs, "--max-num-seqs", most=most) if seqs is not None else (base.max_num_seqs or _DEFAULT_SEQS,)
     all_batched = (
         numbers(batched, "--max-num-batched-tokens", most=most * 100)
-        if batched
+        if batched is not None
         else (base.max_num_batched_tokens or max(_DEFAULT_BATCHED_TOKENS, *all_seqs),)
     )
     combinations = list(product(blocks, all_batched, all_seqs))

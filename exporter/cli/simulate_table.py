@@ -11,7 +11,7 @@ from advisor.whatif import Outcome
 
 def show(about: Mapping[str, object], found: Sequence[Outcome], notes: Sequence[str]) -> None:
     """Print one line a setting."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"{about['load']} on {about['engine']}", markup=False, style="bold")
     console.print(f"step times: {about['step_times']}", markup=False, style="dim")
     console.print(_load_table(found))
@@ -100,4 +100,4 @@ def show_scenarios(played: Sequence[tuple[Scenario, Trace]]) -> None:
             str(trace.recomputed_tokens),
             f"{1 - least_free / blocks:.0%}",
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table, markup=False)

@@ -1,5 +1,6 @@
 """``vllm-headroom systemd``: the unit files of this installation."""
 
+import stat
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
@@ -40,12 +41,36 @@ def export(directory: Path, executable: Path | None) -> None:
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from error
         click.echo(path)
-    if not started.exists():
+    if _is_missing(started):
         click.echo(f"note: {started} is not there: --executable names another", err=True)
     if str(started).startswith(_PRIVATE):
         click.echo(
             f"note: {started} lies where a service's own user cannot go: install into /opt or /usr/local", err=True
         )
+    elif closed := _closed(started):
+        click.echo(f"note: {closed} is closed to a service's own user: chmod -R go+rX {closed}", err=True)
+
+
+def _is_missing(path: Path) -> bool:
+    """Tell whether a file is surely not there: who may not look, as an ordinary user below /root, cannot say so."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _closed(path: Path) -> Path | None:
+    """Return the first directory on the way to a program, or itself, that others may not enter or run."""
+    for each in (*reversed(path.parents), path):
+        try:
+            if not each.stat().st_mode & stat.S_IXOTH:
+                return each
+        except OSError:
+            return None
+    return None
 
 
 def unit_files() -> Iterator[tuple[str, str]]:

@@ -55,7 +55,7 @@ def command(url: str | None, interval: float) -> None:
     """
     logging.disable()  # what fails stands on the screen, which a log line would tear
     feed: Feed = Remote(checked(url), interval) if url else Local(interval)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     try:
         if sys.stdout.isatty():
             live(feed, console, View(source=_shown(url), interval_seconds=interval))
@@ -190,7 +190,7 @@ def _shown(url: str | None) -> str:
 def print_once(feed: Feed, view: View) -> int:
     """Print one look at most 80 columns wide, and return the exit status."""
     found, trouble = feed.once()
-    console = Console(width=_PIPE_WIDTH, highlight=False, color_system=None)
+    console = Console(width=_PIPE_WIDTH, highlight=False, emoji=False, color_system=None)
     lines = draw(found, replace(view, trouble=trouble), Canvas(width=_PIPE_WIDTH, height=None, colour=False))
     for line in lines:
         console.print(line, soft_wrap=True)

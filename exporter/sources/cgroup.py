@@ -6,8 +6,9 @@ the process up to the mount is looked at and the tightest one told. No limit, an
 be read are all the same: nothing is told.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 from advisor.readings import EngineHostMemory, EngineProcess
@@ -16,6 +17,11 @@ from exporter.sources.kernel import short_text
 _MOST_PIDS = 64
 _UNLIMITED_BYTES = 1 << 60
 """Version 1 spells "no limit" as the largest multiple of a page."""
+_FILES = {
+    2: ("memory.max", "memory.current", "memory.events"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
+}
+"""Where each version keeps the limit, what is in use, and how often the kernel ended a process."""
 _GIVEN_BACK = {
     2: ("active_file", "inactive_file", "slab_reclaimable"),
     1: ("total_active_file", "total_inactive_file"),
@@ -32,6 +38,15 @@ class Mount:
     root: str
     """Which of its cgroups stands at the mount point: not the topmost one in a container."""
     point: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """What one cgroup with a limit says of itself."""
+
+    limit_bytes: int
+    used_bytes: int
+    oom_kills: int | None
 
 
 class CgroupSource:
@@ -53,43 +68,54 @@ class CgroupSource:
         if not self._wanted:
             return ()
         mounts = parse_mounts(short_text(self._root / "proc/self/mountinfo"))
-        found = (self._look(server, mounts) for server in self._wanted)
-        return tuple(each for each in found if each is not None)
+        use_of = cache(self._use)  # servers share the cgroups above theirs: each is looked at once a read
+        found = ((server, self._tightest(server, mounts, use_of)) for server in self._wanted)
+        return tuple(
+            EngineHostMemory(
+                host=server.host,
+                port=server.port,
+                limit_bytes=use.limit_bytes,
+                used_bytes=use.used_bytes,
+                oom_kills=use.oom_kills,
+            )
+            for server, use in found
+            if use is not None
+        )
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _look(self, server: EngineProcess, mounts: tuple[Mount, ...]) -> EngineHostMemory | None:
+    def _tightest(
+        self, server: EngineProcess, mounts: tuple[Mount, ...], use_of: Callable[[int, str], Use | None]
+    ) -> Use | None:
         """Workers may live in cgroups of their own: the tightest of all decides."""
+        memberships = {short_text(self._root / f"proc/{pid}/cgroup") for pid in sorted(server.pids)[:_MOST_PIDS]}
         directories = {
             directory
-            for pid in sorted(server.pids)[:_MOST_PIDS]
-            for version, path in parse_membership(short_text(self._root / "proc" / str(pid) / "cgroup"))
+            for text in memberships
+            for version, path in parse_membership(text)
             for mount in mounts
             if mount.version == version
             for directory in directories_of(path, mount)
         }
-        limits = (self._limit(server, version, directory) for version, directory in sorted(directories))
-        known = [each for each in limits if each is not None]
-        return max(known, key=lambda each: each.used_bytes / each.limit_bytes, default=None)
+        known = [use for each in sorted(directories) if (use := use_of(*each)) is not None]
+        return max(known, key=lambda use: use.used_bytes / use.limit_bytes, default=None)
 
-    def _limit(self, server: EngineProcess, version: int, directory: str) -> EngineHostMemory | None:
+    def _use(self, version: int, directory: str) -> Use | None:
         files = self._root / directory.lstrip("/")
-        names = ("memory.max", "memory.current", "memory.events")
-        if version == 1:
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control")
-        limit, current, events = (short_text(files / name) for name in names)
-        limit_bytes, current_bytes = _number(limit), _number(current)
-        if limit_bytes is None or current_bytes is None or not 0 < limit_bytes < _UNLIMITED_BYTES:
+        limit, current, events = _FILES[version]
+        limit_bytes = _number(short_text(files / limit))
+        if limit_bytes is None or not 0 < limit_bytes < _UNLIMITED_BYTES:
+            return None  # as most are: nothing else of it is read
+        current_bytes = _number(short_text(files / current))
+        if current_bytes is None:
             return None
         parts = parse_pairs(short_text(files / "memory.stat"))
         given_back = sum(parts.get(name, 0) for name in _GIVEN_BACK[version])
-        return EngineHostMemory(
-            host=server.host,
-            port=server.port,
+        return Use(
             limit_bytes=limit_bytes,
             used_bytes=max(0, current_bytes - given_back),
-            oom_kills=parse_pairs(events).get("oom_kill"),
+            oom_kills=parse_pairs(short_text(files / events)).get("oom_kill"),
         )
 
 
@@ -130,17 +156,17 @@ def parse_membership(text: str) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
-def directories_of(path: str, mount: Mount) -> Iterator[tuple[int, str]]:
-    """Yield the directory of a cgroup and of all above it that the mount shows, as (version, directory).
+@lru_cache(maxsize=256)
+def directories_of(path: str, mount: Mount) -> tuple[tuple[int, str], ...]:
+    """Return the directory of a cgroup and of all above it that the mount shows, as (version, directory).
 
     A path with ``..`` in it, or beside the mount's root, belongs to another namespace: it is not to be seen from here.
     """
     cgroup, root = PurePosixPath(path), PurePosixPath(mount.root)
     if ".." in cgroup.parts or not cgroup.is_relative_to(root):
-        return
+        return ()
     below = cgroup.relative_to(root)
-    for each in (below, *below.parents):
-        yield mount.version, str(PurePosixPath(mount.point) / each)
+    return tuple((mount.version, str(PurePosixPath(mount.point) / each)) for each in (below, *below.parents))
 
 
 def parse_pairs(text: str) -> dict[str, int]:

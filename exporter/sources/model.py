@@ -1,24 +1,27 @@
 """The model's own files: config.json and the sizes in the weights' headers. Nothing is downloaded."""
 
 import json
-import stat
 import struct
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advisor.model import parse_model
 from advisor.model_files import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.weights import TensorIndex, TensorInfo
 from exporter.errors import SourceMalformed, SourceUnavailable
+from exporter.sources import bounded
 
 MOST_CONFIG_BYTES = 32 * 1024**2
 MISTRAL_CONFIG = "params.json"
 MODELOPT_CONFIG = "hf_quant_config.json"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
-MOST_HEADER_BYTES = 32 * 1024**2
-"""A quarter of a million tensors. The format allows three times as much, which would be a gigabyte once read."""
+MOST_HEADER_BYTES = 16 * 1024**2
+"""A hundred thousand tensors in one file. The format allows six times as much, which would be a gigabyte once read."""
+_MOST_TENSORS = 500_000
+_ENTRY = frozenset({"dtype", "shape", "data_offsets"})
 _MOST_UNWANTED = 16
 """Models kept in case their server is only being restarted: what was worked out of them is kept with them."""
 _ROPE = frozenset({"rope_scaling", "rope_parameters"})
@@ -84,16 +87,16 @@ def read_config(path: Path) -> Mapping[str, Any]:
         SourceUnavailable: There is no such file, or it may not be read.
         SourceMalformed: It is not a JSON object, or absurdly large.
     """
-    file = _config_file(path)
+    return _config(_config_file(path))
+
+
+def _config(file: Path) -> Mapping[str, Any]:
     try:
-        entry = file.stat()
-        if entry.st_size > MOST_CONFIG_BYTES:
-            raise SourceMalformed("config_too_large", f"{file}: over {MOST_CONFIG_BYTES} bytes")
-        if not stat.S_ISREG(entry.st_mode):  # a pipe or a device would keep its reader for ever
-            raise SourceMalformed("config_unreadable", f"{file}: not a regular file")
-        content = file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise SourceUnavailable("config_unreadable", f"{file}: {getattr(error, 'strerror', None) or error}") from error
+        content = bounded.content(file, MOST_CONFIG_BYTES)
+    except OSError as error:
+        raise SourceUnavailable("config_unreadable", f"{file}: {error.strerror}") from error
+    except ValueError as error:  # also a name that no file can have
+        raise SourceMalformed("config_unreadable", f"{file}: {error}") from error
     return parse_config(content, str(file))
 
 
@@ -104,8 +107,8 @@ def parse_config(content: bytes, name: str) -> Mapping[str, Any]:
         SourceMalformed: It is not a JSON object.
     """
     try:
-        config = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        config = bounded.parsed(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise SourceMalformed("config_not_json", f"{name}: {error}") from error
     if not isinstance(config, dict):
         raise SourceMalformed("config_not_json", f"{name}: a JSON object is needed, this is {type(config).__name__}")
@@ -149,7 +152,7 @@ def _modelopt_file(path: Path) -> Mapping[str, Any] | None:
     file = path / MODELOPT_CONFIG
     if not path.is_dir() or not file.is_file():
         return None
-    return parse_config(file.read_bytes(), str(file))
+    return _config(file)
 
 
 def read_tensor_index(path: Path) -> TensorIndex | None:
@@ -159,16 +162,16 @@ def read_tensor_index(path: Path) -> TensorIndex | None:
     try:
         shards = _shards(path)
         if shards:
-            headers = [safetensors_header(shard) for shard in shards]
+            total, tensors = _of_all(shards)
             return TensorIndex(
-                total_bytes=sum(total for total, _ in headers),
+                total_bytes=total,
                 source="safetensors headers",
-                tensors={name: info for _, tensors in headers for name, info in tensors.items()},
+                tensors=tensors,
                 mistral_format=(path / MISTRAL_CONFIG).is_file(),
             )
         index = path / SAFETENSORS_INDEX
         if index.is_file():
-            total = _size(json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
+            total = _size(_read_index(index)["metadata"]["total_size"])
             return TensorIndex(total_bytes=total, source="safetensors index")
         binaries = sorted(path.glob("pytorch_model*.bin"))
         if binaries:
@@ -183,7 +186,7 @@ def _shards(path: Path) -> list[Path]:
     shards = sorted(path.glob("*.safetensors"))
     index = path / SAFETENSORS_INDEX
     if len(shards) > 1 and index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+        weight_map = _read_index(index).get("weight_map")
         named = set(weight_map.values()) if isinstance(weight_map, dict) else set()
         listed = [shard for shard in shards if shard.name in named]
         if len(listed) == len(named) > 0:
@@ -192,13 +195,29 @@ def _shards(path: Path) -> list[Path]:
     return [shard for shard in shards if not shard.name.startswith("consolidated")] or shards
 
 
+def _read_index(file: Path) -> Any:
+    return bounded.parsed(bounded.content(file, MOST_HEADER_BYTES))
+
+
+def _of_all(shards: list[Path]) -> tuple[int, Mapping[str, TensorInfo]]:
+    total = 0
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        more, found = safetensors_header(shard)
+        total += more
+        tensors.update(found)
+        if len(tensors) > _MOST_TENSORS:
+            raise SourceMalformed("not_safetensors", f"{shard.parent}: over {_MOST_TENSORS} tensors")
+    return total, tensors
+
+
 def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
     """Return (bytes of all tensors, the tensors by name) of one file, from its header alone.
 
     Raises:
         SourceMalformed: The header is not one of a safetensors file.
     """
-    with shard.open("rb") as file:
+    with bounded.opened(shard) as file:
         start = file.read(8)
         if len(start) < 8:
             raise SourceMalformed("not_safetensors", str(shard))
@@ -206,25 +225,49 @@ def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
         if length > MOST_HEADER_BYTES:
             raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
         try:
-            return parse_header(json.loads(file.read(length)))
+            return parse_header(file.read(length))
         except _WRONG_SHAPE as error:
             raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
 
 
-def parse_header(header: Mapping[str, Any]) -> tuple[int, Mapping[str, TensorInfo]]:
+def parse_header(text: bytes) -> tuple[int, Mapping[str, TensorInfo]]:
     """Return (bytes of all tensors, the tensors by name) that a safetensors header lists.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not such a header.
     """
-    total, tensors = 0, {}
-    for name, entry in header.items():
+    total = 0
+    tensors: dict[str, TensorInfo] = {}
+    for name, entry in bounded.parsed(text, hook=_entry).items():
         if name == "__metadata__":
             continue
-        begin, end = entry["data_offsets"]
-        total += _size(end - begin)
-        tensors[name] = TensorInfo(str(entry["dtype"]), tuple(_size(size) for size in entry["shape"]))
+        if not isinstance(entry, _Entry):
+            raise ValueError(f"{name} is no tensor")  # noqa: TRY004 - of what stands in a file, one kind of error
+        total += entry.size_bytes
+        tensors[name] = entry.tensor
     return total, tensors
+
+
+class _Entry(NamedTuple):
+    size_bytes: int
+    tensor: TensorInfo
+
+
+def _entry(fields: dict[str, Any]) -> Any:
+    """Return what an object of a header says of a tensor, any other object as it is.
+
+    The tensors of a model are many and of few kinds: those alike are one object.
+    """
+    if not fields.keys() >= _ENTRY:
+        return fields
+    begin, end = fields["data_offsets"]
+    tensor = _tensor(str(fields["dtype"]), tuple(_size(size) for size in fields["shape"]))
+    return _Entry(_size(end - begin), tensor)
+
+
+@lru_cache(maxsize=1024)
+def _tensor(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    return TensorInfo(dtype, shape)
 
 
 def _size(value: Any) -> int:

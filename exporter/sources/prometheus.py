@@ -263,7 +263,7 @@ def parse_series(data: Any) -> tuple[Series, ...]:
             )
             for each in result
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SourceMalformed("not_prometheus", "the answer is not in Prometheus' shape") from error
 
 

@@ -135,10 +135,19 @@ def read_start_log(file: Path) -> EngineStartLog:
     return EngineStartLog(host=None, port=None, log=log, found=found)
 
 
-def service_of(pids: Iterable[int]) -> str | None:
-    """Return the systemd service that these processes belong to, None outside any."""
-    match = _unit_match(_control_groups(sorted(pids)[:_MOST_PIDS], Path("/")))
-    return match.partition("=")[2] if match else None
+def service_of(pids: Iterable[int], root: Path = Path("/")) -> tuple[str, bool] | None:
+    """Return the systemd service that these processes belong to, and whether it is one of a user's own manager.
+
+    Args:
+        pids: Process ids.
+        root: Where ``proc`` lies.
+
+    Returns:
+        None outside any service.
+    """
+    match = _unit_match(_control_groups(sorted(pids)[:_MOST_PIDS], root))
+    field, _, unit = (match or "").partition("=")
+    return (unit, "USER" in field) if unit else None
 
 
 def _control_groups(pids: Iterable[int], root: Path) -> str:

@@ -43,7 +43,7 @@ def read_trace(
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{path}: {path.stat().st_size:,} bytes are no trace, at most {MOST_BYTES:,} are read")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _json_rows(file) if _is_json(path) else _csv_rows(file)
+            rows = _json_rows(file, path) if _is_json(path) else _csv_rows(file)
             return _requests(rows, path, limit, most_requests)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
@@ -64,16 +64,16 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield reader.line_num, {str(name): value for name, value in row.items() if name is not None}
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"line {number}: not JSON: {error}") from error
+            raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise UsageError(f"line {number}: an object is needed, this is {type(row).__name__}")
+            raise UsageError(f"{path}, line {number}: an object is needed, this is {type(row).__name__}")
         yield number, row
 
 

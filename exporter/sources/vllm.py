@@ -1,12 +1,12 @@
 """One vLLM server, through its own HTTP endpoints: /metrics, /version, /v1/models."""
 
-import json
 import math
 import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import requests
@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.sources import bounded
 from exporter.sources.cuttable import CuttableAdapter
 from exporter.sources.http import translated
 from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
@@ -32,6 +33,9 @@ _MOST_LABELS = 64 * 1024
 _MOST_LINES = 200_000
 _MOST_LINES_REMEMBERED = 40_000
 """Some 600 for each data-parallel engine."""
+_MOST_LINES_SHARED = 4_096
+_MOST_SHARED_TEXT = 512
+"""Characters before a value."""
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
@@ -64,14 +68,73 @@ class Sample(NamedTuple):
     value: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The wanted part of a /metrics page without its values: from look to look the same, so it is sorted once."""
+
+    series: tuple[Series, ...]
+    announced: frozenset[str]
+    """Figures that the page declares, with or without samples."""
+
+    @cached_property
+    def ranks(self) -> tuple["RankLayout", ...]:
+        """What belongs to each data-parallel engine that the page speaks of.
+
+        Raises:
+            SourceMalformed: Its names cannot be: too many engines, or a name longer than any path.
+        """
+        return _ranks(self.series)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """The wanted part of one /metrics page."""
 
-    samples: tuple[Sample, ...]
-    announced: frozenset[str]
-    """Figures that the page declares, with or without samples."""
+    layout: Layout
+    values: tuple[float, ...]
+    """One for each series."""
     started_at_seconds: float | None
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Each series with its value."""
+        return tuple(map(Sample, self.layout.series, self.values))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistogramLayout:
+    """Where on a page the parts of one histogram stand, as places among its series; parts of one bucket are added."""
+
+    bounds: tuple[float, ...]
+    buckets: tuple[tuple[int, ...], ...]
+    sums: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def of(self, values: Sequence[float]) -> Histogram:
+        """Return the histogram that a page shows with these values."""
+        return Histogram(
+            bounds=self.bounds,
+            cumulative=tuple([_added(values, places) for places in self.buckets]),
+            sum=_added(values, self.sums),
+            count=_added(values, self.counts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankLayout:
+    """Where on a page the figures of one data-parallel engine stand, and what their labels alone say."""
+
+    rank: str
+    model_name: str
+    """Empty where no label tells it."""
+    places: Mapping[str, tuple[int, ...]]
+    """Of each figure, among the page's series."""
+    totals: Mapping[str, tuple[int, ...]]
+    histograms: Mapping[str, HistogramLayout]
+    by_reason: Mapping[str | None, int]
+    """Of the requests that wait."""
+    by_sleep_state: Mapping[str | None, int]
+    cache: CacheConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +221,7 @@ class VllmSource:
     def _json(self, path: str) -> Any:
         text = self._get(path)
         try:
-            return json.loads(text)
+            return bounded.parsed(text)
         except (ValueError, RecursionError) as error:
             raise SourceMalformed("not_json", f"{self.url}{path}") from error
 
@@ -241,13 +304,15 @@ def parse_page(text: str) -> Page:
 class PageReader:
     """Reads the pages of one server, which differ from look to look in little but their values.
 
-    So what stands before the last space of a line is understood once. Parsing every line with the library would take
-    twenty times as long, looking for the wanted ones by a pattern four times.
+    So what stands before the last space of a line is understood once; and a page of the same lines as the one before,
+    as nearly every page is, is held against that and its wanted values are read, nothing else.
     """
 
     def __init__(self) -> None:
         """Start with nothing understood."""
         self._understood: dict[str, Series | str | None] = {}
+        """By what stands before a line's value, its space included."""
+        self._last: _Lines | None = None
 
     def read(self, text: str) -> Page:
         """Return the wanted samples of a page.
@@ -258,8 +323,17 @@ class PageReader:
         if text.count("\n") > _MOST_LINES:
             raise SourceMalformed("page_too_large", f"over {_MOST_LINES} lines")
         lines = text.split("\n")
+        values = self._last.values_in(lines) if self._last is not None else None
+        if self._last is None or values is None:
+            layout, values = self._read_anew(text, lines)
+        else:
+            layout = self._last.layout
+        return Page(layout=layout, values=values, started_at_seconds=_started_at(text))
+
+    def _read_anew(self, text: str, lines: Sequence[str]) -> tuple[Layout, tuple[float, ...]]:
+        self._last = None
         remembered = len(self._understood)
-        samples, announced, new_lines = self._read(lines)
+        samples, places, announced, new_lines = self._read(lines)
         if 2 * (len(lines) - new_lines) < remembered:
             self._understood.clear()  # names that come and go
         if not samples and not announced:
@@ -272,40 +346,75 @@ class PageReader:
             )
         if lines[-1]:
             raise SourceMalformed("half_page", "the page ends in mid-line")
-        return Page(
-            samples=_newest_spellings(samples),
+        newest = _newest_spellings(samples)
+        layout = Layout(
+            series=tuple(sample.series for sample in newest),
             announced=frozenset(announced.union(sample.series.key for sample in samples)),
-            started_at_seconds=_started_at(text),
         )
+        if len(newest) == len(places) and len(lines) <= _MOST_LINES_REMEMBERED:
+            known = dict(zip(self._understood, self._understood, strict=True))  # to hold no text of a line twice
+            starts = [known.get(_start_of(line), "") for line in lines[:-1]]
+            if all(starts):
+                self._last = _Lines(starts=tuple(starts), places=tuple(places), layout=layout)
+        return layout, tuple(sample.value for sample in newest)
 
-    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], set[str], int]:
-        """Return the samples, the figures that the page announces and how many lines had to be understood anew."""
+    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], list[tuple[int, int]], set[str], int]:
+        """Return the samples, where every wanted value begins, the figures announced, how many lines were new."""
         samples: list[Sample] = []
+        places: list[tuple[int, int]] = []
         new_lines = 0
         announced: set[str] = set()
         understood = self._understood
-        for line in lines:
-            before, _, value = line.rpartition(" ")
+        for line_number, line in enumerate(lines):
+            start = _start_of(line)
             try:
-                series = understood[before]
+                series = understood[start]
             except KeyError:
-                series = _understand(line)
+                start, series = _understood_of_any(start, line)
                 new_lines += 1
-                if before and len(understood) < _MOST_LINES_REMEMBERED:
-                    understood[before] = series
+                if start and len(understood) < _MOST_LINES_REMEMBERED:
+                    understood[start] = series
             if series is None:
                 continue
             if isinstance(series, str):
                 announced.add(series)
                 continue
-            number = _number(value)
+            number = _number(line[len(start) :])
             if number is None:
                 raise _broken_off(line)
             if len(samples) == _MOST_SAMPLES:
                 raise SourceMalformed("page_too_large", f"over {_MOST_SAMPLES} wanted lines")
-            if _is_sane(number):
+            places.append((line_number, len(start)))
+            if is_sane(number):
                 samples.append(Sample(series, number))
-        return samples, announced, new_lines
+        return samples, places, announced, new_lines
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lines:
+    """What a page of the same lines means: as long as nothing but their values changes, nothing else is looked at."""
+
+    starts: tuple[str, ...]
+    """What stands before the value of each line, its space included."""
+    places: tuple[tuple[int, int], ...]
+    """Of each series the line and where in it the value begins."""
+    layout: Layout
+
+    def values_in(self, lines: Sequence[str]) -> tuple[float, ...] | None:
+        """Return the value of each series, None where the lines differ in more than sane values."""
+        if len(lines) != len(self.starts) + 1 or lines[-1] or not all(map(str.startswith, lines, self.starts)):
+            return None
+        texts = [lines[line][begin:] for line, begin in self.places]
+        try:
+            values = tuple(map(float, texts))
+        except ValueError:
+            return None
+        return values if all(map(is_sane, values)) and not any(" " in text for text in texts) else None
+
+
+def _start_of(line: str) -> str:
+    """Return what stands before a line's value, its space included: nothing where there is no space."""
+    return line[: line.rfind(" ") + 1]
 
 
 def _started_at(text: str) -> float | None:
@@ -315,6 +424,23 @@ def _started_at(text: str) -> float | None:
         return None
     begin = at + len(_START)
     return _sane_number(text[begin : text.index("\n", begin)])
+
+
+_of_any: dict[str, tuple[str, Series | str | None]] = {}
+"""What was understood of any server, with the text itself: replicas, and servers of one release, write mostly the same
+lines, of which each reader would hold a fifth of a mebibyte for itself."""
+
+
+def _understood_of_any(start: str, line: str) -> tuple[str, Series | str | None]:
+    """Return the start of a line and what it means, the same objects for every server that writes it."""
+    known = _of_any.get(start)
+    if known is None:
+        known = (start, _understand(line))
+        if start and len(start) <= _MOST_SHARED_TEXT:
+            if len(_of_any) >= _MOST_LINES_SHARED:
+                _of_any.clear()
+            _of_any[start] = known
+    return known
 
 
 def _understand(line: str) -> Series | str | None:
@@ -365,14 +491,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _is_sane(value: float) -> bool:
+def is_sane(value: float) -> bool:
     """Tell whether a figure can be: nothing that is read here is negative, infinite or beyond what is countable."""
     return 0.0 <= value <= _MOST_VALUE
 
 
 def _sane_number(text: str) -> float | None:
     value = _number(text)
-    return value if value is not None and _is_sane(value) else None
+    return value if value is not None and is_sane(value) else None
 
 
 def _newest_spellings(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -413,43 +539,94 @@ def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[
     Raises:
         SourceMalformed: Its names cannot be: too many engines, or a name longer than any path.
     """
-    ranks = sorted({sample.series.labels.get("engine", "0") for sample in page.samples}, key=_rank_order) or ["0"]
+    ranks = page.layout.ranks
+    _require_names(server.model_names)
+    version = parse_version(server.vllm_version)
+    announced = page.layout.announced
+    missing = tuple(figure.key for figure in expected_figures(version) if figure.key not in announced)
+    return tuple(_read_rank(page, server, rank, missing, engine=engine, url=url) for rank in ranks)
+
+
+def _require_names(names: Iterable[str]) -> None:
+    if max(map(len, names), default=0) > _MOST_NAME:
+        raise SourceMalformed("absurd_labels", f"a model or an engine has a name of over {_MOST_NAME} characters")
+
+
+def _ranks(series: Sequence[Series]) -> tuple[RankLayout, ...]:
+    ranks = sorted({each.labels.get("engine", "0") for each in series}, key=_rank_order) or ["0"]
     if len(ranks) > _MOST_RANKS:
         raise SourceMalformed("too_many_engines", f"{len(ranks)} data-parallel engines on one page")
-    names = {sample.series.labels.get("model_name", "") for sample in page.samples}
-    if max(map(len, (*names, *ranks, *server.model_names)), default=0) > _MOST_NAME:
-        raise SourceMalformed("absurd_labels", f"a model or an engine has a name of over {_MOST_NAME} characters")
+    _require_names((*ranks, *{each.labels.get("model_name", "") for each in series}))
     # A metric without an engine label (admission_rejections_total) belongs to the server: its first rank shows it.
-    by_rank: dict[str, list[Sample]] = {rank: [] for rank in ranks}
-    for sample in page.samples:
-        by_rank[sample.series.labels.get("engine", ranks[0])].append(sample)
-    return tuple(
-        _read_rank(page, server, rank, mine, engines=len(ranks), engine=engine, url=url)
-        for rank, mine in by_rank.items()
-    )
+    by_rank: dict[str, list[int]] = {rank: [] for rank in ranks}
+    for place, each in enumerate(series):
+        by_rank[each.labels.get("engine", ranks[0])].append(place)
+    return tuple(_rank(series, rank, mine, engines=len(ranks)) for rank, mine in by_rank.items())
 
 
 def _rank_order(rank: str) -> tuple[int, str]:
     return (int(rank), "") if rank.isdecimal() else (2**31, rank)
 
 
+def _rank(series: Sequence[Series], rank: str, mine: Sequence[int], *, engines: int) -> RankLayout:
+    by_key: dict[str, list[int]] = {}
+    for place in mine:
+        by_key.setdefault(series[place].key, []).append(place)
+
+    def labels(key: str) -> list[tuple[int, Mapping[str, str]]]:
+        return [(place, series[place].labels) for place in by_key.get(key, ())]
+
+    names = (series[place].labels.get("model_name") for place in mine)
+    return RankLayout(
+        rank=rank,
+        model_name=next((name for name in names if name), ""),
+        places={key: tuple(places) for key, places in by_key.items()},
+        totals={key: tuple(places) for key, places in by_key.items() if key.endswith("_total")},
+        histograms={
+            key: histogram
+            for key, places in by_key.items()
+            if any(series[place].suffix for place in places) and (histogram := _histogram(series, places)) is not None
+        },
+        by_reason={found.get("reason"): place for place, found in labels("requests_waiting_by_reason")},
+        by_sleep_state={found.get("sleep_state"): place for place, found in labels("sleep_state")},
+        cache=parse_cache_config(next((found for _, found in labels("cache_config")), {}), engines=engines),
+    )
+
+
+def _histogram(series: Sequence[Series], places: Iterable[int]) -> HistogramLayout | None:
+    """Return the histogram that stands at these places, None where it is incomplete."""
+    buckets: dict[float, list[int]] = {}
+    parts: dict[str, list[int]] = {"_sum": [], "_count": []}
+    for place in places:
+        each = series[place]
+        if each.suffix == "_bucket":
+            bound = _number(each.labels.get("le", ""))
+            if bound is not None:
+                buckets.setdefault(bound, []).append(place)
+        elif each.suffix:
+            parts[each.suffix].append(place)
+    if not parts["_sum"] or not parts["_count"]:
+        return None
+    bounds = tuple(sorted(buckets))
+    return HistogramLayout(
+        bounds=bounds,
+        buckets=tuple(tuple(buckets[bound]) for bound in bounds),
+        sums=tuple(parts["_sum"]),
+        counts=tuple(parts["_count"]),
+    )
+
+
+def _added(values: Sequence[float], places: Sequence[int]) -> float:
+    return values[places[0]] if len(places) == 1 else sum(values[place] for place in places)
+
+
 def _read_rank(
-    page: Page,
-    server: Server,
-    rank: str,
-    mine: Sequence[Sample],
-    *,
-    engines: int,
-    engine: str,
-    url: str,
+    page: Page, server: Server, rank: RankLayout, missing: tuple[str, ...], *, engine: str, url: str
 ) -> EngineReading:
-    by_key: dict[str, list[Sample]] = {}
-    for sample in mine:
-        by_key.setdefault(sample.series.key, []).append(sample)
+    values = page.values
 
     def level(key: str) -> float | None:
-        values = [sample.value for sample in by_key.get(key, ())]
-        return max(values) if values else None
+        return max((values[place] for place in rank.places.get(key, ())), default=None)
 
     running, waiting = level("requests_running"), level("requests_waiting")
     usage = level("kv_usage_ratio")
@@ -457,59 +634,26 @@ def _read_rank(
         usage = None  # of no engine that counts its blocks
     if running == 0 and waiting == 0:
         usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
-    reasons = {
-        sample.series.labels.get("reason"): sample.value for sample in by_key.get("requests_waiting_by_reason", ())
-    }
-    sleep = {sample.series.labels.get("sleep_state"): sample.value for sample in by_key.get("sleep_state", ())}
-    named = (sample.series.labels.get("model_name") for sample in mine)
-    version = parse_version(server.vllm_version)
+    for_capacity, awake = rank.by_reason.get("capacity"), rank.by_sleep_state.get("awake")
     return EngineReading(
         engine=engine,
         url=url,
-        model_name=next((name for name in named if name), None) or next(iter(server.model_names), ""),
-        dp_rank=rank,
+        model_name=rank.model_name or next(iter(server.model_names), ""),
+        dp_rank=rank.rank,
         vllm_version=server.vllm_version,
         model_path=server.model_path,
         max_model_len=server.max_model_len,
         requests_running=running,
         requests_waiting=waiting,
-        requests_waiting_for_capacity=reasons.get("capacity"),
+        requests_waiting_for_capacity=None if for_capacity is None else values[for_capacity],
         kv_usage_ratio=usage,
-        sleeping=sleep["awake"] == 0 if "awake" in sleep else None,
-        cache=parse_cache_config(
-            next((sample.series.labels for sample in by_key.get("cache_config", ())), {}), engines=engines
-        ),
-        totals={
-            key: sum(sample.value for sample in samples) for key, samples in by_key.items() if key.endswith("_total")
-        },
-        histograms={
-            key: histogram
-            for key, samples in by_key.items()
-            if any(sample.series.suffix for sample in samples) and (histogram := parse_histogram(samples)) is not None
-        },
+        sleeping=None if awake is None else values[awake] == 0,
+        cache=rank.cache,
+        totals={key: _added(values, places) for key, places in rank.totals.items()},
+        histograms={key: histogram.of(values) for key, histogram in rank.histograms.items()},
         started_at_seconds=page.started_at_seconds,
-        missing=tuple(figure.key for figure in expected_figures(version) if figure.key not in page.announced),
+        missing=missing,
     )
-
-
-def parse_histogram(samples: Iterable[Sample]) -> Histogram | None:
-    """Return the histogram that these samples form, None where it is incomplete."""
-    buckets: dict[float, float] = {}
-    total: float | None = None
-    count: float | None = None
-    for sample in samples:
-        if sample.series.suffix == "_bucket":
-            bound = _number(sample.series.labels.get("le", ""))
-            if bound is not None:
-                buckets[bound] = buckets.get(bound, 0.0) + sample.value
-        elif sample.series.suffix == "_sum":
-            total = (total or 0.0) + sample.value
-        elif sample.series.suffix == "_count":
-            count = (count or 0.0) + sample.value
-    if total is None or count is None:
-        return None
-    bounds = tuple(sorted(buckets))
-    return Histogram(bounds=bounds, cumulative=tuple(buckets[bound] for bound in bounds), sum=total, count=count)
 
 
 def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfig:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from advisor.policy import Policy
+from advisor.pressure import REMEDY
 from advisor.report import GpuJudgement, Report
 from exporter.service import Published
 from exporter.web.status import plain_value
@@ -31,6 +32,8 @@ def advice(published: Published | None, policy: Policy) -> dict[str, Any]:
                 "flags": [dataclasses.asdict(flag) for flag in each.flags],
                 "outlook": {
                     "preemption_risk_ratio": engine.preemption_risk_ratio,
+                    "preemption_because": each.preemption_because,
+                    "preemption_what_to_do": None if each.preemption_because is None else REMEDY,
                     "time_to_kv_exhaustion_seconds": plain_value(engine.time_to_kv_exhaustion_seconds),
                     "demand_growth_per_second": engine.demand_growth_per_second,
                     "queue_drain_seconds": plain_value(engine.queue_drain_seconds),

@@ -14,11 +14,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from exporter.metrics import text_of
+from exporter.metrics import Pages
 from exporter.service import Service
-from exporter.web.advice import advice
-from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
-from exporter.web.status import recents, status
+from exporter.web.looks import CONTENT_SECURITY_POLICY
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -36,22 +34,32 @@ def build_app(service: Service) -> Starlette:
     own_process = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=own_process)
     PlatformCollector(registry=own_process)
+    pages = Pages()
 
     async def metrics(request: Request) -> Response:
         # No name of ours needs an escape; of the schemes only "dots" would change them, and none has to be granted.
         accepted = request.headers.get("accept", "").replace("escaping=dots", "escaping=underscores")
         encode, content_type = choose_encoder(accepted)
         openmetrics = content_type.startswith("application/openmetrics-text")
-        body = text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
+        body = pages.text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
         return Response(body, media_type=None, headers={"Content-Type": content_type})
 
+    # What people look at now and then is loaded when it is first asked for.
+
     async def page(_request: Request) -> Response:
+        from exporter.web.page import render_page
+        from exporter.web.status import recents, status
+
         return HTMLResponse(render_page(status(service), recents(service)))
 
     async def api_status(_request: Request) -> Response:
+        from exporter.web.status import status
+
         return JSONResponse(status(service))
 
     async def api_advice(_request: Request) -> Response:
+        from exporter.web.advice import advice
+
         return JSONResponse(advice(service.published(), service.policy))
 
     one_at_a_time = asyncio.Lock()

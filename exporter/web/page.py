@@ -1,10 +1,7 @@
 """The status page: figures without scripts, kept up to date by one where scripts run."""
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from exporter import words
@@ -12,12 +9,10 @@ from exporter.recent import Subject
 from exporter.web.engine_card import engine_card
 from exporter.web.gpu_card import gpu_card
 from exporter.web.html import Html, element, fragment
+from exporter.web.looks import SCRIPT, STYLE
 from exporter.web.parts import pill, sign
 from exporter.words import LEVELS, SIGNS, Level, Status
 
-_HERE = Path(__file__).parent
-_STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
-_SCRIPT = (_HERE / "page.js").read_text(encoding="utf-8")
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
     "%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E"
@@ -26,17 +21,6 @@ _ICON = (
 )
 
 Recents = Mapping[Subject, Mapping[str, Sequence[float]]]
-
-
-def _hash_of(text: str) -> str:
-    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; style-src {_hash_of(_STYLE)}; script-src {_hash_of(_SCRIPT)}; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""Allows this page's own style and script, by their content, and nothing else."""
 
 
 def render_page(status: Status, recents: Recents) -> str:
@@ -53,7 +37,7 @@ def render_page(status: Status, recents: Recents) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{_title(status)} vllm-headroom"),
         element("link", rel="icon", href=_ICON),
-        element("style", Html(_STYLE)),
+        element("style", Html(STYLE)),
     )
     body = element(
         "body",
@@ -62,7 +46,7 @@ def render_page(status: Status, recents: Recents) -> str:
         element("p", id="lost", role="alert", hidden=True),
         element("main", _main(status, recents), id="main"),
         _footer(status),
-        element("script", Html(_SCRIPT)),
+        element("script", Html(SCRIPT)),
         data_poll_seconds=max(1.0, status["poll_interval_seconds"]),
     )
     return f"<!doctype html>{element('html', head, body, lang='en')}"

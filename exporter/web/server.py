@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from exporter.config import split_listen_address
 from exporter.errors import UsageError
 from exporter.web.guard import Guard
 
@@ -52,25 +53,14 @@ _FIRST_PASSED_SOCKET = 3
 """SD_LISTEN_FDS_START: where systemd leaves the sockets it listens on for a service."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Return (host, port) of ``[host]:port``; an empty host means all interfaces.
-
-    Raises:
-        UsageError: It is not such an address.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"--web.listen-address: {text!r} is not [HOST]:PORT, such as :9738 or 127.0.0.1:9738")
-    return host.strip("[]"), int(port)
-
-
 def listen(text: str) -> socket.socket:
     """Return a listening socket.
 
     Raises:
-        UsageError: The address is not one, or cannot be bound.
+        UsageError: The address cannot be bound.
+        ValueError: It is not one.
     """
-    host, port = parse_address(text)
+    host, port = split_listen_address(text)
     try:
         if not host and socket.has_dualstack_ipv6():
             return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)

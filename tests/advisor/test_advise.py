@@ -7,7 +7,7 @@ from advisor.history import History, remember
 from advisor.model import parse_model
 from advisor.model_files import ModelFiles
 from advisor.policy import Policy
-from advisor.readings import CacheConfig, EngineHostMemory
+from advisor.readings import CacheConfig, EngineHostMemory, Gpu
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import TensorIndex
@@ -48,6 +48,16 @@ def test_an_engine_found_in_the_process_table_gets_its_theory_from_its_model_and
     assert engine.kv_bytes_per_token == 131_072
     assert engine.kv_theory_lower_tokens < engine.kv_theory_tokens < engine.kv_theory_upper_tokens
     assert 400_000 < engine.kv_theory_tokens < 470_000
+
+
+def test_how_many_requests_of_full_length_fit_follows_from_the_blocks_that_there_are():
+    """Up to 0.23 vLLM tells its blocks and leaves the division to the reader."""
+    expected = advised(situation()).engines[0].full_context_concurrency
+    assert 49 < expected < 57, "of 8,192 tokens each"
+    (engine,) = advised(situation(engines=(reading(tokens=6 * 8192),))).engines
+    assert engine.full_context_concurrency == 6
+    (engine,) = advised(situation(engines=(reading(tokens=8176),))).engines
+    assert engine.full_context_concurrency < 1, "one block short of a single request"
 
 
 def test_the_block_override_makes_theory_exact():
@@ -128,6 +138,31 @@ def test_a_declined_model_names_the_reason():
     assert engine.kv_theory_tokens is None
 
 
+def test_what_nobody_else_holds_is_the_engines_where_the_driver_does_not_split_memory():
+    """WSL and virtual GPUs name no figure of a process."""
+    alone = situation(gpu_processes=(gpu_process(100, None), gpu_process(101, None)))
+    (judged,), (engine,) = advised(alone).gpus, advised(alone).engines
+    assert judged.engine_held_bytes == {"127.0.0.1:8000": 73 * GIB}
+    assert engine.restart_fits == 1
+    beside = situation(gpu_processes=(gpu_process(101, None), gpu_process(900, GIB)))
+    assert advised(beside).gpus[0].engine_held_bytes == {"127.0.0.1:8000": 72 * GIB}
+    assert advised(beside).gpus[0].memory_slack_bytes == advised(situation()).gpus[0].memory_slack_bytes
+
+
+def test_where_nobodys_memory_is_told_claims_are_not_made_up():
+    untold = situation(gpu_processes=(gpu_process(101, None), gpu_process(900, None)))
+    report = advised(untold)
+    (judged,), (engine,) = report.gpus, report.engines
+    assert judged.oom_risk_ratio < 0.05, "73 of 80 GiB are used, by whom is not known"
+    assert "claims" not in judged.oom_risk_factor_ratio
+    assert judged.engine_held_bytes == judged.engine_claim_bytes == {}
+    assert judged.memory_slack_bytes is judged.memory_slack_low_bytes is None
+    assert list(judged.engine_budget_bytes) == ["127.0.0.1:8000"], "its flags are known all the same"
+    assert sum(judged.memory_component_bytes.values()) == 80 * GIB
+    assert engine.restart_fits is None
+    assert not report.findings
+
+
 def test_an_engine_that_is_loading_may_claim_its_whole_budget():
     loading = situation(
         servers=(server("vllm serve /models/m --gpu-memory-utilization 0.9"),),
@@ -203,6 +238,16 @@ def test_a_request_that_can_never_fit_is_a_finding():
     assert (finding.rule, below.rule) == ("request_never_fits", "capacity_below_theory")
     assert "8,192" in finding.summary
     assert finding.advice.startswith("--max-model-len 4000")
+
+
+def test_an_error_of_a_board_is_a_risk_of_every_instance_on_it():
+    board = Gpu(gpu="1", uuid="GPU-1", mig="parent", xid_errors_total={79: 1}, row_remap_failed=1)
+    other = gpu(index=0)
+    instances = [replace(gpu(total=10 * GIB), gpu=f"1:{place}", uuid=f"MIG-{place}", mig="1g.10gb") for place in (0, 1)]
+    report = advised(Snapshot(now_seconds=1_000.0, gpus=(other, board, *instances)))
+    events = {each.gpu: (each.oom_risk_factor_ratio or {}).get("events") for each in report.gpus}
+    assert events == {"0": 0.0, "1": None, "1:0": pytest.approx(0.55), "1:1": pytest.approx(0.55)}
+    assert [each.subject for each in report.findings if each.rule == "gpu_oom_risk"] == ["GPU 1:0", "GPU 1:1"]
 
 
 def test_a_gpu_at_risk_is_a_finding_with_its_reason():

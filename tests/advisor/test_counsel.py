@@ -46,6 +46,7 @@ def test_without_load_nothing_is_recommended_and_the_reason_is_told():
     report = advise(situation(), History(), Policy())
     assert report.engines[0].recommended_max_num_seqs is None
     assert report.advice[0].not_yet == "no load has been seen yet"
+    assert report.advice[0].preemption_because is None
     assert report.advice[0].recommendations() == ()
 
 
@@ -54,6 +55,7 @@ def test_a_server_whose_flags_are_out_of_reach_gets_no_number_but_an_outlook():
     report = judged(remote)
     assert "its flags are not known" in report.advice[0].not_yet
     assert report.engines[0].preemption_risk_ratio is not None
+    assert report.advice[0].preemption_because.startswith("16 requests run; each holds 20,000 tokens on average")
     assert report.engines[0].restart_fits is None
 
 

@@ -1,12 +1,14 @@
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from advisor.estimate import Origin
-from advisor.facts import Fact, Kind, described, identity, level, metrics_of, one_hot, samples_of, total
+from advisor.facts import Fact, Former, Kind, described, identity, level, metrics_of, one_hot, samples_of, total
 from exporter.reference import all_metrics
 
 
@@ -42,6 +44,42 @@ def test_each_reported_number_yields_its_samples():
         ("headroom_pump_valves_open", ("p", "out"), 0.0),
         ("headroom_pump_strokes_total", ("p",), 7.0),
     ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tap(Fact):
+    subject: ClassVar[str] = "tap"
+    tap: str = identity("Which tap.")
+    leak_bytes: Mapping[str, int] | None = level(
+        "What leaks.", Origin.REPORTED, by="side", formerly=Former(field="drip_bytes", gone_in="0.3")
+    )
+    turns_total: int | None = total("Turns.", Origin.REPORTED, formerly=Former(field="twists_total", gone_in="0.4"))
+
+
+def test_a_renamed_metric_is_shown_under_both_names_which_are_declared_as_one():
+    assert list(samples_of(Tap(tap="t", leak_bytes={"left": 3}, turns_total=7))) == [
+        ("headroom_tap_leak_bytes", ("t", "left"), 3.0),
+        ("headroom_tap_drip_bytes", ("t", "left"), 3.0),
+        ("headroom_tap_turns_total", ("t",), 7.0),
+        ("headroom_tap_twists_total", ("t",), 7.0),
+    ]
+    new, old, *_ = metrics_of(Tap)
+    assert (old.kind, old.labels, old.origins) == (new.kind, new.labels, new.origins)
+    assert old.help == "The old name of headroom_tap_leak_bytes, gone in 0.3. What leaks."
+
+
+def outlived(metrics, release):
+    """The old names that a release should no longer have."""
+    parts = lambda text: [int(part) for part in text.split(".")]  # noqa: E731 - a word for what is compared
+    return [each.name for each in metrics if each.former and parts(each.former.gone_in) <= parts(release)]
+
+
+def test_an_old_name_is_taken_away_in_the_release_that_says_so():
+    assert outlived(metrics_of(Tap), "0.2.9") == []
+    assert outlived(metrics_of(Tap), "0.3.0") == ["headroom_tap_drip_bytes"]
+    assert outlived(metrics_of(Tap), "1.0.0") == ["headroom_tap_drip_bytes", "headroom_tap_twists_total"]
+    release = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    assert outlived((metric for _, metric in all_metrics()), release) == []
 
 
 def test_a_state_is_one_series_a_value():

@@ -135,6 +135,33 @@ def test_blocks_that_are_fixed_by_a_flag_are_the_wall_and_nothing_else_brings_kv
     assert (enough.is_change, enough.binding) == (False, "demand")
 
 
+L4 = Device(name="NVIDIA L4", memory_bytes=22 * GIB)
+ROOM_OF_L4 = Room(total_bytes=22 * GIB, slack_bytes=2 * GIB, oom_risk_ratio=0.0, idle_gpus=0)
+
+
+def test_utilization_goes_up_no_further_than_the_server_surely_starts():
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.9", device=L4, room=ROOM_OF_L4)["gpu-memory-utilization"]
+    assert (advice.current, advice.recommended) == ("0.9", "0.94")  # 0.95 is too close to call
+    advice = flags_of("vllm serve m --gpu-memory-utilization 0.94", device=L4, room=ROOM_OF_L4)[
+        "gpu-memory-utilization"
+    ]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start with more")
+
+
+def test_blocks_stay_fixed_where_the_server_might_not_start_without():
+    command = "vllm serve m --num-gpu-blocks-override 768 --gpu-memory-utilization 0.95"
+    advice = flags_of(command, device=L4, room=ROOM_OF_L4)["num-gpu-blocks-override"]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start without it")
+
+
+def test_a_larger_step_is_not_advised_where_the_server_might_not_start_with_it():
+    slow = told(demand=14, preempted=0.0)
+    slow = replace(slow, slow=replace(slow.slow, budget_seconds=0.3 * slow.slow.busy_seconds))
+    command = "vllm serve m --max-num-batched-tokens 2048 --gpu-memory-utilization 0.97"
+    advice = flags_of(command, load=slow, tokens=400_000, device=L4, room=ROOM_OF_L4)["max-num-batched-tokens"]
+    assert (advice.is_change, advice.why) == (False, "vLLM would not surely start with 4096")
+
+
 def test_ways_to_more_kv_are_told_from_what_stands_by_itself():
     free = replace(ROOM, slack_bytes=12 * GIB, idle_gpus=1)
     command = "vllm serve m --gpu-memory-utilization 0.8 --swap-space 4"
@@ -182,6 +209,13 @@ def test_fp8_is_advised_where_kv_is_short_and_the_gpu_has_it():
     assert advice.kv_gain_tokens == pytest.approx(400_000, rel=0.2)
     ampere = Device(name="NVIDIA A100-SXM4-80GB", memory_bytes=int(79.5 * GIB))
     assert not flags_of(device=ampere)["kv-cache-dtype"].is_change
+
+
+@pytest.mark.parametrize("dtype", ["nvfp4", "int4_per_token_head", "int8_per_token_head", "turboquant_k8v4"])
+def test_fp8_is_not_advised_where_the_cache_is_as_small_already(dtype):
+    advice = flags_of(f"vllm serve m --kv-cache-dtype {dtype}")["kv-cache-dtype"]
+    assert (advice.is_change, advice.recommended, advice.binding) == (False, dtype, "kv")
+    assert "as small as fp8 would make it" in advice.why
 
 
 def test_idle_gpus_take_more_ranks_where_kv_is_short():

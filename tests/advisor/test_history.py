@@ -41,6 +41,16 @@ def test_an_engine_that_reads_a_long_prompt_is_alive():
     assert history.token_seen_at_seconds == 60
 
 
+def test_an_engine_that_reads_a_prompt_for_minutes_is_alive_while_the_prompt_takes_blocks():
+    """A prompt of a million tokens is counted with its first answer, not chunk by chunk."""
+    totals = {"generation_tokens_total": 10.0, "prompt_tokens_total": 100.0}
+    history = History()
+    for now, usage in ((0, 0.10), (60, 0.12), (120, 0.14), (180, 0.14), (240, 0.14)):
+        engine = reading(running=1.0, usage=usage, totals=totals)
+        history = remember(history, Snapshot(now_seconds=now, engines=(engine,)), Report())
+    assert history.engines["127.0.0.1:8000", "0"].token_seen_at_seconds == 120
+
+
 def test_an_idle_engine_counts_as_alive():
     history = engine_history((0, 2.0, {"generation_tokens_total": 10}), (60, 0.0, {"generation_tokens_total": 10}))
     assert history.token_seen_at_seconds == 60
@@ -71,5 +81,5 @@ def test_a_restart_of_the_engine_starts_afresh():
         (10, 1.0, {"generation_tokens_total": 2, "preemptions_total": 0}),
     )
     assert history == EngineHistory(
-        totals={"generation_tokens_total": 2, "preemptions_total": 0}, token_seen_at_seconds=10
+        totals={"generation_tokens_total": 2, "preemptions_total": 0}, token_seen_at_seconds=10, kv_usage_ratio=0.0
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import random
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from advisor.load import (
     DEMAND_BOUNDS,
     FAST_HALF_LIFE_SECONDS,
+    MOST_BUCKETS,
     MOST_ENGINES,
     SETTLE_SECONDS,
     SLOW_HALF_LIFE_SECONDS,
@@ -168,11 +170,14 @@ def test_other_histogram_bounds_begin_a_new_histogram():
     )
 
 
-def test_a_torn_page_adds_no_negative_counts():
+def test_a_torn_page_adds_no_negative_amounts():
     lengths = Lengths(bounds=(10.0, math.inf), counts=(5.0, 1.0), sum=60.0)
     before = Histogram(bounds=(10.0, math.inf), cumulative=(9.0, 9.0), sum=80.0, count=9.0)
-    after = Histogram(bounds=(10.0, math.inf), cumulative=(7.0, 10.0), sum=90.0, count=10.0)
-    assert lengths.folded(lengths_between(before, after), 1.0) == lengths
+    for after in (
+        Histogram(bounds=(10.0, math.inf), cumulative=(7.0, 10.0), sum=90.0, count=10.0),
+        Histogram(bounds=(10.0, math.inf), cumulative=(9.0, 10.0), sum=70.0, count=10.0),
+    ):
+        assert lengths.folded(lengths_between(before, after), 1.0) == lengths
 
 
 def test_moments_of_lengths_come_out_of_coarse_buckets():
@@ -201,6 +206,43 @@ def test_what_is_saved_is_read_back_and_small():
     assert from_json(json.loads(text)) == {("127.0.0.1:8000", "0"): replace(load, advised=16, last=None)}
     assert len(json.dumps(to_json({("127.0.0.1:8000", "0"): told()}))) < 4_096
     assert len(text) < 4_096
+
+
+def crowded(buckets):
+    """Return a load with all its numbers in use and as long as they get, in histograms of so many buckets."""
+    third = 1 / 3
+    lengths = Lengths(
+        bounds=(*(10.0 + place * third for place in range(buckets - 1)), math.inf), counts=(third,) * buckets, sum=third
+    )
+    sums = Sums(**{each.name: 1e9 * third for each in dataclasses.fields(Sums)})
+    return replace(
+        told(),
+        slow=sums,
+        fast=sums,
+        prompt_tokens=lengths,
+        generation_tokens=lengths,
+        queue_seconds=lengths,
+        demand_seconds=(1e5 * third,) * len(DEMAND_BOUNDS),
+    )
+
+
+def test_what_is_kept_of_an_engine_has_an_upper_bound():
+    text = json.dumps(to_json({("127.0.0.1:8000", "0"): crowded(MOST_BUCKETS)}))
+    assert len(text) < 16_384
+    assert from_json(json.loads(text))
+    with pytest.raises(ValueError, match="more than 64 buckets"):
+        from_json(to_json({("127.0.0.1:8000", "0"): crowded(MOST_BUCKETS + 1)}))
+
+
+def test_a_page_of_absurdly_many_buckets_leaves_no_more_behind():
+    bounds = (*map(float, range(4_999)), math.inf)
+    pages = [page(running=4), page(running=4, finished=30)]
+    many = [
+        replace(each, histograms={name: replace(one, bounds=bounds, cumulative=(one.count,) * 5_000)})
+        for each in pages
+        for name, one in [("prompt_tokens", each.histograms["prompt_tokens"])]
+    ]
+    assert fed(many).prompt_tokens == Lengths()
 
 
 def test_the_number_of_engines_kept_is_bounded():

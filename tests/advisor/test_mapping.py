@@ -1,10 +1,14 @@
 """What cannot be mapped to a process is said."""
 
+from dataclasses import replace
+
+import pytest
+
 from advisor.advise import advise
 from advisor.history import History
 from advisor.policy import Policy
 from advisor.report import Report
-from advisor.rules import engine_not_mapped, memory_without_owner
+from advisor.rules import engine_not_asked, engine_not_mapped, memory_without_owner
 from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank
 from advisor.units import GIB
 from tests.advisor.examples import gpu, gpu_process, reading, server
@@ -16,6 +20,12 @@ def found(rule, **more):
 
 def target(url="http://127.0.0.1:8000"):
     return EngineTarget(engine="127.0.0.1:8000", url=url, failing=None)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fd00::7", "GPU-7.example"])
+def test_a_server_is_found_again_by_the_address_that_it_is_watched_at(host):
+    here = replace(server(), host=host)
+    assert Snapshot(now_seconds=0.0, servers=(here,)).server_at(f"http://{here.address}") is here
 
 
 def test_processes_of_another_pid_namespace_are_told_with_their_memory():
@@ -97,3 +107,37 @@ def test_an_engine_with_its_process_on_another_host_or_down_is_not():
     assert not found(engine_not_mapped, targets=(target(),), engines=engines, servers=(server(),), **OUT_OF_SIGHT)
     assert not found(engine_not_mapped, targets=(target("http://gpu-7:8000"),), engines=engines, **OUT_OF_SIGHT)
     assert not found(engine_not_mapped, targets=(target(),), **OUT_OF_SIGHT)
+
+
+def on_socket(**more):
+    return server("vllm serve /models/secret/m --uds /run/vllm.sock", **more)
+
+
+def test_a_server_on_a_unix_socket_is_told_by_its_models_name_and_takes_no_port_from_another():
+    both = (on_socket(pids=(7,)), server())
+    (finding,) = found(engine_not_asked, servers=both)
+    assert finding.subject == "no-address:m"
+    assert "--uds" in finding.summary
+    assert not found(engine_not_asked, servers=(server(),))
+    assert Snapshot(now_seconds=0.0, servers=both).server_at("http://127.0.0.1:8000") is both[1]
+
+
+def test_what_a_server_without_an_address_holds_is_an_engines_and_not_foreign():
+    snapshot = Snapshot(
+        now_seconds=0.0,
+        gpus=(gpu(used=50 * GIB),),
+        gpu_processes=(gpu_process(7, 50 * GIB),),
+        servers=(on_socket(pids=(7,)),),
+        visible_pids=frozenset({7}),
+    )
+    report = advise(snapshot, History(), Policy())
+    assert report.gpus[0].memory_component_bytes["foreign"] == 0
+    assert report.gpus[0].engine_held_bytes == {"no-address:m": 50 * GIB}
+
+
+def test_of_two_servers_on_one_port_of_two_loopback_addresses_each_is_the_one_that_is_asked():
+    four, six = server(pids=(4,)), replace(server(pids=(6,)), host="::1")
+    snapshot = Snapshot(now_seconds=0.0, servers=(four, six))
+    assert snapshot.server_at("http://[::1]:8000") is six
+    assert snapshot.server_at("http://127.0.0.1:8000") is four
+    assert snapshot.server_at("http://localhost:8000") is four

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.load import EngineLoad
-from advisor.pressure import Pressure, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
+from advisor.pressure import Pressure, because, preemption_risk_ratio, pressure, time_to_kv_exhaustion_seconds
 from advisor.tuning import Holding, holding
 from tests.advisor.loads import conversation, fed, page, served, told
 
@@ -201,6 +201,21 @@ def test_the_risk_is_a_probability_and_rises_with_usage(used, more, running, wai
         for each in (used, min(12_288.0, used + more))
     )
     assert 0 <= few <= many + 1e-9 <= 1 + 2e-9
+
+
+def test_what_the_risk_rests_on_is_told_in_words():
+    each = "each holds 600 tokens on average (spread 420)"
+    assert because(now(waiting=10.0, growth=0.2)) == (
+        f"16 requests run and 10 wait; {each}, 127% of the KV cache once all of them run; demand grows by 12.0 "
+        "requests a minute; in the last 10 min of load it preempted never"
+    )
+    assert because(now(waiting=100.0, limit=20, growth=-0.2, preempted=1.2)) == (
+        f"16 requests run and 100 wait; {each}, 98% of the KV cache once those that max-num-seqs lets in run; demand "
+        "falls by 12.0 requests a minute; in the last 10 min of load it preempted about 1 time"
+    )
+    assert because(now(waiting=5.0, limit=16, observed=0.0, usual=0.0)) == (
+        f"16 requests run and 5 wait; {each}, 78% of the KV cache; demand neither grows nor falls beyond chance"
+    )
 
 
 def test_nothing_is_said_before_a_few_requests_have_finished():

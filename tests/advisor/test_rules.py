@@ -176,3 +176,11 @@ def test_only_a_stalled_engine_is_told_as_stalled():
     assert not of_engine(stalled_engine, limiter={"kv": 1, "stalled": 0})
     (finding,) = of_engine(stalled_engine, limiter={"stalled": 1}, requests_running=3.0, requests_waiting=2.0)
     assert finding.summary.startswith("3 requests run, 2 wait, and no token has come for")
+    assert "a restart ends it" in finding.advice
+
+
+def test_an_engine_with_requests_that_sleeps_wants_to_be_woken_and_not_restarted():
+    (finding,) = of_engine(stalled_engine, limiter={"stalled": 1}, requests_waiting=2.0, asleep=1)
+    assert finding.summary.endswith(": it is asleep")
+    assert "restart" not in finding.advice
+    assert "/wake_up" in finding.advice

@@ -45,6 +45,7 @@ def test_a_rate_sets_the_mean_and_leaves_bursts_as_they_are():
         ({"lengths": 0}, "lengths must be a positive number"),
         ({"speed": float("inf")}, "speed must be"),
         ({"rate": -1}, "rate"),
+        ({"lengths": 1e308}, "a request has from 1 to 10,000,000"),
     ],
 )
 def test_a_factor_that_is_none_is_refused(changes, problem):

@@ -328,5 +328,8 @@ def test_without_a_driver_it_skips_politely(nvml_library, tmp_path):
     state.fail("nvmlInit*", "DRIVER_NOT_LOADED")
     result = checked(tmp_path, nvidia_smi="nvidia-smi", variables=environment(nvml_library, state))
     assert result.returncode == 0
-    assert "There is no NVIDIA GPU to check here; nothing was checked." in result.stdout
+    why, said = result.stdout.splitlines()
+    assert why.startswith("driver_not_loaded: ")
+    assert why.count("driver_not_loaded") == 1
+    assert said == "There is no NVIDIA GPU to check here; nothing was checked."
     assert not (tmp_path / "capture.json").exists()

@@ -145,12 +145,12 @@ def _until_one_fails(scene, left, done):
 def lost_keys(scene, fault):
     """Return which keys of the truth a fault takes away."""
     places = {
-        "victim": scene.victim.uuid,
-        "healthy": scene.healthy.uuid,
-        "server": scene.server.engine,
-        "neighbour": scene.neighbour.engine,
+        "victim": {scene.victim.uuid},
+        "healthy": {scene.healthy.uuid, scene.instance.uuid},
+        "server": {scene.server.engine},
+        "neighbour": {scene.neighbour.engine},
     }
-    names = {places[name] for name in fault.loses}
+    names = set().union(*(places[name] for name in fault.loses))
     return {key for key in scene.truth() if key[1] in names}
 
 

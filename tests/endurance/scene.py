@@ -1,4 +1,4 @@
-"""What the fault campaign watches: two GPUs and two vLLM servers whose true figures it knows at every moment."""
+"""What the fault campaign watches: GPUs and two vLLM servers whose true figures it knows at every moment."""
 
 import math
 import re
@@ -35,7 +35,8 @@ class Scene:
         self.directory = directory
         self.interval_seconds = interval_seconds
         self.state = State(directory / "nvml.state")
-        self.victim, self.healthy = self.state.add_gpu(), self.state.add_gpu()
+        self.victim, self.healthy, split = (self.state.add_gpu() for _ in range(3))
+        self.instance = split.add_mig(0, memory=80 * GIB)
         self.server, self.neighbour = FakeServer(), FakeServer()
         self.kept = directory / "kept"
         self.ahead = directory / "ahead"
@@ -57,7 +58,7 @@ class Scene:
         """Let every figure change at once."""
         self.told += 1
         with self.state.together():
-            for number, gpu in enumerate((self.victim, self.healthy)):
+            for number, gpu in enumerate(self.gpus):
                 gpu.set_memory(used=self.used_bytes(number), total=80 * GIB, reserved=GIB // 2)
                 gpu.set_processes(Process(pid=4_100_000 + number, memory=30 * GIB))
         for number, server in enumerate((self.server, self.neighbour)):
@@ -78,17 +79,20 @@ class Scene:
         self.state.load_driver()
         self.break_server(None)
 
+    @property
+    def gpus(self):
+        """Whatever has memory: two GPUs, and the instance of a third one that is split by MIG."""
+        return self.victim, self.healthy, self.instance
+
     def used_bytes(self, number, told=None):
-        return (40 + number * 20) * GIB + (self.told if told is None else told) * 4096
+        return (40 + number * 10) * GIB + (self.told if told is None else told) * 4096
 
     def requests(self, number, told=None):
         return 2 * (self.told if told is None else told) + number
 
     def truth(self, told=None):
         """Return {(metric, GPU or engine): value} as it is, or as it was after so many changes."""
-        gpus = {
-            (USED, gpu.uuid): self.used_bytes(number, told) for number, gpu in enumerate((self.victim, self.healthy))
-        }
+        gpus = {(USED, gpu.uuid): self.used_bytes(number, told) for number, gpu in enumerate(self.gpus)}
         servers = {
             (RUNNING, server.engine): self.requests(number, told)
             for number, server in enumerate((self.server, self.neighbour))

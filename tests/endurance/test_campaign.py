@@ -1,10 +1,15 @@
 """A short form of the fault campaign: one fault of each kind. How soon it is over is judged by the long form alone."""
 
+import inspect
+import re
+from fnmatch import fnmatch
+
 import pytest
 
+from exporter.sources import nvml
 from tests.endurance.campaign import MOST_RESIDENT_BYTES, side_by_side, try_end
 from tests.endurance.ends import ENDS
-from tests.endurance.faults import FAULTS
+from tests.endurance.faults import CALLS, FAULTS
 
 SHORT = (
     "a GPU is lost",
@@ -31,6 +36,18 @@ def outcomes():
 def test_no_two_faults_have_one_name():
     assert len(BY_NAME) == len(FAULTS)
     assert len({end.name for end in ENDS}) == len(ENDS)
+
+
+def test_every_call_of_the_driver_that_the_program_makes_fails_in_turn():
+    made = set(re.findall(r"\bnvml\.(nvml[A-Z]\w+)", inspect.getsource(nvml))) - {"nvmlMemory_v2"}
+    failing = [fault.name.split("`")[1] for fault in CALLS]
+    assert "nvmlDeviceGetMemoryInfo" in made
+    assert {call for call in made if not any(fnmatch(_current(call), pattern) for pattern in failing)} == set()
+
+
+def _current(call):
+    """The name in the library of what the bindings call so."""
+    return {"nvmlDeviceGetCurrentClocksThrottleReasons": "nvmlDeviceGetCurrentClocksEventReasons"}.get(call, call)
 
 
 @pytest.mark.needs_cc

@@ -1,11 +1,14 @@
+import os
+import subprocess
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exporter.command_line import server_argv, systemd_word, with_flags
+from exporter.cli.advise import pasted
+from exporter.command_line import server_argv, shell_word, systemd_word, with_flags
 
 
 @pytest.mark.parametrize(
@@ -69,16 +72,16 @@ def read_by_systemd(line):
         if line[position].isspace():
             position += 1
             continue
-        word, quote = "", None
+        word, quote = b"", None
         while position < len(line) and (quote or not line[position].isspace()):
             each = line[position]
             if each == "\\":
                 escape = line[position + 1]
                 if escape == "x":
-                    word += chr(int(line[position + 2 : position + 4], 16))
+                    word += bytes([int(line[position + 2 : position + 4], 16)])
                     position += 4
                 else:
-                    word += {"n": "\n", "t": "\t"}.get(escape, escape)
+                    word += {"n": "\n", "t": "\t"}.get(escape, escape).encode()
                     position += 2
                 continue
             position += 1
@@ -87,16 +90,39 @@ def read_by_systemd(line):
             elif not quote and each in "\"'":
                 quote = each
             else:
-                word += each
-        words.append(word.replace("%%", "%").replace("$$", "$"))
+                word += each.encode()
+        words.append(os.fsdecode(word).replace("%%", "%").replace("$$", "$"))
     return words
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=0), min_size=1, max_size=6))
+words_of_a_process = st.lists(
+    st.one_of(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+        st.binary().filter(lambda raw: 0 not in raw).map(os.fsdecode),
+        st.sampled_from(
+            [":key:", "a\tb", "[bold]", "it's", "$HOME", "`id`", "\x1b[31m", "\x9b1m", "two\nlines", "100%"]
+        ),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(words_of_a_process)
 def test_what_stands_in_a_unit_is_read_back_as_the_words_that_went_in(words):
     written = " ".join(map(systemd_word, words))
-    assert "\n" not in written
+    assert written.isprintable()
     assert read_by_systemd(written) == words
+
+
+@given(words_of_a_process)
+@settings(max_examples=25)
+@example([":key:", "a\tb", "\x1b[31m", "\udcff", "it's", "\n", ""])
+def test_what_is_shown_to_paste_is_read_by_a_shell_as_the_words_that_went_in(words):
+    lines = pasted(["printf", "'%s\\0'", *map(shell_word, words)])
+    assert all(line.isprintable() for line in lines)
+    read = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, check=True).stdout
+    assert [os.fsdecode(word) for word in read.split(b"\0")[:-1]] == words
 
 
 @pytest.mark.parametrize(

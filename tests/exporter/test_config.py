@@ -74,7 +74,34 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
             "engines: [{url: 'http://h:1'}, {url: 'http://h:1/'}]\n",
             "engines[1].url: http://h:1 is listed already as engines[0]",
         ),
+        ("policy: {oom_horizon_seconds: .inf}\n", "policy.oom_horizon_seconds: must be finite (given: inf)"),
+        ("policy: {capacity_gap_warning_ratio: .nan}\n", "policy.capacity_gap_warning_ratio: must be finite"),
+        ("policy: {capacity_drop_warning_ratio: 5}\n", "must lie in (-1, 0) (given: 5)"),
+        (
+            "policy: {oom_risk_warning_ratio: 0.9}\n",
+            "policy.oom_risk_critical_ratio: must not be below oom_risk_warning_ratio (0.7 < 0.9)",
+        ),
         ("poll_interval: [\n", "not YAML"),
+        (
+            "poll_interval: 1\nengines: []\npoll_interval: 2\n",
+            "not YAML: poll_interval is given twice (line 3, column 1)",
+        ),
+        ("engines: [{url: 'http://h:1', name: a, name: b}]\n", "name is given twice"),
+        (
+            "engines: [{url: 'http://h:1', name: a}, {url: 'http://h:2', name: a}]\n",
+            "engines[1].name: a is engines[0] already: each needs a name of its own",
+        ),
+        (
+            "engines: [{url: 'http://h:1', name: 'h:2'}, {url: 'http://h:2'}]\n",
+            "engines[1].name: h:2 is engines[0] already",
+        ),
+        (
+            "engines: [{url: 'http://proxy/a'}, {url: 'http://proxy/b'}]\n",
+            "engines[1].name: proxy is engines[0] already",
+        ),
+        ("listen_address: here\n", "listen_address: 'here' is not [HOST]:PORT, such as :9738 or 127.0.0.1:9738"),
+        ("listen_address: ':99999'\n", "listen_address: ':99999' is not [HOST]:PORT"),
+        ("engines: [{url: 'http://h:1/#a'}]\n", "engines[0].url: 'http://h:1/#a' is not an address"),
     ],
 )
 def test_each_bad_file_gets_its_message(tmp_path, text, problem):
@@ -92,9 +119,33 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         load(tmp_path / "c.yaml", {})
 
 
-def test_a_problem_never_shows_credentials(tmp_path):
-    lines = problems(tmp_path, "engines: [{url: 'http://h:1', api_key: s3cret}]\n")
+@pytest.mark.parametrize(
+    "engine", ["url: 'http://h:1', api_key: s3cret", "url: 'http://h:1/?key=s3cret'", "url: 'ftp://h?s3cret'"]
+)
+def test_a_problem_never_shows_credentials(tmp_path, engine):
+    lines = problems(tmp_path, f"engines: [{{{engine}}}]\n")
+    assert lines
     assert "s3cret" not in " ".join(lines)
+
+
+def test_an_alias_names_its_node_once_however_often_it_stands(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "policy: &p {kv_full_ratio: 0.9}\nengines:\n  - &e {url: 'http://h:1', name: a}\n"
+        "  - {<<: *e, url: 'http://h:2', name: b}\n"
+    )
+    assert [engine.label for engine in load(tmp_path / "c.yaml", {}).engines] == ["a", "b"]
+
+
+def test_the_address_that_clients_of_the_api_use_is_understood(tmp_path):
+    (tmp_path / "c.yaml").write_text("engines: [{url: 'http://h:1/v1/'}, {url: 'http://proxy/chat/v1'}]\n")
+    assert [engine.url for engine in load(tmp_path / "c.yaml", {}).engines] == ["http://h:1", "http://proxy/chat"]
+
+
+def test_paths_of_the_file_are_relative_to_it_and_those_of_flags_to_the_shell(tmp_path):
+    (tmp_path / "c.yaml").write_text("state_dir: kept\nengines: [{url: 'http://h:1', ca_file: ca.pem}]\n")
+    config = load(tmp_path / "c.yaml", {})
+    assert (config.state_dir, config.engines[0].ca_file) == (tmp_path / "kept", tmp_path / "ca.pem")
+    assert load(tmp_path / "c.yaml", {"state_dir": Path("here")}).state_dir == Path("here")
 
 
 def test_the_directory_of_a_config_is_no_config():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from advisor.flags import parse_flags
@@ -7,9 +9,9 @@ from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_se
 from exporter.errors import UsageError
 
 
-def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0):
+def process(port, *, model="/models/m", command="vllm serve /models/m", started=1.0, host="127.0.0.1"):
     return EngineProcess(
-        host="127.0.0.1",
+        host=host,
         port=port,
         secure=False,
         flags=parse_flags(command.split()),
@@ -66,6 +68,25 @@ def test_a_replica_that_dies_beside_another_of_the_same_model_is_kept_as_down(en
 
 def test_a_headless_node_has_no_api_to_watch(engines):
     engines.discover([process(8000, command="vllm serve /models/m --headless")], 0.0)
+    assert named(engines) == []
+
+
+def test_a_server_on_an_ipv6_address_is_asked_there(engines):
+    engines.discover([replace(process(8000), host="::1")], 0.0)
+    assert {each.engine: each.url for each in engines.watched.values()} == {"[::1]:8000": "http://[::1]:8000"}
+
+
+@pytest.mark.parametrize(
+    "host", ["a b", "user:s3cret@host", "host/path?x", "-", "[::1]", "fe80::1%eth0", "1:2:3", "\n", ""]
+)
+def test_a_command_line_whose_words_make_no_address_hides_no_server(engines, host):
+    engines.discover([replace(process(8001), host=host), process(8000)], 0.0)
+    engines.discover([process(99_999), process(-1), process(0), process(8000)], 1.0)
+    assert named(engines) == ["127.0.0.1:8000"]
+
+
+def test_a_server_on_a_unix_socket_is_not_looked_for_at_a_port(engines):
+    engines.discover([process(8000, command="vllm serve /models/m --uds /run/vllm.sock")], 0.0)
     assert named(engines) == []
 
 

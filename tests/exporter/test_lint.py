@@ -1,11 +1,14 @@
 import json
+from dataclasses import make_dataclass
 
 import pytest
 from click.testing import CliRunner
 
+from advisor.estimate import Origin
+from advisor.facts import Fact, Former, metrics_of, total
 from exporter.cli import cli
 from exporter.errors import UsageError
-from exporter.lint import Known, Query, dashboard_queries, names_in, rule_queries
+from exporter.lint import Known, Query, dashboard_queries, names_in, renamed, rule_queries
 from tests.exporter.daemon import FakeServer, vllm_page
 
 RULES = """
@@ -217,3 +220,17 @@ def test_a_page_of_nobody_is_said_without_the_words_of_a_library(tmp_path):
     (tmp_path / "r.yaml").write_text(RULES)
     result = check("--rules", tmp_path / "r.yaml", "--against", "http://127.0.0.1:1")
     assert str(result.exception) == "http://127.0.0.1:1/metrics cannot be read (no connection)"
+
+
+def test_an_old_name_of_our_own_is_told_with_the_new_one_and_its_last_day():
+    former = Former(field="drips_total", gone_in="0.3")
+    new, old = metrics_of(_declaration(turns_total=total("Turns.", Origin.REPORTED, formerly=former)))
+    assert renamed(new, "here") is None
+    told = renamed(old, "here")
+    assert (told.metric, told.replacement, told.wrong) == ("headroom_tap_drips_total", "headroom_tap_turns_total", True)
+    assert told.message == "renamed: vllm-headroom 0.3 is the first release without this name"
+
+
+def _declaration(**fields):
+    kinds = [(name, int | None, field) for name, field in fields.items()]
+    return make_dataclass("Tap", kinds, bases=(Fact,), namespace={"subject": "tap"}, frozen=True, kw_only=True)

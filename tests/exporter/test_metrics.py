@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from advisor.estimate import Origin
 from advisor.facts import Fact, Kind, described, identity, level, metrics_of, samples_of, total
-from exporter.metrics import text_of
+from exporter.metrics import Pages, text_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +73,15 @@ FACTS = st.lists(
 @given(facts=FACTS)
 def test_the_text_is_what_the_library_writes(facts, openmetrics):
     assert text_of(facts, openmetrics=openmetrics) == theirs(facts, openmetrics=openmetrics)
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+@given(facts=FACTS, others=FACTS)
+def test_what_was_written_before_changes_nothing_in_a_later_page(facts, others, openmetrics):
+    pages = Pages()
+    for each in (facts, others, facts, [*others, *facts], facts[:-1]):
+        assert pages.text_of(each, openmetrics=openmetrics) == text_of(each, openmetrics=openmetrics)
+        assert pages.text_of(each, openmetrics=not openmetrics) == text_of(each, openmetrics=not openmetrics)
 
 
 def test_a_fact_without_a_number_leaves_no_family():

@@ -92,7 +92,7 @@ def test_a_hung_driver_is_no_reason_for_a_restart(tmp_path, nvml_library):
     state.delay("nvmlDeviceGetTemperature*", None)
     manager = Manager(str(tmp_path / "n"))
     with daemon(*FAST, environment={**environment(nvml_library, state), **supervised(manager, 1.0)}) as running:
-        running.wait_for(lambda: running.value("headroom_collector_failing", reason="hung") == 1.0)
+        running.wait_for(lambda: running.value("headroom_collector_failing", collector="nvml", reason="hung") == 1.0)
         while manager.hear(0.01):
             pass
         assert "nvml: hung" in manager.hear_until("WATCHDOG")["STATUS"]

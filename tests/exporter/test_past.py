@@ -103,6 +103,16 @@ def test_a_histogram_and_the_capacity_are_read_back():
     assert first.capacity_tokens == 12_288
 
 
+@pytest.mark.parametrize("wrong", [-1.0, math.inf, -math.inf, 1e300])
+def test_a_figure_that_cannot_be_is_not_believed(wrong):
+    running = series("vllm:num_requests_running", 1, 2, wrong, 4, 5, 6)
+    rows = [running, series("vllm:kv_cache_usage_perc", *[0.1, 0.2, 0.3, 1.5, wrong, 0.6])]
+    found = looks(rows, [stamps(*range(1_000, 1_060, 10))])
+    assert [each.reading.requests_running for each in found] == [1, 2, 4, 5, 6]
+    assert [each.reading.kv_usage_ratio for each in found] == [0.1, 0.2, None, None, 0.6]
+    assert [each.continues for each in found] == [False, True, False, True, True]
+
+
 def test_our_own_series_tell_the_limit_and_the_limiter():
     same = {"instance": "a:9738", "engine": "127.0.0.1:8000", "dp_rank": "0"}
     rows = [

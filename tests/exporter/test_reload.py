@@ -139,6 +139,12 @@ def test_without_a_file_a_hang_up_ends_nothing():
         assert running.get("/-/healthy") == "healthy\n"
 
 
+def test_a_hang_up_while_it_still_starts_is_heeded_once_it_runs(config):
+    with daemon(*config("poll_interval: 0.25\n"), program="tests.exporter.hung_up") as running:
+        running.wait_for(lambda: any("configuration reloaded" in line for line in running.log))
+        assert running.get("/-/healthy") == "healthy\n"
+
+
 def test_the_demo_survives_it_too():
     with daemon(command="demo") as running:
         hang_up(running)

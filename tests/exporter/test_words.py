@@ -37,6 +37,15 @@ def failing(collector, reason, status):
     return status | {"collectors": [*collectors, {"collector": collector, "success": 0, "failing": {reason: 1}}]}
 
 
+@pytest.mark.parametrize(("risk", "told"), [(0.01, "memory faults"), (None, "memory faults"), (0.5, "risk of running")])
+def test_a_row_that_waits_for_a_reset_is_told_also_of_a_board_without_memory_of_its_own(risk, told):
+    status = statuses.good()
+    board = {"gpu": "7", "uuid": "GPU-7", "oom_risk_ratio": risk, "row_remap_failed": 1}
+    level, sentence = words.headline(status | {"gpus": [board]})
+    assert level == "warning"
+    assert sentence.startswith(f"Look at GPU 7 ({told}")
+
+
 @pytest.mark.parametrize("reason", reasons())
 def test_a_reason_is_told_in_words_beside_its_name(reason):
     assert re.fullmatch(rf"[a-zA-Z].+ \({reason}\)", words.failing({reason: 1}))

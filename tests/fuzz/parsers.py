@@ -27,6 +27,7 @@ from exporter.errors import SourceMalformed, SourceUnavailable, UsageError
 from exporter.last_run import parse_mark
 from exporter.sources.model import parse_config, read_model_files, safetensors_header
 from exporter.sources.process import parse_server_config
+from exporter.sources.prometheus import parse_answer, parse_series
 from exporter.sources.trace import read_trace
 from exporter.sources.vllm import (
     Server,
@@ -249,6 +250,13 @@ def load_file(content):
 def mark_of_the_last_run(content):
     end = parse_mark(content.decode(errors="replace"))
     assert end is None or str(end)
+
+
+@parser(SourceMalformed, SourceUnavailable)
+def prometheus_answer(content):
+    """What a Prometheus answers to a query."""
+    for series in parse_series(parse_answer(200, "application/json", content).data):
+        assert not any(math.isnan(number) for point in series.points for number in point)
 
 
 @parser(UsageError)

@@ -30,10 +30,14 @@ class ServerState:
     metrics: bool = True
     metrics_page: str | None = None
     """A page to show instead of its own."""
+    metrics_until: int | None = None
+    """Completions after which the page does not come any more before ``hang`` is set."""
     fail_every: int | None = None
     """Every so many-th completion is refused with 503."""
     asked: list = field(default_factory=list)
     keys: list = field(default_factory=list)
+    silent: threading.Event = field(default_factory=threading.Event)
+    """Somebody waits for a page that does not come."""
     running: int = 0
     peak: int = 0
     finished: int = 0
@@ -73,6 +77,9 @@ def server_standin(**how):
 
         def do_GET(self):
             if self.path == "/metrics" and state.metrics:
+                if state.metrics_until is not None and state.finished >= state.metrics_until:
+                    state.silent.set()
+                    state.hang.wait(30)
                 self.reply(200, (state.metrics_page or state.page()).encode(), "text/plain")
             elif self.path == "/version":
                 self.reply(200, b'{"version":"0.32.0"}')
@@ -117,7 +124,7 @@ def server_standin(**how):
                     self.event({"error": {"message": "engine died"}})
                     break
                 time.sleep(state.pause_seconds)
-                if state.hang and pieces == 1:
+                if state.hang and state.metrics_until is None and pieces == 1:
                     state.hang.wait(30)
                 new = min(state.tokens_a_piece, body["max_tokens"] - sent)
                 sent, pieces = sent + new, pieces + 1

@@ -4,6 +4,8 @@ import threading
 import time
 from itertools import cycle
 
+import pytest
+
 from advisor.loadtest import End
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import Drive
@@ -118,3 +120,22 @@ def test_stopping_ends_what_is_under_way_and_keeps_what_came():
     assert not running.is_alive()
     assert [each.end for each in drive.samples] == [End.CUT_OFF] * 5
     assert [each.output_tokens for each in drive.samples] == [1] * 5
+
+
+def test_an_interrupt_while_users_are_still_coming_ends_those_who_came():
+    with server_standin(hang=threading.Event()) as (url, state):
+        drive = drive_at(url)
+        clients = [drive.new_client() for _ in range(3)]
+
+        def next_client():
+            if len(clients) == 1:
+                raise KeyboardInterrupt
+            return clients.pop()
+
+        drive.new_client = next_client
+        with pytest.raises(KeyboardInterrupt):
+            drive.closed(requests(50), users=5, until_seconds=60)
+        while state.running < 2:
+            time.sleep(0.01)
+        drive.stop()
+    assert [each.end for each in drive.samples] == [End.CUT_OFF] * 2

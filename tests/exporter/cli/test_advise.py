@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from tests.advisor.loads import told
 from tests.exporter.cli.test_explain import vllm_process
 from tests.exporter.daemon import FakeServer, vllm_page
 from tests.exporter.typed import typed
-from tests.nvml_standin.standin import GIB, Process
+from tests.nvml_standin.standin import GIB, Process, State, environment
 
 ENOUGH = told(mean=4_000.0, prompt=2_000.0, output=700.0, demand=100)
 
@@ -66,7 +67,8 @@ def host(tmp_path, card, server):
     """A GPU with one vLLM server on it."""
     gpu, variables = card
     port = server.url.rpartition(":")[2]
-    with vllm_process(tmp_path, port, flags=("--max-num-seqs", "64", "--api-key", "s3cret")) as pid:
+    flags = ("--max-num-seqs", "64", "--api-key", "s3cret", "--chat-template", '{"a": ":key: [b]\t"}')
+    with vllm_process(tmp_path, port, flags=flags) as pid:
         gpu.set_processes(Process(pid=pid, memory=30 * GIB), Process(pid=1, memory=4 * GIB))
         yield variables
 
@@ -82,6 +84,9 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "It does not buy: throughput and latency" in text
     assert "Seen: 4,000 requests in 60 min of load, 16.0 running on average, 108 asked for at once" in text
     assert "A restart with the same flags would pass." in text
+    assert "A preemption is to come with probability 1.00; KV full: in" in text
+    assert "16 requests run and 20 wait; each holds" in text
+    assert "To do: send new requests elsewhere; for good, a lower --max-num-seqs or more KV memory" in text
     assert "--max-num-seqs 19" in text
     assert "s3cret" not in text
     pasted = result.stdout.partition("To paste")[2]
@@ -89,6 +94,7 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "More KV instead: kv-cache-dtype (+" in text
     assert "--kv-cache-dtype" not in pasted  # 19 rests on the KV that there is now
     assert "--api-key '***'" in " ".join(pasted.replace("\\\n", " ").split())
+    assert """$'{"a": ":key: [b]\\x09"}'""" in pasted  # as it was started, and not as an emoji
 
 
 @pytest.mark.needs_cc
@@ -171,6 +177,7 @@ def test_a_machine_with_nothing_says_what_to_do():
     [
         (["--engine", "not-an-address"], "is not an address"),
         (["--watch", "-1"], "--watch"),
+        (["--watch", "inf"], "--watch"),
         (["--nothing"], "--nothing"),
         (["--systemd-drop-in", "--json"], "goes with neither"),
     ],
@@ -248,6 +255,27 @@ def test_a_prometheus_that_tells_nothing_is_said_beside_the_advice(server, answe
     assert words in result.stderr
 
 
+def test_a_past_whose_histograms_were_kept_without_buckets_is_told_beside_the_advice(server):
+    labels = {"instance": server.engine, "model_name": "m", "engine": "0"}
+    running = {"__name__": "vllm:num_requests_running", **labels}
+    points = [[time.time() - seconds, "1"] for seconds in (120, 60)]
+    store = FakeServer()
+    store.answers = {
+        f"/api/v1/{endpoint}": (200, {}, json.dumps({"status": "success", "data": data}).encode())
+        for endpoint, data in (
+            ("series", [running]),
+            ("query", {"resultType": "vector", "result": []}),
+            ("query_range", {"resultType": "matrix", "result": [{"metric": running, "values": points}]}),
+        )
+    }
+    try:
+        result = advise("--engine", server.url, "--prometheus", store.url)
+    finally:
+        store.close()
+    assert f"note: history of {server.engine}: it keeps no buckets of vLLM's histograms" in result.stderr
+    assert "no history of" not in result.stderr
+
+
 @pytest.fixture
 def full_card(card):
     """A GPU on which 8 MiB are free."""
@@ -267,6 +295,18 @@ def test_the_risk_of_a_gpu_is_told_with_every_factor_why_and_what_to_do(server, 
     assert "exhausted: 0.01 GiB are free. To do: stop a process that is no engine, or restart" in text
     assert "Behind it: a process that is no vLLM engine." in text
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.needs_cc
+def test_a_gpu_that_cannot_be_read_is_told_beside_those_that_can(server, tmp_path, nvml_library):
+    state = State(tmp_path / "nvml.state")
+    state.add_gpu()
+    state.add_gpu().fail("*", "GPU_IS_LOST")
+    result = advise("--engine", server.url, variables=environment(nvml_library, state))
+    assert result.stdout.startswith("GPU 0\n")
+    assert "GPU 1" not in result.stdout
+    assert result.stderr.splitlines() == ["not read in full: the GPUs (a GPU has fallen off the bus)"]
+    assert result.returncode == 1
 
 
 @pytest.mark.needs_cc
@@ -292,6 +332,17 @@ def test_a_gpu_out_of_danger_takes_few_lines(server, card):
     assert lines[-3] == "Slack: 45.50 GiB, 45.50 GiB at its lowest. Growth cannot be told yet."
     ledger = " ".join(lines[-2:])
     assert ledger == "Claims: other processes hold 34.00 GiB; in all, with the driver's part, 34.50 GiB of 80.00 GiB."
+
+
+@pytest.mark.needs_cc
+def test_a_driver_that_does_not_say_who_holds_what_is_told_as_such(tmp_path, card, server):
+    gpu, variables = card
+    with vllm_process(tmp_path, server.url.rpartition(":")[2], flags=("--gpu-memory-utilization", "0.5")) as pid:
+        gpu.set_processes(Process(pid=pid, memory=None), Process(pid=1, memory=None))
+        text = " ".join(advise("--engine", server.url, variables=variables).stdout.split())
+    assert f"Claims: what {server.engine} holds the driver does not tell (its budget: 39.75 GiB). " in text
+    assert "claims 0" not in text
+    assert "Slack" not in text
 
 
 @pytest.mark.needs_cc

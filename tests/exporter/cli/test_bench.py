@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from exporter.cli.bench import command
 from exporter.errors import UsageError
 from tests.exporter.bench.server_standin import MODEL, server_standin
+from tests.exporter.typed import typed
 
 
 def run(*words):
@@ -173,24 +174,46 @@ def test_more_than_can_be_kept_is_refused_before_anything_is_sent():
     assert state.asked == []
 
 
-def test_ctrl_c_ends_it_with_the_report_so_far():
-    hang = threading.Event()
-    with server_standin(hang=hang) as (url, state):
-        argv = [sys.executable, "-m", "exporter", "bench", "--url", url, "--users", "3", "--requests", "50", "--json"]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            end = time.monotonic() + 60
-            while state.running < 3 and time.monotonic() < end:
-                time.sleep(0.02)
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            try:
-                out, err = process.communicate(timeout=30)
-            finally:
-                process.kill()
-    found = json.loads(out)
+def interrupted(url, is_time, *arguments):
+    """Run the command until it is time for a Ctrl-C; return what it then prints as JSON."""
+    argv = [sys.executable, "-m", "exporter", "bench", "--url", url, *arguments, "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not is_time() and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert "Traceback" not in err
+    found = json.loads(out)
     assert found["interrupted"] is True
+    assert "Interrupted: this is the report so far." in found["notes"]
+    return found
+
+
+def test_ctrl_c_ends_it_with_the_report_so_far():
+    with server_standin(hang=threading.Event()) as (url, state):
+        found = interrupted(url, lambda: state.running == 3, "--users", "3", "--requests", "50")
     (level,) = found["levels"]
     assert (level["requests"], level["completed"], level["failed"], level["cut_off"]) == (3, 0, 0, 3)
-    assert "Interrupted: this is the report so far." in found["notes"]
+
+
+def test_ctrl_c_between_two_levels_loses_none_that_is_complete():
+    with server_standin(hang=threading.Event(), metrics_until=4) as (url, state):
+        found = interrupted(url, state.silent.is_set, "--users", "1,2", "--requests", "4")
+    (level,) = found["levels"]
+    assert (level["users"], level["completed"]) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--rate", "nan"), ("--duration", "nan"), ("--timeout", "inf"), ("--duration", "1e300"), ("--speed", "inf")],
+)
+def test_what_is_no_amount_is_wrong_use_before_anything_is_asked(words):
+    result = typed("bench", "--url", "http://127.0.0.1:1", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"Invalid value for '{words[0]}'" in result.stderr

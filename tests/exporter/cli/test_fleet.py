@@ -122,6 +122,22 @@ def test_what_is_no_prometheus_is_said(store, answers, words):
         run_fleet(Config(prometheus=PrometheusConfig(url=store.url)), as_json=False)
 
 
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+def test_figures_that_are_no_numbers_are_as_good_as_none(store, value, capsys):
+    labels = {"engine": "e", "instance": "i:1", "model_name": "m"}
+    store.answers = {
+        "/api/v1/series": good([labels]),
+        "/api/v1/query": good(
+            {
+                "resultType": "vector",
+                "result": [{"metric": {**labels, "limiter": "kv", "uuid": "u"}, "value": [1, value]}],
+            }
+        ),
+    }
+    assert run_fleet(Config(prometheus=PrometheusConfig(url=store.url)), as_json=False) == 1
+    assert "No longer there: e (i) m, i:1 m." in capsys.readouterr().out
+
+
 def test_a_huge_answer_is_left_unread(store):
     """As small as it is on the wire: it is what it unpacks to that counts."""
     bomb = gzip.compress(b" " * (3 * MOST_BODY_BYTES))

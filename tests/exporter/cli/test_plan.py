@@ -127,6 +127,7 @@ def test_a_pasted_command_with_dashes_needs_no_quoting(model):
         (("--gpu-memory-gib", "-3", "--", "serve", "{model}"), "--gpu-memory-gib: -3.0 is not the GiB of one GPU"),
         (("--gpu", "L4", "--vllm-version", "latest", "--", "serve", "{model}"), "'latest' is not a release"),
         (("--gpu", "L4", "--", "serve", "/no/such/model"), "/no/such/model: no such directory or file"),
+        (("--gpu", "L4", "--", "serve", f"/{'a' * 300}"), f"/{'a' * 300}: File name too long"),
         (("--gpu", "L4", "--", "serve", "{model}", "--max-num-seqs", "many"), "--max-num-seqs: 'many' is not"),
         (("--gpu", "L4", "--", "serve", "{model}", "-tp", "3"), "tensor-parallel-size"),
         (("--gpu", "L4", "--gpu-count", "1", "--", "serve", "{model}", "-tp", "2"), "2 GPUs are needed"),

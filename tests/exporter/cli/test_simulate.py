@@ -14,6 +14,7 @@ from tests.advisor.test_plan import LLAMA_3_1_8B
 from tests.advisor.test_scenario import script
 from tests.exporter.bench.server_standin import server_standin
 from tests.exporter.sources.test_vllm import CAPTURES
+from tests.exporter.typed import typed
 
 
 def run(*words):
@@ -185,6 +186,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         ((), "--trace, --rate or --engine is needed"),
         (("--rate", "1"), "--kv-tokens is needed"),
         (("--rate", "1", "--kv-tokens", "none"), "--kv-tokens: 'none' is not a whole number"),
+        (("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", ""), "--max-num-seqs: '' is not a whole number"),
         (("--rate", "1", "--kv-tokens", "100"), "do not hold one request of max-model-len"),
         (("--rate", "1", "--kv-tokens", "9999", "--prompt-tokens", "600", "--max-model-len", "600"), "every prompt"),
         (
@@ -206,6 +208,13 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
 def test_wrong_use_says_what_would_be_right(words, problem):
     with pytest.raises(UsageError, match=problem):
         run(*words)
+
+
+@pytest.mark.parametrize("words", [("--rate", "nan"), ("--watch", "nan"), ("--step-base-ms", "inf")])
+def test_what_is_no_amount_is_wrong_use(words):
+    result = typed("simulate", *words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"Invalid value for '{words[0]}'" in result.stderr
 
 
 def test_wrong_use_exits_with_2_and_without_a_traceback():
@@ -238,10 +247,10 @@ def test_one_scenario_or_one_a_line_do_as_well_as_a_list(tmp_path, spelled):
 
 def test_scenarios_as_a_table_are_one_line_each(tmp_path):
     file = tmp_path / "x.json"
-    file.write_text(json.dumps([script(name="one")]))
+    file.write_text(json.dumps([script(name="[/one:key:]")]))
     head, line = run("--scenario", str(file)).stdout.splitlines()
     assert head.split()[0] == "scenario"
-    assert line.split() == ["one", "2", "2", "3", "0", "0", "20%"]
+    assert line.split() == ["[/one:key:]", "2", "2", "3", "0", "0", "20%"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from advisor.weights import TensorInfo
 from exporter.errors import SourceMalformed
-from exporter.sources.model import ModelSource, read_model_files, read_tensor_index, safetensors_header, with_overrides
+from exporter.sources.model import (
+    MOST_CONFIG_BYTES,
+    MOST_HEADER_BYTES,
+    ModelSource,
+    read_model_files,
+    read_tensor_index,
+    safetensors_header,
+    with_overrides,
+)
 from tests.advisor.examples import LLAMA_8B
 
 
@@ -115,6 +123,46 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     with pytest.raises(SourceMalformed):
         safetensors_header(tmp_path / "model.safetensors")
     assert read_tensor_index(tmp_path) is None
+
+
+def _header(entries):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize("entry", [[5, 6], {"dtype": "F8", "shape": [1]}, "F8", 5, None])
+def test_an_entry_that_is_no_tensor_is_refused(tmp_path, entry):
+    (tmp_path / "model.safetensors").write_bytes(_header({"x": entry}))
+    with pytest.raises(SourceMalformed):
+        safetensors_header(tmp_path / "model.safetensors")
+
+
+def test_tensors_alike_are_one_object_because_a_model_has_a_hundred_thousand(tmp_path):
+    tensor = {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(_header({"__metadata__": {"format": "pt"}, name: tensor}))
+    index = read_tensor_index(tmp_path)
+    assert (index.total_bytes, set(index.tensors)) == (24, {"a", "b"})
+    assert index.tensors["a"] is index.tensors["b"]
+
+
+def test_a_model_whose_files_are_pipes_keeps_no_reader_waiting(tmp_path):
+    model(tmp_path)
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert read_model_files(tmp_path).weights is None
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    assert "not a regular file" in read_model_files(tmp_path).declined
+
+
+def test_an_index_and_a_config_beyond_all_bounds_are_left_unread(tmp_path):
+    model(tmp_path)
+    with (tmp_path / "model.safetensors.index.json").open("wb") as index:
+        index.truncate(2 * MOST_HEADER_BYTES)
+    assert read_model_files(tmp_path).weights is None
+    with (tmp_path / "config.json").open("wb") as config:
+        config.truncate(2 * MOST_CONFIG_BYTES)
+    assert f"over {MOST_CONFIG_BYTES} bytes" in read_model_files(tmp_path).declined
 
 
 @given(content=st.binary(max_size=300))

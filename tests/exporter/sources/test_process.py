@@ -110,6 +110,18 @@ def test_a_config_file_that_cannot_be_read_is_told(start):
     assert server.flags.problems == ("--config: gone.yaml cannot be read, so flags set there are not known",)
 
 
+def endless(file):
+    file.touch()
+    os.truncate(file, 10**9)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, endless])
+def test_a_config_file_that_is_a_pipe_or_without_end_hides_no_server(start, tmp_path, make):
+    make(tmp_path / "vllm.yaml")
+    server = found(ProcessSource(psutil), start("m", "--config", "vllm.yaml", "--port", "8126"))
+    assert server.flags.problems == ("--config: vllm.yaml cannot be read, so flags set there are not known",)
+
+
 def test_the_environment_is_read_for_known_names_only(start):
     process = start("m", environment={"VLLM_USE_V1": "0", "VLLM_API_KEY": "s3cret", "HF_TOKEN": "s3cret"})
     server = found(ProcessSource(psutil), process)

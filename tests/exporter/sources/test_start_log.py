@@ -10,7 +10,7 @@ from advisor.readings import EngineProcess
 from advisor.units import GIB
 from exporter.errors import SourceUnavailable, UsageError
 from exporter.sources import start_log
-from exporter.sources.start_log import StartLogSource, read_start_log, run_bounded
+from exporter.sources.start_log import StartLogSource, read_start_log, run_bounded, service_of
 
 LINE = "(Worker_TP0 pid=7) INFO 11-20 23:09:25 [gpu_worker.py:298] Available KV cache memory: {size} GiB\n"
 CONTAINER = "0123456789abcdef" * 4
@@ -112,6 +112,20 @@ def test_a_service_is_asked_of_the_journal_by_its_unit_and_only_around_its_start
             *("--since", "@999940", "--until", "@1003600", match),
         ]
     ]
+
+
+@pytest.mark.parametrize(
+    ("group", "service"),
+    [
+        ("/system.slice/vllm.service", ("vllm.service", False)),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/vllm.service", ("vllm.service", True)),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/tmux-1.scope", None),
+        ("/system.slice/docker.service", None),
+    ],
+)
+def test_a_process_belongs_to_a_service_of_the_system_or_of_a_user(tmp_path, group, service):
+    process(tmp_path, 10, group=group)
+    assert service_of([10], tmp_path) == service
 
 
 def test_what_is_no_service_is_asked_of_the_journal_by_its_processes(tmp_path):

@@ -94,8 +94,10 @@ def test_only_the_first_so_many_are_read(written):
     ],
 )
 def test_what_is_no_trace_is_refused_with_its_line(written, text, problem):
-    with pytest.raises(UsageError, match=problem):
-        read_trace(written(text))
+    file = written(text)
+    with pytest.raises(UsageError, match=problem) as refused:
+        read_trace(file)
+    assert str(refused.value).startswith(f"{file}")
 
 
 def test_at_most_ten_lines_are_complained_about(written):

@@ -8,7 +8,8 @@ import pytest
 from advisor.tuning import Wall
 from exporter import words
 from exporter.recent import SLOTS
-from exporter.web.page import CONTENT_SECURITY_POLICY, render_page
+from exporter.web.looks import CONTENT_SECURITY_POLICY
+from exporter.web.page import render_page
 from tests.exporter.daemon import FakeServer, daemon, vllm_page
 from tests.exporter.web import statuses
 from tests.exporter.web.browser import chromium
