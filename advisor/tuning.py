@@ -36,7 +36,7 @@ _MOST_OVERFLOW = 0.45
 _LONGEST_WAIT_SECONDS = 7680.0
 """vLLM's last bound for a wait."""
 _DISTURBED_RATIO = 0.02
-"""Preemptions over finished requests at which what was seen of the spread counts half."""
+"""Preemptions over finished requests at which what was seen of the spread beyond that of lengths counts half."""
 WAITING_RATIO = 0.01
 """Share of the time from which on waiting is worth a change; what was advised stays until it is half of that."""
 _HOLD_RATIO = 0.15
@@ -209,9 +209,10 @@ def holding(load: EngineLoad, *, max_model_len: int, block_size: int) -> Holding
     if alone is not None:
         weight = min(_LENGTH_TURNOVERS, sums.finished / 10)
         expected = alone[1] * (mean + shared * (1 - 1 / beside)) ** 2 if beside > 1 else alone[1] * mean**2
-    if alone is None or seen > expected:
-        # A preemption throws the number running about, which reads as spread and never as the lack of it.
-        turnovers = max(1.0, turnovers / (1 + sums.preempted / max(1.0, sums.finished) / _DISTURBED_RATIO))
+    if alone is not None and seen > expected:
+        # A preemption throws the number running about, which reads as spread, however long one looks, and never as the
+        # lack of it.
+        seen = expected + (seen - expected) / (1 + sums.preempted / max(1.0, sums.finished) / _DISTURBED_RATIO)
     return Holding(
         mean_tokens=mean,
         spread_tokens=math.sqrt((seen * turnovers + expected * weight) / (turnovers + weight)),
