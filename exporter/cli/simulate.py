@@ -161,6 +161,8 @@ def command(
         sys.exit(_scenarios(scenario, version or (0, 32, 0), as_json=as_json))
     if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--picture: {picture.name} must end in .svg or .png")
+    if picture is not None and not picture.parent.is_dir():
+        raise UsageError(f"--picture: there is no directory {picture.parent}")  # minutes before it is drawn
     if engine is not None and (command_line or gpu or gpu_memory_gib):
         raise UsageError("--engine and a plan: both say what is simulated, give one")
     refuse_own(command, command_line, but=_VLLMS_TOO)

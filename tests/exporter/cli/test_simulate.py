@@ -197,6 +197,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         (("--rate", "1", "--kv-tokens", "9999", "--vllm-version", "new"), "'new' is not a release"),
         (("--rate", "1", "--kv-tokens", "9999", "--vllm-version", "0.8.5"), "0.10.2 or newer, not 0.8.5"),
         (("--rate", "1", "--kv-tokens", "9999", "--picture", "x.gif"), "must end in .svg or .png"),
+        (("--rate", "1", "--kv-tokens", "9999", "--picture", "/nothing/x.svg"), "there is no directory /nothing"),
         (("--rate", "1", "--kv-tokens", "9999", "--step-base-ms", "0"), "steps that take no time"),
         (("--rate", "1", "--kv-tokens", "9999", "--requests", "9999999"), "more than this simulates at a time"),
         (("--rate", "1", "--kv-tokens", "999999999999", "--block-size", "1"), "blocks are more than this simulates"),
