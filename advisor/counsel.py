@@ -175,6 +175,10 @@ def _advice(
             return tokens
         return tokens * changed.kv_tokens.expected / theory.kv_tokens.expected
 
+    def starts(number: int) -> bool:
+        changed = planned(max_num_seqs=number) if planned is not None and theory is not None else None
+        return changed is None or theory is None or changed.verdict in ("fits", theory.verdict)
+
     seqs = recommend_seqs(
         load,
         Surroundings(
@@ -185,6 +189,7 @@ def _advice(
             max_num_batched_tokens=theory.flags.max_num_batched_tokens if theory else None,
             admits_whole_prompts=_admits_whole_prompts(reading, server),
             state_blocks=_state_blocks(theory, reading),
+            starts=starts,
         ),
         policy,
     )

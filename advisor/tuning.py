@@ -16,7 +16,7 @@ from advisor.load import EngineLoad, Sums
 from advisor.policy import Policy
 from advisor.units import spelled_seconds
 
-Wall = Literal["kv", "demand", "latency", "token_budget", "state_blocks", "none"]
+Wall = Literal["kv", "demand", "latency", "token_budget", "state_blocks", "memory", "none"]
 
 _LEAST_SAMPLES = 30
 _LEAST_TURNOVERS = 5.0
@@ -99,6 +99,8 @@ class Surroundings:
     """Whether a request is admitted only if its whole prompt fits (``scheduler_reserve_full_isl``, 0.19 on)."""
     state_blocks: int | None = None
     """Requests for which a hybrid model has state blocks; None where it keeps none."""
+    starts: Callable[[int], bool] = lambda _number: True
+    """Whether vLLM would surely start with so many max_num_seqs, or as surely as with the present number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -355,11 +357,15 @@ def kv_wall(held: Holding, around: Surroundings, overflow_target_ratio: float) -
 
 
 def latency_wall(load: EngineLoad, target_seconds: float | None) -> int | None:
-    """Return the batch at which a token takes as long as is wanted at most; None without a target or a trend."""
+    """Return the batch at which a token takes as long as is wanted at most.
+
+    None without a target or a trend, and where even one request alone takes longer: then no batch is the reason.
+    """
     fitted = token_seconds(load)
     if target_seconds is None or fitted is None or fitted[1] <= 0:
         return None
-    return max(1, min(_MOST_SEQS, int((target_seconds - fitted[0]) / fitted[1])))
+    batch = min(_MOST_SEQS, int((target_seconds - fitted[0]) / fitted[1]))
+    return batch if batch >= 1 else None
 
 
 def token_seconds(load: EngineLoad) -> tuple[float, float] | None:
@@ -472,13 +478,30 @@ def _choice(
     limited = setting.limited_seconds / setting.busy_seconds if at_setting else 1.0
     if target <= current or near(target, current) or limited < WAITING_RATIO / (2 if advised_before else 1):
         return current, "demand" if wanted <= current else wall if near(current, safe) else "none"
-    return _held_on_to(load, target), binding
+    held_on = _held_on_to(load, target)
+    if around.starts(held_on):
+        return held_on, binding
+    return _most_that_start(around, held_on), "memory"
+
+
+def _most_that_start(around: Surroundings, too_many: int) -> int:
+    """Return the largest number below one with which vLLM might not start; the present one where none is larger."""
+    low, high = around.current, too_many
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if around.starts(middle) else (low, middle)
+    return low
 
 
 def _held_on_to(load: EngineLoad, target: int) -> int:
-    """Return what was said before while it is about right: bounds wider than `near`, so that advice does not flap."""
+    """Return what was said before while it is about right, so that advice does not flap.
+
+    Below, that is wider than `near`; above it is not, since each request more costs the chance that was accepted.
+    """
     said = load.advised
-    return said if said is not None and abs(said - target) <= max(1.0, _HOLD_RATIO * max(said, target)) else target
+    if said is None or (said > target and not near(said, target)):
+        return target
+    return said if abs(said - target) <= max(1.0, _HOLD_RATIO * target) else target
 
 
 def _confidence(number: int, bounds: list[int]) -> float:
@@ -526,6 +549,8 @@ class _Words:
             case "latency":
                 target = 1000 * (self.policy.token_target_seconds or 0.0)
                 return f"with more at a time a token takes longer than the {target:.0f} ms that the policy wants"
+            case "memory":
+                return "with more the plan cannot say for sure that vLLM would start"
             case "token_budget":
                 return f"one step takes {self.around.max_num_batched_tokens} tokens, one for each running request"
             case "state_blocks":

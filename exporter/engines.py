@@ -20,6 +20,9 @@ from exporter.sources.process import ProcessSource
 FORGET_AFTER_SECONDS = 24 * 3600.0
 """A server that vanished stays on the pages as down for this long: a crash at night must be seen in the morning."""
 
+_MOST_GONE = 32
+"""Of those, the last to vanish are kept: what starts on another port time and again must not fill the pages."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Watched:
@@ -58,8 +61,7 @@ class Engines:
         for engine, watched in list(self.watched.items()):
             leaves = engine not in named if configured else engine in named_before
             if leaves:
-                del self.watched[engine]
-                self.on_gone(watched)
+                self._forget(watched)
         for engine, config in named.items():
             known = self.watched.get(engine)
             kept = known is not None and known.url == config.url
@@ -87,8 +89,10 @@ class Engines:
                 self.watched[engine].model == watched.model for engine in running.keys() - watched.alongside
             )
             if moved or (last is not None and now_seconds - last > FORGET_AFTER_SECONDS):
-                del self.watched[watched.engine]
-                self.on_gone(watched)
+                self._forget(watched)
+        gone = [watched for watched in self.watched.values() if watched.engine not in running]
+        for watched in sorted(gone, key=lambda each: each.last_running_seconds or 0.0)[:-_MOST_GONE]:
+            self._forget(watched)
 
     def answered(self, readings: Iterable[EngineReading]) -> None:
         """Keep the names of what answered, for the time when it does not."""
@@ -104,6 +108,10 @@ class Engines:
             EngineTarget(engine=each.engine, url=each.url, failing=failing(each.engine), ranks=each.ranks)
             for each in sorted(self.watched.values(), key=lambda each: each.engine)
         )
+
+    def _forget(self, watched: Watched) -> None:
+        del self.watched[watched.engine]
+        self.on_gone(watched)
 
     def _watch(self, watched: Watched) -> None:
         self.watched[watched.engine] = watched

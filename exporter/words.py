@@ -63,6 +63,7 @@ BINDING_WORDS = {
     "latency": "the time that a token may take decides",
     "token_budget": "the token budget of a step decides",
     "state_blocks": "the blocks for states decide",
+    "memory": "what vLLM would surely start with decides",
     "slack": "memory that is free decides",
     "over_commitment": "more is claimed than is free",
     "gone": "this release has no such flag",

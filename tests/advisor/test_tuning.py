@@ -224,8 +224,8 @@ def test_no_advice_without_a_hundred_requests_however_long_it_took(finished, sec
 
 def test_preemptions_at_a_limit_that_is_too_high_lower_it_to_what_kv_takes():
     advice = advised(told())
-    assert (advice.recommended, advice.binding) == (15, "kv")
-    assert advice.lower <= 15 <= advice.upper
+    assert (advice.recommended, advice.binding) == (16, "kv")
+    assert advice.lower <= 16 <= advice.upper
     assert advice.confidence_ratio > 0.9
     assert "no stalls in mid-stream" in advice.buys[0]
     assert advice.does_not_buy[0].startswith("throughput and latency")
@@ -259,7 +259,7 @@ def test_a_low_limit_without_a_queue_is_left_alone():
 
 
 def test_a_value_that_is_about_right_is_left_alone():
-    for current in (14, 15, 16):
+    for current in (15, 16, 17):
         advice = advised(told(), current)
         assert (advice.recommended, advice.binding) == (current, "kv")
 
@@ -270,9 +270,9 @@ def test_a_value_that_should_fit_and_still_preempts_is_not_called_flat():
 
 
 def test_advice_holds_on_to_what_it_said_while_that_is_about_right():
-    said = told(advised=16)
-    assert advised(said).recommended == 16
-    assert advised(replace(said, advised=30)).recommended == 15
+    said = told(advised=17)
+    assert advised(said).recommended == 17
+    assert advised(replace(said, advised=30)).recommended == 16
 
 
 def test_advice_does_not_flap_while_the_estimate_wanders():
@@ -308,6 +308,33 @@ def test_a_latency_that_is_wanted_is_a_wall():
     advice = advised(load, 4, Policy(token_target_seconds=0.0301))
     assert (advice.recommended, advice.binding) == (10, "latency")
     assert "30 ms" in advice.because
+
+
+def test_a_latency_that_not_even_one_request_alone_keeps_is_no_wall():
+    load = told(running=4.0, preempted=0.0, limited=0.9)
+    slow = replace(
+        load.slow,
+        latency_weight=2.0,
+        latency_running=8.0,
+        latency_running_squared=40.0,
+        latency_seconds=0.014 + 0.022,
+        latency_product=2 * 0.014 + 6 * 0.022,
+    )
+    advice = advised(replace(load, slow=slow), 4, policy=Policy(token_target_seconds=0.005))
+    assert (advice.recommended, advice.binding) == (15, "kv")
+
+
+def test_no_number_is_advised_with_which_vllm_might_not_start():
+    load = told(running=4.0, preempted=0.0, limited=0.9)
+    advice = advised(load, 4, starts=lambda number: number <= 11)
+    assert (advice.recommended, advice.binding) == (11, "memory")
+    assert "would start" in advice.because
+    assert advised(load, 4, starts=lambda number: number <= 4).recommended == 4
+
+
+def test_what_was_said_before_is_not_held_on_to_far_above_what_is_right():
+    assert advised(told(advised=18)).recommended == 16
+    assert advised(told(advised=14)).recommended == 14
 
 
 def test_a_batch_that_never_varied_tells_no_latency_trend():

@@ -188,7 +188,8 @@ def text(outcomes, ends, given):
     told = "\n".join(rows(outcomes))
     ended = "\n".join(f"| {end.name} | {said} |" for end, said in ends)
     summary = textwrap.fill(
-        f"{len(outcomes)} faults were done to {given.daemons} daemons in turn, at an interval of {given.interval:g} s. "
+        f"{len(outcomes)} faults were done to {given.daemons} daemons in turn, each on a machine of two GPUs and one "
+        f"more that is split by MIG, at an interval of {given.interval:g} s. "
         f"During each, every answer of /metrics was compared with what was true: {false} figures were false, stale or "
         f"impossible. {len(outcomes) - len(late)} of {len(outcomes)} were over for the pages within "
         f"{MOST_RECOVERY_INTERVALS:g} intervals of their end. Most resident memory: {most / MIB:.0f} MiB. The "

@@ -32,7 +32,7 @@ class Daemon:
         self._listening = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
-        assert self._listening.wait(20), f"did not start: {self.log}"
+        assert self._listening.wait(60), f"did not start: {self.log}"
 
     def _follow(self):
         for line in self.process.stderr:

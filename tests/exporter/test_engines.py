@@ -71,6 +71,15 @@ def test_a_headless_node_has_no_api_to_watch(engines):
     assert named(engines) == []
 
 
+def test_of_many_that_came_and_went_the_last_are_kept_and_those_that_run_all(engines):
+    lasting = [process(port, model=f"/models/{port}") for port in range(9000, 9040)]
+    for number in range(100):
+        engines.discover([*lasting, process(8000 + number, model=f"/models/{number}")], float(number))
+    engines.discover(lasting, 100.0)
+    kept = [f"127.0.0.1:{8000 + number}" for number in range(68, 100)]
+    assert named(engines) == sorted([*kept, *(each.address for each in lasting)])
+
+
 def test_a_server_on_an_ipv6_address_is_asked_there(engines):
     engines.discover([replace(process(8000), host="::1")], 0.0)
     assert {each.engine: each.url for each in engines.watched.values()} == {"[::1]:8000": "http://[::1]:8000"}
