@@ -25,7 +25,7 @@ _HEAD_START_SECONDS = 0.02
 one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
 _MOST_OF_INTERVAL = 0.1
 """The share of an interval that all of that may take: where many reads hang, the others are not late for it."""
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 10.0
 
 
 class _Workers:
