@@ -23,8 +23,9 @@ _Inbox = SimpleQueue[_Task | None]
 _HEAD_START_SECONDS = 0.02
 """What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
 one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
-_MOST_OF_INTERVAL = 0.1
-"""The share of an interval that all of that may take: where many reads hang, the others are not late for it."""
+_MOST_OF_INTERVAL = 0.25
+"""The share of an interval that all of that may take: where many hang, what is read last is not late for what follows
+half an interval later."""
 _IDLE_SECONDS = 10.0
 
 
