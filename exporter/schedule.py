@@ -120,7 +120,8 @@ class Schedule:
         self._beats: dict[tuple[float, float], _Beat] = {}
         self._changing = threading.RLock()
         """Held while beats are made and ended; never by the scheduler's own thread, which holds a lock of its own."""
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, bool] = {}
+        """By key, whether the call that was handed out has begun: on a host without a processor to spare it waits."""
         self._scheduler = BackgroundScheduler(
             executors={"default": DebugExecutor()},  # in its own thread: a beat only hands out calls
             jobstores={"default": _Jobs()},
@@ -180,17 +181,23 @@ class Schedule:
         calls = beat.calls
         head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
         for key, call in calls.items():
-            if key in self._under_way:
-                self._on_overrun(key)
+            if (has_begun := self._under_way.get(key)) is not None:
+                if has_begun:
+                    self._on_overrun(key)
                 continue
-            self._under_way.add(key)
-            self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
+            self._under_way[key] = False
+            try:
+                self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
+            except RuntimeError:  # no more threads may be made: perhaps next time
+                self._under_way.pop(key, None)
+                log.exception("%s was not called", key)
 
     def _call(self, key: str, call: Call) -> None:
         threading.current_thread().name = key
+        self._under_way[key] = True
         try:
             call()
         except BaseException:
             log.exception("%s ended in an unforeseen way", key)
         finally:
-            self._under_way.discard(key)
+            self._under_way.pop(key, None)
