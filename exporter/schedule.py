@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from apscheduler.executors.debug import DebugExecutor
@@ -26,26 +26,26 @@ one thread. All at once they would fight for the interpreter, and keep a stack a
 _MOST_OF_INTERVAL = 0.25
 """The share of an interval that all of that may take: where many hang, what is read last is not late for what follows
 half an interval later."""
-_IDLE_SECONDS = 10.0
 
 
 class _Workers:
-    """Daemon threads that wait for calls, as many as were under way at once of late.
+    """Daemon threads that make calls: one is kept for the next call, others come and go while calls take long.
 
     No pool: its threads are joined at exit, so one driver call that hangs would hang the exit; and it can be full of
     hung reads, which would stall every other source.
     """
 
     def __init__(self) -> None:
-        self._idle: list[_Inbox] = []
-        """The inboxes of those that wait; the last to become idle is the next to work."""
+        self._lock = threading.Lock()
+        self._spare: _Inbox | None = None
+        """The inbox of the thread that waits for a call, while one does."""
         self._is_over = False
 
     def run(self, call: Call, *, head_start_seconds: float) -> None:
         """Let a call be made; return when it is over, or has gone on for this long."""
-        try:
-            inbox = self._idle.pop()
-        except IndexError:
+        with self._lock:
+            inbox, self._spare = self._spare, None
+        if inbox is None:
             inbox = SimpleQueue()
             threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
         done = threading.Lock()
@@ -54,30 +54,24 @@ class _Workers:
         done.acquire(timeout=head_start_seconds)
 
     def stop(self) -> None:
-        self._is_over = True
-        for inbox in tuple(self._idle):
+        with self._lock:
+            self._is_over = True
+            inbox, self._spare = self._spare, None
+        if inbox is not None:
             inbox.put(None)
 
     def _serve(self, inbox: _Inbox) -> None:
-        while (task := self._next(inbox)) is not None:
+        while (task := inbox.get()) is not None:
             call, done = task
             call()
             del task, call  # nothing of it is held on to while waiting
-            self._idle.append(inbox)
+            with self._lock:
+                is_kept = self._spare is None and not self._is_over
+                if is_kept:
+                    self._spare = inbox
             done.release()
-            if self._is_over:
+            if not is_kept:
                 return
-
-    def _next(self, inbox: _Inbox) -> _Task | None:
-        """Wait for a call; None where there was none for so long that the thread is not needed."""
-        try:
-            return inbox.get(timeout=_IDLE_SECONDS)
-        except Empty:
-            try:
-                self._idle.remove(inbox)
-            except ValueError:  # it was chosen at this moment
-                return inbox.get()
-            return None
 
 
 class _Jobs(MemoryJobStore):  # type: ignore[misc]
