@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from apscheduler.executors.debug import DebugExecutor
@@ -23,28 +23,29 @@ _Inbox = SimpleQueue[_Task | None]
 _HEAD_START_SECONDS = 0.02
 """What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
 one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
-_MOST_OF_INTERVAL = 0.1
-"""The share of an interval that all of that may take: where many reads hang, the others are not late for it."""
-_IDLE_SECONDS = 60.0
+_MOST_OF_INTERVAL = 0.25
+"""The share of an interval that all of that may take: where many hang, what is read last is not late for what follows
+half an interval later."""
 
 
 class _Workers:
-    """Daemon threads that wait for calls, as many as were under way at once of late.
+    """Daemon threads that make calls: one is kept for the next call, others come and go while calls take long.
 
     No pool: its threads are joined at exit, so one driver call that hangs would hang the exit; and it can be full of
     hung reads, which would stall every other source.
     """
 
     def __init__(self) -> None:
-        self._idle: list[_Inbox] = []
-        """The inboxes of those that wait; the last to become idle is the next to work."""
+        self._lock = threading.Lock()
+        self._spare: _Inbox | None = None
+        """The inbox of the thread that waits for a call, while one does."""
         self._is_over = False
 
     def run(self, call: Call, *, head_start_seconds: float) -> None:
         """Let a call be made; return when it is over, or has gone on for this long."""
-        try:
-            inbox = self._idle.pop()
-        except IndexError:
+        with self._lock:
+            inbox, self._spare = self._spare, None
+        if inbox is None:
             inbox = SimpleQueue()
             threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
         done = threading.Lock()
@@ -53,30 +54,24 @@ class _Workers:
         done.acquire(timeout=head_start_seconds)
 
     def stop(self) -> None:
-        self._is_over = True
-        for inbox in tuple(self._idle):
+        with self._lock:
+            self._is_over = True
+            inbox, self._spare = self._spare, None
+        if inbox is not None:
             inbox.put(None)
 
     def _serve(self, inbox: _Inbox) -> None:
-        while (task := self._next(inbox)) is not None:
+        while (task := inbox.get()) is not None:
             call, done = task
             call()
             del task, call  # nothing of it is held on to while waiting
-            self._idle.append(inbox)
+            with self._lock:
+                is_kept = self._spare is None and not self._is_over
+                if is_kept:
+                    self._spare = inbox
             done.release()
-            if self._is_over:
+            if not is_kept:
                 return
-
-    def _next(self, inbox: _Inbox) -> _Task | None:
-        """Wait for a call; None where there was none for so long that the thread is not needed."""
-        try:
-            return inbox.get(timeout=_IDLE_SECONDS)
-        except Empty:
-            try:
-                self._idle.remove(inbox)
-            except ValueError:  # it was chosen at this moment
-                return inbox.get()
-            return None
 
 
 class _Jobs(MemoryJobStore):  # type: ignore[misc]
@@ -119,7 +114,8 @@ class Schedule:
         self._beats: dict[tuple[float, float], _Beat] = {}
         self._changing = threading.RLock()
         """Held while beats are made and ended; never by the scheduler's own thread, which holds a lock of its own."""
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, bool] = {}
+        """By key, whether the call that was handed out has begun: on a host without a processor to spare it waits."""
         self._scheduler = BackgroundScheduler(
             executors={"default": DebugExecutor()},  # in its own thread: a beat only hands out calls
             jobstores={"default": _Jobs()},
@@ -179,17 +175,23 @@ class Schedule:
         calls = beat.calls
         head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
         for key, call in calls.items():
-            if key in self._under_way:
-                self._on_overrun(key)
+            if (has_begun := self._under_way.get(key)) is not None:
+                if has_begun:
+                    self._on_overrun(key)
                 continue
-            self._under_way.add(key)
-            self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
+            self._under_way[key] = False
+            try:
+                self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
+            except RuntimeError:  # no more threads may be made: perhaps next time
+                self._under_way.pop(key, None)
+                log.exception("%s was not called", key)
 
     def _call(self, key: str, call: Call) -> None:
         threading.current_thread().name = key
+        self._under_way[key] = True
         try:
             call()
         except BaseException:
             log.exception("%s ended in an unforeseen way", key)
         finally:
-            self._under_way.discard(key)
+            self._under_way.pop(key, None)

@@ -2,7 +2,7 @@ import threading
 import time
 from datetime import timedelta
 
-from exporter.schedule import Schedule
+from exporter.schedule import Schedule, _Workers
 
 
 def wait_for(condition, seconds=5.0):
@@ -87,3 +87,58 @@ def test_a_clock_that_was_set_holds_up_no_call_and_brings_no_flood():
             assert len(calls) < before + 20
         finally:
             schedule.stop()
+
+
+def test_what_joins_calls_of_the_same_times_is_called_with_them_and_leaves_them_alone_when_it_goes():
+    calls = []
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.02, "first", lambda: calls.append("first"))
+    schedule.start()
+    try:
+        assert wait_for(lambda: "first" in calls)
+        schedule.every(0.02, "second", lambda: calls.append("second"))
+        (_,) = schedule._scheduler.get_jobs()
+        assert wait_for(lambda: "second" in calls)
+        schedule.cancel("first")
+        time.sleep(0.05)
+        before = calls.count("first")
+        seen = calls.count("second")
+        assert wait_for(lambda: calls.count("second") >= seen + 3)
+        assert calls.count("first") == before
+        schedule.cancel("second")
+        assert schedule._scheduler.get_jobs() == []
+    finally:
+        schedule.stop()
+
+
+def test_a_key_that_is_scheduled_again_has_only_its_new_call_and_times():
+    calls = []
+    schedule = Schedule(lambda key: None)
+    schedule.every(60.0, "x", lambda: calls.append("old"), after_seconds=30.0)
+    schedule.every(0.02, "x", lambda: calls.append("new"))
+    (_,) = schedule._scheduler.get_jobs()
+    schedule.start()
+    try:
+        assert wait_for(lambda: len(calls) >= 2)
+        assert set(calls) == {"new"}
+    finally:
+        schedule.stop()
+
+
+def test_a_thread_whose_call_is_over_takes_the_next_and_one_whose_call_hangs_keeps_nobody_waiting():
+    ran_in, release = {}, threading.Event()
+
+    def noting(name):
+        return lambda: ran_in.__setitem__(name, threading.get_ident())
+
+    workers = _Workers()
+    try:
+        workers.run(noting("first"), head_start_seconds=10.0)
+        workers.run(noting("second"), head_start_seconds=10.0)
+        assert ran_in["first"] == ran_in["second"]
+        workers.run(release.wait, head_start_seconds=0.0)
+        workers.run(noting("beside"), head_start_seconds=10.0)
+        assert ran_in["beside"] != ran_in["first"]
+    finally:
+        release.set()
+        workers.stop()

@@ -171,3 +171,14 @@ def test_mounts_are_those_with_a_memory_controller():
 
 def test_membership_names_the_memory_controller_alone():
     assert parse_membership(V1_MEMBERSHIP) == ((1, "/headroom-record"), (2, "/"))
+
+
+def test_servers_below_one_limit_are_each_told_of_it(v2):
+    v2_group(v2, "/system.slice", limit=40 * GIB, current=36 * GIB)
+    process(v2, 101, "0::/system.slice/other.service\n")
+    v2_group(v2, "/system.slice/other.service", limit=10 * GIB, current=int(9.5 * GIB))
+    source = CgroupSource(root=v2)
+    source.want([server(pids=(100,), port=8000), server(pids=(101,), port=8001)])
+    assert [(each.port, each.limit_bytes) for each in source.read()] == [(8000, 40 * GIB), (8001, 10 * GIB)]
+    v2_group(v2, "/system.slice", limit=40 * GIB, current=37 * GIB)
+    assert source.read()[0].used_bytes == 37 * GIB

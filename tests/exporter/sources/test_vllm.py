@@ -144,6 +144,38 @@ def test_a_line_that_breaks_off_is_noticed_whatever_was_understood_before(broken
         reader.read(f"\n{broken}\n")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (" 16.0\n", " 17.0\n"),
+        (" 16.0\n", " NaN\n"),
+        (" 16.0\n", " -1.0\n"),
+        (" 16.0\n", " +Inf\n"),
+        (" 16.0\n", " 16.0 \n"),
+        (" 16.0\n", " sixteen\n"),
+        (" 16.0\n", " 16.0 1700000000000\n"),
+        ("vllm:num_requests_running{", "vllm:num_requests_walking{"),
+        ("# TYPE vllm:num_requests_running gauge\n", "\n"),
+        ("vllm:num_requests_running{", 'vllm:num_requests_running{a="b",'),
+    ],
+)
+def test_a_page_of_nearly_the_same_lines_is_read_as_if_it_were_the_first(before, after):
+    text = (CAPTURES / "0.32.0/single_kv_scarce_3.metrics").read_text()
+    assert before in text
+    changed = text.replace(before, after)
+    reader = PageReader()
+    for _ in range(2):
+        assert reader.read(text) == parse_page(text)
+    try:
+        expected = parse_page(changed)
+    except SourceMalformed as error:
+        with pytest.raises(SourceMalformed, match=error.reason):
+            reader.read(changed)
+    else:
+        assert reader.read(changed) == expected
+    assert reader.read(text) == parse_page(text)
+
+
 def test_a_server_whose_names_change_at_every_look_fills_no_memory():
     reader = PageReader()
     for look in range(50):
