@@ -1,6 +1,7 @@
 """APScheduler, set up so that a read which never returns holds up nothing but itself."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,12 +82,32 @@ class _Jobs(MemoryJobStore):  # type: ignore[misc]
     a reading, and forward by years (a board that starts in 1970) a list of every call that was missed meanwhile.
     """
 
+    shortest_seconds = math.inf
+    """The shortest interval of those that were looked at last."""
+
     def get_due_jobs(self, now: datetime) -> list[Any]:
-        for job in self.get_all_jobs():
+        jobs = self.get_all_jobs()
+        self.shortest_seconds = min((job.trigger.interval.total_seconds() for job in jobs), default=math.inf)
+        for job in jobs:
             if abs(job.next_run_time - now) > job.trigger.interval:
                 job.modify(next_run_time=now)
         due: list[Any] = super().get_due_jobs(now)
         return due
+
+
+class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
+    """Sleeps no longer than an interval: a clock that is set back while calls are handed out makes them due in an hour.
+
+    The jobs are looked at before that and the length of the sleep is worked out after it, so `_Jobs` cannot see it.
+    """
+
+    def __init__(self, jobs: _Jobs, **more: Any) -> None:
+        self._own_jobs = jobs
+        super().__init__(jobstores={"default": jobs}, **more)
+
+    def _process_jobs(self) -> float | None:
+        seconds: float | None = super()._process_jobs()
+        return None if seconds is None else min(seconds, self._own_jobs.shortest_seconds)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,9 +137,9 @@ class Schedule:
         """Held while beats are made and ended; never by the scheduler's own thread, which holds a lock of its own."""
         self._under_way: dict[str, bool] = {}
         """By key, whether the call that was handed out has begun: on a host without a processor to spare it waits."""
-        self._scheduler = BackgroundScheduler(
+        self._scheduler = _Scheduler(
+            _Jobs(),
             executors={"default": DebugExecutor()},  # in its own thread: a beat only hands out calls
-            jobstores={"default": _Jobs()},
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
             timezone=UTC,
         )

@@ -142,3 +142,18 @@ def test_a_thread_whose_call_is_over_takes_the_next_and_one_whose_call_hangs_kee
     finally:
         release.set()
         workers.stop()
+
+
+def test_a_clock_that_is_set_back_while_calls_are_handed_out_is_slept_through_for_no_more_than_an_interval():
+    calls = []
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.05, "x", lambda: calls.append(1))
+    jobs = schedule._scheduler._own_jobs
+    due = jobs.get_next_run_time
+    # What it reads as by a clock that is now an hour behind.
+    jobs.get_next_run_time = lambda: (when := due()) and when + timedelta(hours=1)
+    schedule.start()
+    try:
+        assert wait_for(lambda: len(calls) >= 3)
+    finally:
+        schedule.stop()
