@@ -61,6 +61,15 @@ def test_every_setting_has_its_reason_above_it():
     assert without == []
 
 
+def test_every_variable_of_the_command_line_has_a_value_in_the_unit_itself():
+    """systemd 253 and newer remark on one without at every start, and the file that may set it need not be there."""
+    service = dict(unit_files())["vllm-headroom.service"]
+    command_line = re.search(r"^ExecStart=(.*)$", service, re.MULTILINE)[1]
+    named = re.findall(r"\$\{?(\w+)", command_line)
+    assert named == ["OPTIONS"]
+    assert all(f"\nEnvironment={name}=" in service for name in named)
+
+
 def test_what_cannot_be_set_on_a_host_with_gpus_is_not_set():
     service = dict(unit_files())["vllm-headroom.service"]
     settings = {line.partition("=")[0] for line in service.splitlines() if not line.startswith("#")}

@@ -94,6 +94,7 @@ systemctl daemon-reload
 
 check "systemd has nothing to say of the units" "[ -z \"$(systemd-analyze verify vllm-headroom.{service,socket} 2>&1)\" ]"
 check "it is started and ready" "systemctl start vllm-headroom && metric headroom_collector_success"
+check "no variable of its command line is unset" "! journalctl -u vllm-headroom -b | grep -q 'unset environment variable'"
 check "it is exposed to $(exposed)" "at_most '$(exposed)' 2.2"
 own=/proc/$(pid)
 check "as a user of its own" "[ $(stat -c %u $own) -ne 0 ] && grep -q 'CapEff:.*0000000000080004' $own/status"

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+_PATIENCE_SECONDS = 60.0
+"""With a start, which took more than 20 s at a load of 30."""
 _ADDRESS = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)/")
 
 
@@ -32,7 +34,7 @@ class Daemon:
         self._listening = threading.Event()
         self._follower = threading.Thread(target=self._follow, daemon=True)
         self._follower.start()
-        assert self._listening.wait(60), f"did not start: {self.log}"
+        assert self._listening.wait(_PATIENCE_SECONDS), f"did not start: {self.log}"
 
     def _follow(self):
         for line in self.process.stderr:
