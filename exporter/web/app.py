@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -94,7 +95,7 @@ def build_app(service: Service) -> Starlette:
     def route(path: str, handler: Handler) -> Route:
         return Route(path, _with_headers(handler), methods=["GET", "HEAD"])
 
-    return Starlette(
+    app = Starlette(
         routes=[
             route("/", page),
             route("/metrics", metrics),
@@ -106,8 +107,10 @@ def build_app(service: Service) -> Starlette:
             route("/-/ready", ready),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)],
-        exception_handlers={404: _not_found},
+        exception_handlers={HTTPException: _no_such_request},
     )
+    app.router.redirect_slashes = False  # a redirect would name whatever host the request did
+    return app
 
 
 def _refused(status_code: int, message: str, *, parameter: str | None = None) -> Response:
@@ -124,5 +127,6 @@ def _with_headers(handler: Handler) -> Handler:
     return answer
 
 
-async def _not_found(_request: Request, _error: Any) -> Response:
-    return PlainTextResponse("not found; see /\n", status_code=404)
+async def _no_such_request(_request: Request, error: Any) -> Response:
+    words = "not found; see /" if error.status_code == 404 else error.detail
+    return PlainTextResponse(f"{words}\n", status_code=error.status_code, headers={**(error.headers or {}), **_HEADERS})

@@ -186,6 +186,19 @@ def test_it_only_reads(demo):
         urlopen(Request(f"http://127.0.0.1:{demo.port}/api/v1/plan", data=b"{}"), timeout=10)
 
 
+@pytest.mark.parametrize(
+    ("path", "data", "status"), [("/metrics/", None, 404), ("/nowhere", None, 404), ("/", b"", 405)]
+)
+def test_what_is_refused_is_as_guarded_as_what_is_served(demo, path, data, status):
+    # A redirect to the path without its slash would lead to whatever host the request names.
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(f"http://127.0.0.1:{demo.port}{path}", data=data), timeout=10)
+    assert refused.value.code == status
+    assert refused.value.headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'none'" in refused.value.headers["Content-Security-Policy"]
+    assert ("Allow" in refused.value.headers) == (status == 405)
+
+
 NAMES = st.sampled_from([*(each.name for each in PARAMETERS), "model", ""])
 
 
