@@ -193,6 +193,7 @@ def test_what_is_refused_is_as_guarded_as_what_is_served(demo, path, data, statu
     # A redirect to the path without its slash would lead to whatever host the request names.
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(f"http://127.0.0.1:{demo.port}{path}", data=data), timeout=10)
+    refused.value.close()
     assert refused.value.code == status
     assert refused.value.headers["X-Content-Type-Options"] == "nosniff"
     assert "default-src 'none'" in refused.value.headers["Content-Security-Policy"]
