@@ -87,7 +87,7 @@ class Trace:
         pause = wait * (3.0 + math.log(max(1.0, (self.at_seconds - self.seen_at_seconds) / wait)))
         rise = self.record_bytes - min(window.points[0] for window in self.windows)
         return not any(
-            _longest_pause_seconds(window.points, spacing) > pause or _deepest(window) > rise / 4
+            _longest_pause_seconds(window.points, spacing) > pause or _deepest_fall(window) > rise / 4
             for window, spacing in zip(self.windows, SPACINGS_SECONDS, strict=True)
         )
 
@@ -222,10 +222,14 @@ def _longest_pause_seconds(points: tuple[float, ...], spacing_seconds: float) ->
     return longest * spacing_seconds
 
 
-def _deepest(window: Window) -> float:
-    """Return by how much the level has been below the record at most."""
-    lows = (*window.lows, window.low)
-    return max((point - low for point, low in zip(window.points[-len(lows) :], lows, strict=False)), default=0.0)
+def _deepest_fall(window: Window) -> float:
+    """Return by how much the level has fallen at most, by its lows: after slow looks these reach back further.
+
+    A window that is not full yet began with a look or with the fall that emptied it.
+    """
+    began = window.points[:1] if len(window.points) < POINTS else ()
+    levels = (*began, *window.lows, window.low)
+    return max(highest - level for highest, level in zip(itertools.accumulate(levels, max), levels, strict=True))
 
 
 def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: int) -> Growth | None:
