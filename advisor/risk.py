@@ -41,7 +41,7 @@ _LEAST_SEEN_SECONDS = 120.0
 _RECENT_BLOCKS = 4
 _CYCLES = 0.8
 _CYCLES_FOUND_RISING = 6.0
-"""By how many powers more readily growth ends while it may be a cycle of any length: seen to begin, and found rising."""
+"""By how many powers more readily growth ends that may be a cycle of any length: seen to begin, and found rising."""
 _SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
 
 _EVENTS = {
