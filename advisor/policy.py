@@ -10,7 +10,7 @@ class Policy:
 
     oom_horizon_seconds: float = 900.0
     """``headroom_gpu_oom_risk_ratio`` is the probability of running out within this time."""
-    oom_risk_warning_ratio: float = 0.25
+    oom_risk_warning_ratio: float = 0.2
     """From this risk on there is a warning."""
     oom_risk_critical_ratio: float = 0.7
     """From this risk on it is critical."""

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from advisor.estimate import Estimate, added, exactly
-from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, Observation
-from advisor.trend import LEAST_SPREAD, SPACINGS_SECONDS, Trace
+from advisor.risk_state import YOUNG_SECONDS, GpuState, Holder, HolderKind, HolderState, Observation
+from advisor.trend import LEAST_SPREAD, SPACINGS_SECONDS
 from advisor.units import GIB, MIB, gib, spelled_growth, spelled_seconds
 
 _NO_MORE_THAN_BYTES = 16 * MIB
@@ -40,6 +40,8 @@ _LEAST_SEEN_SECONDS = 120.0
 """Below that a trend is noise."""
 _RECENT_BLOCKS = 4
 _CYCLES = 0.8
+_CYCLES_FOUND_RISING = 6.0
+"""By how many powers more readily growth ends that may be a cycle of any length: seen to begin, and found rising."""
 _SHORTEST_CYCLE_SECONDS, _LONGEST_CYCLE_SECONDS = 300.0, 86_400.0
 
 _EVENTS = {
@@ -210,13 +212,15 @@ def _claims_chance(claimed: Estimate, free_bytes: float, untried: float) -> floa
     """Return the chance that engines call in more than is free.
 
     The longer they worked without it, the less it is to be expected within one horizon; but where by all that is known
-    they may take more than is free, it stays above one half: the next start or the next peak needs it.
+    they may take more than is free, it stays at one half: the next start or the next peak needs it. That holds in full
+    where at least half of what is free will be called in for sure. Where even nothing is within the bounds, engines
+    that worked for long have most likely taken all they take.
     """
     chance = _chance_above(claimed, free_bytes)
-    if chance > 0.5:
-        return 0.5 + (chance - 0.5) * untried
-    certain = max(0.0, (chance - 0.45) / 0.05)
-    return chance * (certain + (1.0 - certain) * untried)
+    likely = min(1.0, max(0.0, (chance - 0.45) / 0.05))
+    sure = min(1.0, 2.0 * claimed.lower / free_bytes) if free_bytes > 0 else 1.0
+    floor = min(0.5, chance) * likely * sure
+    return floor + (chance - floor) * untried
 
 
 def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds: tuple[HolderKind, ...]) -> _Trend:
@@ -242,7 +246,7 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
         seconds = distance_bytes / rate
         goes_on = growth.lasted_seconds / (growth.lasted_seconds + seconds)
         chance = _normal_cdf(math.log(horizon_seconds / max(seconds, 1e-3)) / growth.spread) * goes_on ** (
-            1.0 + _restless(state.holders[largest_key].trace)
+            1.0 + _restless(state.holders[largest_key], rate)
         )
         if chance >= best.chance:
             best = _Trend(
@@ -255,14 +259,19 @@ def _trend(state: GpuState, distance_bytes: float, horizon_seconds: float, kinds
     return best
 
 
-def _restless(trace: Trace) -> float:
+def _restless(holder: HolderState, bytes_per_second: float) -> float:
     """Return by how much more readily growth ends because it may be a cycle that has not been seen to turn.
 
     Cycles last from five minutes to a day, any order of magnitude alike; those shorter than the process has been
-    watched would have turned.
+    watched would have turned. What was found rising at the first look and has not paused since is far more often a
+    cycle: that is there whenever somebody begins to look, a leak only in the hours between its beginning and its end.
     """
+    trace = holder.trace
     longer = math.log(_LONGEST_CYCLE_SECONDS / max(trace.at_seconds - trace.seen_at_seconds, 1.0))
-    return _CYCLES * min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
+    share = min(1.0, max(0.0, longer / math.log(_LONGEST_CYCLE_SECONDS / _SHORTEST_CYCLE_SECONDS)))
+    return share * (
+        _CYCLES_FOUND_RISING if not holder.arrived and trace.rises_since_first_look(bytes_per_second) else _CYCLES
+    )
 
 
 def _volatility(state: GpuState, free_bytes: float) -> float:

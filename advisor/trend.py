@@ -6,6 +6,7 @@ level is as low as before was none. The record is sampled at four spacings at on
 minutes and a slow one only in hours.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -74,6 +75,21 @@ class Trace:
         rate = growth.bytes_per_second
         waited = (self.at_seconds - self.recorded_at_seconds) * rate / max(self.step_bytes, _GRAIN_BYTES)
         return rate * math.exp(-max(0.0, waited - 1.5))
+
+    def rises_since_first_look(self, bytes_per_second: float) -> bool:
+        """Return whether it was found rising and, as far as the windows reach back, has not paused or fallen since.
+
+        A pause is longer than the longest of so many waits between steps at this rate, were they independent (mean w,
+        n of them: w ln n, with one in twenty longer than w (3 + ln n)). A fall is by a quarter of the rise, as it is
+        for a tooth.
+        """
+        wait = max(self.step_bytes, _GRAIN_BYTES) / bytes_per_second
+        pause = wait * (3.0 + math.log(max(1.0, (self.at_seconds - self.seen_at_seconds) / wait)))
+        rise = self.record_bytes - min(window.points[0] for window in self.windows)
+        return not any(
+            _longest_pause_seconds(window.points, spacing) > pause or _deepest_fall(window) > rise / 4
+            for window, spacing in zip(self.windows, SPACINGS_SECONDS, strict=True)
+        )
 
 
 def begun(now_seconds: float, level_bytes: float) -> Trace:
@@ -193,6 +209,27 @@ def _fallen(window: Window, level_bytes: float, record_bytes: float) -> Window:
     if level_bytes >= window.low:
         return window
     return replace(window, low=level_bytes)
+
+
+def _longest_pause_seconds(points: tuple[float, ...], spacing_seconds: float) -> float:
+    """Return how long the record stood still at most before its latest step."""
+    longest = run = 0
+    for earlier, later in itertools.pairwise(points):
+        if later > earlier:
+            longest, run = max(longest, run), 0
+        else:
+            run += 1
+    return longest * spacing_seconds
+
+
+def _deepest_fall(window: Window) -> float:
+    """Return by how much the level has fallen at most, by its lows: after slow looks these reach back further.
+
+    A window that is not full yet began with a look or with the fall that emptied it.
+    """
+    began = window.points[:1] if len(window.points) < POINTS else ()
+    levels = (*began, *window.lows, window.low)
+    return max(highest - level for highest, level in zip(itertools.accumulate(levels, max), levels, strict=True))
 
 
 def growth_of(points: tuple[float, ...], spacing_seconds: float, least_steps: int) -> Growth | None:

@@ -209,6 +209,37 @@ def test_a_leak_has_only_what_recent_peaks_of_others_leave():
     assert "what is left lasts 105 min" in leaking_beside(6 * GIB)  # no less than a quarter of what is free
 
 
+def test_growth_that_began_after_a_calm_is_believed_sooner_than_growth_that_was_there_at_the_first_look():
+    """Twelve minutes of the same growth that leaves ten more: a cycle's flank, or a leak that began under our eyes."""
+
+    def growing_from(start):
+        return lambda now: (foreign(20 * GIB + max(0.0, now - start) * 2 * MIB),)
+
+    room = 22 * 60 * 2 * MIB
+    found = said(growing_from(0.0), seconds=720, capacity=20 * GIB + room)
+    began = said(growing_from(900.0), seconds=900 + 720, capacity=20 * GIB + room)
+    assert found.growth_bytes_per_second == pytest.approx(began.growth_bytes_per_second)
+    assert found.factors["trend"] < 0.05
+    assert began.factors["trend"] > 0.25
+
+
+def test_a_process_that_came_under_our_eyes_was_not_found_rising():
+    def guest(now):
+        return (engine(60), *((foreign(GIB + (now - HOUR) * 2 * MIB, key="901"),) if now >= HOUR else ()))
+
+    def there(now):
+        return (engine(60), foreign(GIB + now * 2 * MIB, key="901"))
+
+    room = 61 * GIB + 30 * 60 * 2 * MIB
+    came, found = said(guest, seconds=HOUR + 1200, capacity=room), said(there, seconds=1200, capacity=room)
+    assert came.factors["trend"] > found.factors["trend"] > 0
+
+
+def test_a_leak_that_was_there_at_the_first_look_is_told_before_it_ends_memory():
+    hour_long = leak(10.0)
+    assert said(hour_long, seconds=HOUR - 330, capacity=30 * GIB).factors["trend"] > 0.5
+
+
 def test_a_restart_resets_the_trend_of_the_process_that_restarted():
     state, seen = lived(leak(20.0, start=40.0), seconds=HOUR)
     assert assess(state, seen, horizon_seconds=HORIZON).growth_bytes_per_second > 0
@@ -238,6 +269,16 @@ def test_claims_that_were_not_called_in_for_long_weigh_less():
     fresh, proven = (said(narrow, seconds=seconds).factors["claims"] for seconds in (0, 6 * HOUR))
     assert 0.05 < fresh < 0.4
     assert proven < fresh / 10
+
+
+def test_claims_that_may_be_nothing_fade_with_the_hours_worked_and_those_that_are_sure_do_not():
+    """Between 0 and 1.2 GiB where 0.4 are free: what is lacking is within the error of what an engine needs."""
+    doubtful = (engine(79.6, between(79.4, 80.2, 80.8)),)
+    sure = (engine(79.6, between(79.9, 80.2, 80.8)),)
+    fresh, long = (said(doubtful, seconds=seconds).factors["claims"] for seconds in (0, 6 * HOUR))
+    assert fresh > 0.5
+    assert long < 0.1
+    assert said(sure, seconds=6 * HOUR).factors["claims"] >= 0.5
 
 
 def test_idle_time_proves_nothing_about_claims():

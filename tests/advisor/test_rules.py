@@ -40,9 +40,9 @@ def of_risk(risk):
 
 
 @pytest.mark.parametrize(
-    ("risk", "severities"), [(0.249, []), (0.25, ["warning"]), (0.699, ["warning"]), (0.7, ["critical"])]
+    ("risk", "severities"), [(0.199, []), (0.2, ["warning"]), (0.699, ["warning"]), (0.7, ["critical"])]
 )
-def test_a_risk_is_a_warning_from_a_quarter_on_and_critical_from_seven_tenths_on(risk, severities):
+def test_a_risk_is_a_warning_from_a_fifth_on_and_critical_from_seven_tenths_on(risk, severities):
     assert [each.severity for each in of_risk(risk)] == severities
 
 

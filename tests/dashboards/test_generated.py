@@ -198,8 +198,8 @@ def test_alerts_and_panels_draw_the_line_at_the_same_place():
     panel = next(each for each in panels_of(BOARDS[Board.SERVER]) if each["title"] == "OOM risk")
     borders = [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
     assert borders == [None, policy.oom_risk_warning_ratio, policy.oom_risk_critical_ratio]
-    assert {alert.expr.split(">= ")[1] for alert in ALERTS if alert.name == "HeadroomGpuOomRisk"} == {"0.25", "0.7"}
-    assert "at least 0.25 (warning) or 0.7 (critical)" in runbooks()["runbooks/HeadroomGpuOomRisk.md"]
+    assert {alert.expr.split(">= ")[1] for alert in ALERTS if alert.name == "HeadroomGpuOomRisk"} == {"0.2", "0.7"}
+    assert "at least 0.2 (warning) or 0.7 (critical)" in runbooks()["runbooks/HeadroomGpuOomRisk.md"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")

@@ -89,9 +89,9 @@ EXAMPLES = (
     Example(
         alert="HeadroomGpuOomRisk",
         severity="warning",
-        bad={RISK: constant(0.25)},
-        good={RISK: constant(0.24)},
-        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 25%.",
+        bad={RISK: constant(0.2)},
+        good={RISK: constant(0.19)},
+        says=f"{ON_GPU} runs out of memory within 15 minutes with a probability of 20%.",
     ),
     Example(
         alert="HeadroomGpuMemoryEnds",
