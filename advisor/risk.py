@@ -205,7 +205,7 @@ def _untried(state: GpuState, claims: list[tuple[Holder, Estimate]], horizon_sec
         proven = known.proven_seconds if known is not None else 0.0
         total += claim.upper
         weighted += claim.upper * horizon_seconds / (horizon_seconds + proven)
-    return weighted / total if total > 0 else 1.0
+    return min(1.0, weighted / total) if total > 0 else 1.0  # sums of floats may differ in the last place
 
 
 def _claims_chance(claimed: Estimate, free_bytes: float, untried: float) -> float:

@@ -357,9 +357,8 @@ def _state(data: Any) -> GpuState:
         slack_low_bytes=math.inf if low is None else _number(low),
         older_slack_low_bytes=math.inf if older_low is None else _number(older_low),
         slack_low_since_seconds=_number(data["slack_low_since_seconds"]),
-        event_counts={
-            name: int(_number(data["event_counts"][name])) for name in data["event_counts"] if name in EVENTS
-        },
+        # Xids are counted anew by every daemon: held against the count of the one before, its first would be no news.
+        event_counts={name: int(_number(count)) for name, count in data["event_counts"].items() if name == "ecc"},
         event_at_seconds={
             name: _number(data["event_at_seconds"][name]) for name in data["event_at_seconds"] if name in EVENTS
         },

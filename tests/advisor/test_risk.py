@@ -392,6 +392,14 @@ def test_ecc_errors_of_the_past_are_no_event_and_new_ones_are():
     assert assessment.sentences["events"] == "an uncorrected ECC error"
 
 
+def test_the_first_xid_after_a_restart_of_the_daemon_is_news_whatever_the_one_before_had_counted():
+    state, _ = lived((engine(30),), seconds=0, xid_errors={79: 1})
+    (restored,) = from_json(to_json({"GPU-0": state})).values()
+    calm, _ = lived((engine(30),), state=restored, since=2 * HOUR, seconds=0)
+    state, seen = lived((engine(30),), state=calm, since=2 * HOUR + 15, seconds=0, xid_errors={79: 1})
+    assert assess(state, seen, horizon_seconds=HORIZON).factors["events"] > 0.4
+
+
 def test_the_host_memory_limit_is_near():
     assert said((engine(30),), seconds=0, host_memory_ratio=0.8).factors["events"] == 0
     near = said((engine(30),), seconds=0, host_memory_ratio=0.99)
