@@ -68,10 +68,15 @@ def test_an_exhausted_gpu_is_certain():
 
 
 def test_a_leak_that_ends_memory_within_the_horizon_is_likely():
-    judgement = lived(lambda now: 40 * GIB + now * 10 * GIB / 550)
+    judgement = lived(lambda now: 40 * GIB + max(0, now - 600) * 10 * GIB / 550, seconds=2400)
     assert judgement.oom_risk_ratio > 0.7
     assert judgement.time_to_oom_seconds == pytest.approx((39.5 - 32.73) * 55, rel=0.05)
     assert judgement.time_to_oom_lower_seconds < judgement.time_to_oom_seconds < judgement.time_to_oom_upper_seconds
+
+
+def test_a_leak_that_was_there_at_the_first_look_and_ends_memory_within_the_horizon_is_a_warning():
+    judgement = lived(lambda now: 40 * GIB + now * 10 * GIB / 550)
+    assert Policy().oom_risk_warning_ratio < judgement.oom_risk_ratio < 0.7  # it may be the flank of a cycle
 
 
 def test_a_leak_that_leaves_hours_is_told_and_no_risk_yet():

@@ -66,7 +66,7 @@ def test_nothing_is_well_while_a_source_cannot_be_read(collector, reason, told):
 
 
 @pytest.mark.parametrize(
-    ("risk", "level"), [(0.249, "good"), (0.25, "warning"), (0.699, "warning"), (0.7, "critical"), (None, "unknown")]
+    ("risk", "level"), [(0.199, "good"), (0.2, "warning"), (0.699, "warning"), (0.7, "critical"), (None, "unknown")]
 )
 def test_a_gpu_is_as_bad_as_its_risk_from_each_threshold_on(risk, level):
     policy = statuses.good()["policy"]
