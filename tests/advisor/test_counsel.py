@@ -31,13 +31,13 @@ def judged(snapshot=None, load=None, policy=None):
 def test_gauges_advice_and_recommendations_are_one_report():
     report = judged()
     (engine,), (advice,) = report.engines, report.advice
-    assert engine.recommended_max_num_seqs == advice.seqs.recommended == 15
+    assert engine.recommended_max_num_seqs == advice.seqs.recommended == 16
     assert engine.recommended_max_num_seqs_lower == advice.seqs.lower
     assert engine.recommended_max_num_seqs_upper == advice.seqs.upper
     assert engine.advice_confidence_ratio == advice.seqs.confidence_ratio
     rows = {row.flag: row for row in advice.recommendations()}
     seqs = rows["max-num-seqs"]
-    assert (seqs.current, seqs.recommended, seqs.binding) == ("64", "15", "kv")
+    assert (seqs.current, seqs.recommended, seqs.binding) == ("64", "16", "kv")
     assert seqs.kv_gain_tokens > 0  # less sampler memory
     assert {"gpu-memory-utilization", "max-model-len", "max-num-batched-tokens", "kv-cache-dtype"} <= set(rows)
 
@@ -75,7 +75,7 @@ def test_a_running_server_that_would_not_start_again_is_a_finding():
 
 def test_a_limit_far_off_is_a_finding_with_what_it_buys():
     (finding,) = [each for each in judged().findings if each.rule == "max_num_seqs_far_off"]
-    assert finding.summary.startswith("max-num-seqs is 64 and should be 15 (between")
+    assert finding.summary.startswith("max-num-seqs is 64 and should be 16 (between")
     assert "no stalls in mid-stream" in finding.advice
     close = judged(policy=Policy(far_off_ratio=10))
     assert [each.rule for each in close.findings if each.rule == "max_num_seqs_far_off"] == []
@@ -120,7 +120,7 @@ def test_what_was_advised_is_remembered_and_what_is_absent_is_interrupted():
     here = situation(engines=(engine,), servers=(server("vllm serve /models/m --max-num-seqs 64"),))
     history = History(load={KEY: told(mean=20_000.0, prompt=4_000.0, output=1_200.0)})
     history = remember(history, here, advise(here, history, Policy()))
-    assert history.load[KEY].advised == 15
+    assert history.load[KEY].advised == 16
     assert history.load[KEY].last is not None
     gone = Snapshot(now_seconds=2_000.0, targets=(TARGET,), models=(MODEL,))
     history = remember(history, gone, advise(gone, history, Policy()))
