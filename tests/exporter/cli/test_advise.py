@@ -79,7 +79,7 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     result = advise("--engine", server.url, "--state-dir", state, variables=host)
     assert (result.returncode, result.stderr) == (1, "")
     text = " ".join(result.stdout.split())
-    assert "max-num-seqs: 64 -> 19 (between 18 and 20;" in text
+    assert "max-num-seqs: 64 -> 20 (between 19 and 20;" in text
     assert "It buys: no stalls in mid-stream: 15.0% of requests" in text
     assert "It does not buy: throughput and latency" in text
     assert "Seen: 4,000 requests in 60 min of load, 16.0 running on average, 108 asked for at once" in text
@@ -87,12 +87,12 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert "A preemption is to come with probability 1.00; KV full: in" in text
     assert "16 requests run and 20 wait; each holds" in text
     assert "To do: send new requests elsewhere; for good, a lower --max-num-seqs or more KV memory" in text
-    assert "--max-num-seqs 19" in text
+    assert "--max-num-seqs 20" in text
     assert "s3cret" not in text
     pasted = result.stdout.partition("To paste")[2]
     assert all(len(line) <= 80 for line in result.stdout.partition("To paste")[0].splitlines())
     assert "More KV instead: kv-cache-dtype (+" in text
-    assert "--kv-cache-dtype" not in pasted  # 19 rests on the KV that there is now
+    assert "--kv-cache-dtype" not in pasted  # 20 rests on the KV that there is now
     assert "--api-key '***'" in " ".join(pasted.replace("\\\n", " ").split())
     assert """$'{"a": ":key: [b]\\x09"}'""" in pasted  # as it was started, and not as an emoji
 
@@ -117,7 +117,7 @@ def test_the_json_is_what_the_api_shows_and_holds_no_command_line(tmp_path, host
     state = kept(tmp_path, server.engine)
     told_as_json = json.loads(advise("--engine", server.url, "--state-dir", state, "--json", variables=host).stdout)
     (engine,) = told_as_json["engines"]
-    assert engine["max_num_seqs"]["recommended"] == 19
+    assert engine["max_num_seqs"]["recommended"] == 20
     assert engine["max_num_seqs"]["binding"] == "kv"
     assert {flag["flag"] for flag in engine["flags"]} >= {"gpu-memory-utilization", "kv-cache-dtype"}
     assert engine["outlook"]["restart_fits"] == 1
@@ -195,12 +195,12 @@ def test_a_drop_in_holds_the_whole_new_command_line_and_no_key(tmp_path, host, s
     assert (result.returncode, result.stderr) == (1, "")
     text = result.stdout
     assert text.startswith("# /etc/systemd/system/chat.service.d/50-headroom.conf\n")
-    assert "#   max-num-seqs 64 -> 19 (kv)" in text
+    assert "#   max-num-seqs 64 -> 20 (kv)" in text
     assert "s3cret" not in text
     setting = text.partition("[Service]\nExecStart=\n")[2].replace("\\\n", " ")
     words = setting.split()
     assert words[0].startswith("ExecStart=/")
-    assert words[words.index("--max-num-seqs") + 1] == "19"
+    assert words[words.index("--max-num-seqs") + 1] == "20"
     assert words[words.index("--api-key") + 1] == "PUT-THE-KEY-HERE"
     assert "PUT-THE-KEY-HERE stands for a key that is not shown" in text
 
