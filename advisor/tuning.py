@@ -205,7 +205,7 @@ def holding(load: EngineLoad, *, max_model_len: int, block_size: int) -> Holding
     mean, beside = sums.used / sums.running, sums.running / sums.sampled_seconds
     seen = max(0.0, (sums.used_squared - mean * sums.used) / sums.sampled_seconds)
     alone = _alone(load, max_model_len)
-    shared = 0.0 if alone is None else _shared_tokens(load, mean, beside, alone[0] + block_size / 2)
+    shared = 0.0 if alone is None else _shared_tokens(load, mean, beside, alone[0] + block_size / 2, block_size)
     turnovers = max(1.0, _turnovers(sums))
     weight, expected = 0.0, 0.0
     if alone is not None:
@@ -225,8 +225,8 @@ def holding(load: EngineLoad, *, max_model_len: int, block_size: int) -> Holding
     )
 
 
-def _shared_tokens(load: EngineLoad, mean_tokens: float, beside: float, alone_tokens: float) -> float:
-    """Return the tokens of a prefix that all who run hold together.
+def _shared_tokens(load: EngineLoad, mean_tokens: float, beside: float, alone_tokens: float, block_size: int) -> float:
+    """Return the tokens of a prefix that all who run hold together; less than a block cannot be shared.
 
     By its lengths a request alone would hold more than it was seen to: N requests save all but one copy of what they
     share. It is no more than the prefix cache had for a prompt. Of several prefixes less than what they save comes out,
@@ -236,7 +236,8 @@ def _shared_tokens(load: EngineLoad, mean_tokens: float, beside: float, alone_to
     if beside < _LEAST_SHARING or sums.finished <= 0 or prompt is None:
         return 0.0
     saved = (alone_tokens - mean_tokens) * beside / (beside - 1)
-    return max(0.0, min(saved, sums.prefix_hits / sums.finished, prompt))
+    shared = min(saved, sums.prefix_hits / sums.finished, prompt)
+    return shared if shared >= block_size else 0.0
 
 
 def _turnovers(sums: Sums) -> float:
