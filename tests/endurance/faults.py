@@ -249,8 +249,8 @@ ENGINE = (
     engine("labels without an end", answer(200, {}, _page().replace(b'"m"}', b'"m')), "half_page", "broken_labels"),
     engine("a model's name of a mebibyte", answer(200, {}, _relabelled("m" * MIB)), "absurd_labels"),
     engine("10,000 data-parallel engines", answer(200, {}, _many_ranks()), "too_many_engines"),
-    engine("8,000 label sets of 900 characters", edited(lambda page: page + _DISTINCT_LABELS), *_HUNG,
-           "absurd_labels"),
+    # Nothing that is wanted is wrong on it: it is read where that is done in time, and else told to hang.
+    engine("8,000 label sets of 900 characters", edited(lambda page: page + _DISTINCT_LABELS), loses=(), may_lose=True),
     engine("invalid UTF-8 in a label", edited(lambda page: page.replace(b'"m"', b'"\xff\xfe"')), loses=()),
     engine("negative, infinite and enormous figures",
            answer(200, {}, _page(running="-5", waiting="+Inf", usage="1e300", tokens=10**40, generated="-1")),
