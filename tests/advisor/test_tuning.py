@@ -292,9 +292,9 @@ def test_lowering_stays_advised_until_preemptions_are_half_as_frequent():
     assert advised(told(preempted=0.004, advised=15)).recommended == 64
 
 
-def test_a_latency_that_is_wanted_is_a_wall():
+def slower_with_more_beside_it():
+    """Return a load whose tokens take 10 ms and 2 ms more for each request, seen at 2 and at 6 of them."""
     load = told(running=4.0, preempted=0.0, limited=0.9)
-    # 10 ms and 2 ms more for each request beside it, seen at 2 and at 6 of them.
     slow = replace(
         load.slow,
         latency_weight=2.0,
@@ -303,7 +303,11 @@ def test_a_latency_that_is_wanted_is_a_wall():
         latency_seconds=0.014 + 0.022,
         latency_product=2 * 0.014 + 6 * 0.022,
     )
-    load = replace(load, slow=slow)
+    return replace(load, slow=slow)
+
+
+def test_a_latency_that_is_wanted_is_a_wall():
+    load = slower_with_more_beside_it()
     assert token_seconds(load) == (pytest.approx(0.010), pytest.approx(0.002))
     advice = advised(load, 4, Policy(token_target_seconds=0.0301))
     assert (advice.recommended, advice.binding) == (10, "latency")
@@ -311,16 +315,7 @@ def test_a_latency_that_is_wanted_is_a_wall():
 
 
 def test_a_latency_that_not_even_one_request_alone_keeps_is_no_wall():
-    load = told(running=4.0, preempted=0.0, limited=0.9)
-    slow = replace(
-        load.slow,
-        latency_weight=2.0,
-        latency_running=8.0,
-        latency_running_squared=40.0,
-        latency_seconds=0.014 + 0.022,
-        latency_product=2 * 0.014 + 6 * 0.022,
-    )
-    advice = advised(replace(load, slow=slow), 4, policy=Policy(token_target_seconds=0.005))
+    advice = advised(slower_with_more_beside_it(), 4, policy=Policy(token_target_seconds=0.005))
     assert (advice.recommended, advice.binding) == (15, "kv")
 
 
