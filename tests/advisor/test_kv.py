@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import advisor.layers
@@ -423,7 +422,6 @@ SIZES = st.integers(0, 80 * GIB)
 
 
 @given(drawn(), SIZES)
-@hypothesis_settings(deadline=None)
 def test_a_longer_context_never_raises_concurrency(case, kv_cache_bytes):
     layers, settings = case
     shorter = laid_out(layers, settings)
@@ -433,7 +431,6 @@ def test_a_longer_context_never_raises_concurrency(case, kv_cache_bytes):
 
 
 @given(drawn(), SIZES, SIZES)
-@hypothesis_settings(deadline=None)
 def test_more_memory_never_means_fewer_tokens(case, one, other):
     layout = laid_out(*case)
     less, more = (layout.num_blocks(each) for each in sorted((one, other)))
@@ -442,7 +439,6 @@ def test_more_memory_never_means_fewer_tokens(case, one, other):
 
 
 @given(drawn())
-@hypothesis_settings(deadline=None)
 def test_more_ranks_never_cost_a_rank_more_for_a_token(case):
     layers, settings = case
     one = laid_out(layers, replace(settings, tensor_parallel_size=1))
@@ -451,7 +447,6 @@ def test_more_ranks_never_cost_a_rank_more_for_a_token(case):
 
 
 @given(drawn(), st.sampled_from((256, 1024, 65_536)), st.booleans())
-@hypothesis_settings(deadline=None)
 def test_bytes_per_token_do_not_depend_on_the_batch(case, tokens, is_async):
     layers, settings = case
     other = replace(settings, max_num_batched_tokens=tokens, async_scheduling=is_async)
@@ -459,7 +454,6 @@ def test_bytes_per_token_do_not_depend_on_the_batch(case, tokens, is_async):
 
 
 @given(drawn())
-@hypothesis_settings(deadline=None)
 def test_the_check_passes_with_what_it_needs_and_not_with_a_byte_less(case):
     layout = laid_out(*case)
     needed = layout.bytes_needed()
@@ -468,7 +462,6 @@ def test_the_check_passes_with_what_it_needs_and_not_with_a_byte_less(case):
 
 
 @given(drawn(), SIZES)
-@hypothesis_settings(deadline=None)
 def test_the_longest_that_fits_fits_and_one_more_does_not(case, kv_cache_bytes):
     layout = laid_out(*case)
     longest = layout.largest_max_model_len(kv_cache_bytes, limit=1 << 24)

@@ -68,7 +68,7 @@ def test_moments_weigh_by_the_time_they_stand_for():
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.0, 1.0)), min_size=3, max_size=30), st.randoms())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_order_of_samples_does_not_matter(moments, chance):
     shuffled = list(moments)
     chance.shuffle(shuffled)

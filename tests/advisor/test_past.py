@@ -73,7 +73,7 @@ def test_a_count_without_buckets_is_a_count_and_no_length():
 
 
 @given(st.integers(3, 40), st.integers(3, 40), st.sampled_from([1.0, 5.0, 60.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_two_loads_joined_are_the_load_of_both(first, second, seconds):
     pages = [page(running=2 + n % 5, usage=0.1 + 0.05 * (n % 5), finished=3 * n) for n in range(first + second)]
     whole = fed(pages, seconds=seconds)

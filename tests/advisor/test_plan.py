@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.defaults import Device
@@ -208,7 +208,6 @@ def test_models_of_which_nothing_is_asked_any_more_are_let_go():
 _VERSIONS = st.sampled_from([(0, 7, 3), (0, 8, 5), (0, 10, 2), (0, 12, 0), (0, 19, 0), (0, 24, 0), (0, 32, 0)])
 
 
-@settings(deadline=None)
 @given(version=_VERSIONS, low=st.floats(0.3, 0.94), more=st.floats(0.0, 0.05))
 def test_more_utilization_never_holds_fewer_tokens(version, low, more):
     few, many = (
@@ -218,7 +217,6 @@ def test_more_utilization_never_holds_fewer_tokens(version, low, more):
     assert few.kv_tokens.expected <= many.kv_tokens.expected
 
 
-@settings(deadline=None)
 @given(version=_VERSIONS, length=st.integers(16, 65_536), more=st.integers(0, 65_536))
 def test_longer_contexts_never_raise_the_concurrency(version, length, more):
     short, long = (
@@ -228,14 +226,12 @@ def test_longer_contexts_never_raise_the_concurrency(version, length, more):
     assert long.full_context_concurrency.expected <= short.full_context_concurrency.expected
 
 
-@settings(deadline=None)
 @given(version=_VERSIONS, ranks=st.sampled_from([1, 2, 4]))
 def test_more_ranks_never_cost_a_gpu_more_weights(version, ranks):
     few, many = (planned(LLAMA_3_1_8B, "-tp", str(count), version=version) for count in (ranks, 2 * ranks))
     assert many.memory.weights.expected <= few.memory.weights.expected
 
 
-@settings(deadline=None)
 @given(version=_VERSIONS, seqs=st.integers(1, 1024), tokens=st.sampled_from([1024, 2048, 8192]))
 def test_bytes_a_token_do_not_depend_on_the_batch(version, seqs, tokens):
     words = ("--max-num-seqs", str(seqs), "--max-num-batched-tokens", str(tokens), "--max-model-len", "1024")

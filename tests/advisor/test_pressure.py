@@ -194,7 +194,7 @@ def test_blocks_that_only_the_prefix_cache_keeps_are_free():
 
 @given(used=st.floats(0, 12_288), more=st.floats(0, 12_288), running=st.floats(0, 30), waiting=st.floats(0, 100))
 @example(used=0.0, more=47.0, running=0.0, waiting=45.375)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_risk_is_a_probability_and_rises_with_usage(used, more, running, waiting):
     few, many = (
         preemption_risk_ratio(now(running=running, waiting=waiting, used=each, usual=0.5), HORIZON)

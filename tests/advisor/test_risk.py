@@ -143,7 +143,7 @@ def test_a_fast_leak_shows_within_two_minutes_of_a_calm_hour():
 
 
 @given(at=st.floats(60, 5 * HOUR), size_gib=st.floats(0.05, 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_single_step_is_no_growth(at, size_gib):
     def stepping(now):
         return (foreign((10 + (size_gib if now > at else 0)) * GIB),)
@@ -167,7 +167,7 @@ def test_a_leak_that_stopped_is_over_within_minutes():
 
 
 @given(period=st.floats(90, 2 * HOUR), amplitude=st.floats(0.05, 8), cycles=st.floats(2.2, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_sawtooth_that_was_seen_to_turn_never_counts_as_growth(period, amplitude, cycles):
     every = min(15.0, period / 30)
     state, seen = lived(sawtooth(period, amplitude * GIB), seconds=max(600.0, cycles * period), every=every)
@@ -178,7 +178,7 @@ def test_a_sawtooth_that_was_seen_to_turn_never_counts_as_growth(period, amplitu
 
 
 @given(amplitude=st.floats(0.5, 10), phase=st.floats(0, 1), hours=st.floats(25, 60))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_daily_wave_that_was_seen_for_a_day_never_counts_as_growth(amplitude, phase, hours):
     def wave(now):
         return (foreign((20 + amplitude * 0.5 * (1 - math.cos(math.tau * (now / 86_400 + phase)))) * GIB),)
@@ -470,7 +470,7 @@ def folded(moments):
 
 
 @given(life=lives(), more=st.floats(0, 40 * GIB))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_more_free_never_raises_risk(life, more):
     state, seen = folded(life), life[-1]
     less = assess(state, seen, horizon_seconds=HORIZON)
@@ -481,7 +481,7 @@ def test_more_free_never_raises_risk(life, more):
 
 
 @given(life=lives())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_state_survives_being_written_and_read(life):
     state = folded(life)
     assert from_json(to_json({"GPU-0": state})) == {"GPU-0": state}

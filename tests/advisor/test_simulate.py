@@ -953,7 +953,7 @@ def assert_blocks_add_up(scheduler: Scheduler) -> None:
     assert all(pool._names[block] == name for name, blocks in pool._duplicates.items() for block in blocks)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(loads())
 def test_blocks_add_up_and_nobody_is_lost_whatever_the_load(
     load: tuple[SchedulerConfig, list[tuple[int, Request]]],
@@ -994,7 +994,7 @@ def test_blocks_add_up_and_nobody_is_lost_whatever_the_load(
         assert tokens[each.request_id] == min(lengths)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(loads(), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 11)), max_size=8))
 def test_aborts_leave_nothing_behind(
     load: tuple[SchedulerConfig, list[tuple[int, Request]]], aborts: list[tuple[int, int]]
@@ -1182,7 +1182,7 @@ def test_a_step_that_takes_no_possible_time_is_refused(seconds: float) -> None:
         replay(config(), arrivals((0.0, request("a"))), lambda _batch: seconds)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(loads())
 def test_times_are_in_order_whatever_the_load(load: tuple[SchedulerConfig, list[tuple[int, Request]]]) -> None:
     flags, requests = load

@@ -68,7 +68,7 @@ def test_twelve_thousand_tokens_take_about_fifteen_requests_of_six_hundred_and_n
     tokens=st.floats(1_000, 1e6),
     target=st.floats(0.001, 0.4),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_more_spread_never_raises_the_number(mean, spread, more, tokens, target):
     narrow, wide = held(mean, spread), held(mean, spread + more)
     assert largest_number(wide, tokens, target) <= largest_number(narrow, tokens, target)
@@ -81,7 +81,7 @@ def test_more_spread_never_raises_the_number(mean, spread, more, tokens, target)
     more=st.floats(0, 1e6),
     target=st.floats(0.001, 0.4),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_more_kv_never_lowers_the_number(mean, spread, tokens, more, target):
     assert largest_number(held(mean, spread), tokens + more, target) >= largest_number(
         held(mean, spread), tokens, target
@@ -90,13 +90,13 @@ def test_more_kv_never_lowers_the_number(mean, spread, tokens, more, target):
 
 @given(shape=st.floats(0.01, 1e4), capacity=st.floats(0.001, 4), more=st.floats(0, 1))
 @example(shape=4.0, capacity=1.0, more=0.001)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_more_room_is_never_more_likely_to_be_exceeded(shape, capacity, more):
     assert gamma_deviations(shape, capacity) <= gamma_deviations(shape, capacity + more) + 1e-9
 
 
 @given(mean=st.floats(1, 5_000), spread=st.floats(0, 3), tokens=st.floats(1_000, 1e6), target=st.floats(0.001, 0.4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_number_found_is_the_largest_that_keeps_the_target(mean, spread, tokens, target):
     each = held(mean, spread)
     number = largest_number(each, tokens, target)
@@ -217,7 +217,7 @@ def test_everybody_who_runs_must_have_been_replaced_five_times():
 
 
 @given(st.floats(0, 99), st.floats(0, 1e5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_advice_without_a_hundred_requests_however_long_it_took(finished, seconds):
     assert advised(told(finished=finished, seconds=max(1.0, seconds))) is None
 

@@ -44,7 +44,7 @@ def test_whatever_is_made_of_the_corpus_is_read_or_refused(name):
     parser = PARSERS[name]
     seeds = list(parser.corpus().values())
 
-    @settings(max_examples=_EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=HealthCheck)
+    @settings(max_examples=_EXAMPLES, derandomize=True, database=None, suppress_health_check=HealthCheck)
     @given(mutated(seeds, WORDS))
     def falls_over_on_nothing(content):
         parser.take(content)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from advisor.model import parse_model
@@ -208,7 +208,7 @@ def test_any_key_of_any_recorded_config_may_be_anything(value):
             assert spec is None or all(size > 0 for each in spec.parameters for size in each.shape), where
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=1500)
 @given(data=st.data())
 def test_a_mutated_config_is_read_or_refused_in_one_line(data):
     config = copy.deepcopy(data.draw(st.sampled_from(CONFIGS)))
