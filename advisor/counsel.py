@@ -100,8 +100,9 @@ def counsel(
         policy: Thresholds.
     """
     longest = reading.max_model_len or (theory.flags.max_model_len if theory else None) or 0
-    block = int(reading.cache.block_size or 1) if reading.cache else 1
-    held = holding(load, max_model_len=longest, block_size=block) if load is not None and longest else None
+    held = None
+    if load is not None and longest:
+        held = holding(load, max_model_len=longest, block_size=_block_size(theory, reading))
     now = None
     if load is not None:
         now = pressure(
@@ -184,7 +185,7 @@ def _advice(
         Surroundings(
             current=int(engine.max_num_seqs),
             capacity_tokens=capacity,
-            block_size=theory.layout.block_size if theory else reading.cache.block_size or 16,
+            block_size=_block_size(theory, reading),
             max_model_len=longest,
             max_num_batched_tokens=theory.flags.max_num_batched_tokens if theory else None,
             admits_whole_prompts=_admits_whole_prompts(reading, server),
@@ -219,6 +220,10 @@ def _admits_whole_prompts(reading: EngineReading, server: EngineProcess | None) 
     return _version(reading) >= _FULL_ISL_SINCE and (
         server is None or server.flags.scheduler_reserve_full_isl is not False
     )
+
+
+def _block_size(theory: EnginePlan | None, reading: EngineReading) -> int:
+    return int(theory.layout.block_size if theory else reading.cache.block_size or 16)
 
 
 def _state_blocks(theory: EnginePlan | None, reading: EngineReading) -> int | None:

@@ -210,7 +210,7 @@ def holding(load: EngineLoad, *, max_model_len: int, block_size: int) -> Holding
     weight, expected = 0.0, 0.0
     if alone is not None:
         weight = min(_LENGTH_TURNOVERS, sums.finished / 10)
-        expected = alone[1] * (mean + shared * (1 - 1 / beside)) ** 2 if beside > 1 else alone[1] * mean**2
+        expected = alone[1] * (mean + shared * (1 - 1 / beside)) ** 2
     if alone is not None and seen > expected:
         # A preemption throws the number running about, which reads as spread, however long one looks, and never as the
         # lack of it.

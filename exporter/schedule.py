@@ -194,6 +194,8 @@ class Schedule:
 
     def _hand_out(self, beat: _Beat) -> None:
         calls = beat.calls
+        if not calls:
+            return  # the last was cancelled at this moment
         head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
         for key, call in calls.items():
             if (has_begun := self._under_way.get(key)) is not None:
