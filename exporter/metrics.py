@@ -15,23 +15,21 @@ from prometheus_client.utils import floatToGoString
 from advisor.facts import Fact, Kind, Metric, metrics_of, samples_of
 
 
-def text_of(facts: Iterable[Fact], *, openmetrics: bool) -> str:
-    """Return the families of these facts in Prometheus' text format or in OpenMetrics, there without the ``# EOF``.
-
-    A family without samples is left out.
-    """
-    return Pages().text_of(facts, openmetrics=openmetrics)
-
-
 class Pages:
-    """Page after page: what is of the same facts as in the page before is not written anew."""
+    """Page after page: what is of the same facts as in the page before is not written anew.
+
+    Facts never change, so those that are the same objects have the same text.
+    """
 
     def __init__(self) -> None:
         """Start with no page."""
         self._before: dict[tuple[Any, bool], tuple[list[Fact], str]] = {}
 
     def text_of(self, facts: Iterable[Fact], *, openmetrics: bool) -> str:
-        """Return what `text_of` does. Facts never change, so those that are the same objects have the same text."""
+        """Return the families of these facts in Prometheus' text format or in OpenMetrics, there without the ``# EOF``.
+
+        A family without samples is left out.
+        """
         by_type: dict[Any, list[Fact]] = {}
         for fact in facts:
             by_type.setdefault(type(fact), []).append(fact)

@@ -13,7 +13,11 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from advisor.estimate import Origin
 from advisor.facts import Fact, Kind, described, identity, level, metrics_of, samples_of, total
-from exporter.metrics import Pages, text_of
+from exporter.metrics import Pages
+
+
+def text_of(facts, *, openmetrics):
+    return Pages().text_of(facts, openmetrics=openmetrics)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
