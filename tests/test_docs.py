@@ -69,8 +69,9 @@ def test_every_page_is_linked_from_another():
 
 
 def commands_of(page):
-    """Every call of the program in a page, as words: lines of shell blocks, and code within sentences."""
+    """Every call of the program in a page, as words: lines of shell blocks, tasks of a play, code within sentences."""
     lines = "\n".join(blocks_of(page, "sh")).replace("\\\n", " ").splitlines()
+    lines += "\n".join(blocks_of(page, "yaml")).replace('"', "").splitlines()
     lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose_of(page))]
     for line in lines:
         if "vllm-headroom " not in line:
@@ -103,6 +104,28 @@ def test_every_command_and_option_that_is_shown_exists(page):
     assert wrong == []
 
 
+def test_the_play_restarts_only_after_the_new_version_has_judged_what_is_configured():
+    """A failing task drops the restarts notified before it: the run after it would be green and restart nothing."""
+    blocks = [yaml.safe_load(block) for block in blocks_of(Path("docs/installation.md"), "yaml")]
+    play = next(block[0] for block in blocks if isinstance(block, list) and block[0].get("hosts") == "gpu_servers")
+    tasks = play["tasks"]
+    (judging,) = [
+        place
+        for place, task in enumerate(tasks)
+        if str(task.get("ansible.builtin.command")).startswith("{{ headroom_home }}/bin/vllm-headroom check ")
+    ]
+    flushing = [task.get("ansible.builtin.meta") for task in tasks].index("flush_handlers")
+    notifying = [place for place, task in enumerate(tasks) if "notify" in task]
+    writing_units = [place for place, task in enumerate(tasks) if "/etc/systemd/system/" in str(task)]
+    assert all(judging < place < flushing for place in [*notifying, *writing_units])
+    assert set(writing_units) <= set(notifying)
+    # What runs has files of its own: pip writes none of them.
+    assert [task["ansible.builtin.pip"]["virtualenv"] for task in tasks if "ansible.builtin.pip" in task] == [
+        "{{ headroom_home }}"
+    ]
+    assert "{{ headroom_version }}" in play["vars"]["headroom_home"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_flag_that_a_sentence_names_is_ours_or_vllms(page):
     known = {option for command in all_commands(cli) for each in command.params for option in each.opts}
@@ -114,6 +137,7 @@ def test_every_flag_that_a_sentence_names_is_ours_or_vllms(page):
 OF_OTHERS = {
     *("--gpus", "--pid", "--restart"),  # docker
     *("--force", "--force-reinstall"),  # pip, uv
+    "--limit",  # ansible-playbook
 }
 
 
