@@ -417,8 +417,12 @@ def _daemon(layout: Layout) -> None:
     layout.add(
         timeline(
             "Collectors",
-            "Whether each source could be read. What a failing source would tell is missing, not zero.",
-            [Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}")],
+            "Whether each source could be read, and whether the configuration in effect is the one on disk. What a "
+            "failing source would tell is missing, not zero.",
+            [
+                Query(expr=at_server("collector_success"), legend="{{instance}} {{collector}}"),
+                Query(expr=at_server("config_last_reload_successful"), legend="{{instance}} configuration"),
+            ],
             states=WORKS,
         ),
         width=16,

@@ -45,6 +45,18 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             lacks=("gpu",),
         ),
         Alert(
+            name="HeadroomConfigNotReloaded",
+            severity=Severity.WARNING,
+            expr="headroom_config_last_reload_successful == 0",
+            hold="10m",
+            summary="vllm-headroom runs by an old configuration or certificate.",
+            description="What is on the disk of {{ $labels.instance }} has been refused for ten minutes, and the old "
+            "stays in effect: until the certificate ends, or the daemon is started again and refuses it, too.",
+            board=Board.SERVER,
+            panel="Collectors",
+            lacks=("gpu",),
+        ),
+        Alert(
             name="HeadroomMetricMissing",
             severity=Severity.INFO,
             expr="headroom_engine_metric_missing == 1",

@@ -337,6 +337,15 @@ EXAMPLES = (
         says="The nvml source of h:9738 has failed for ten minutes",
     ),
     Example(
+        alert="HeadroomConfigNotReloaded",
+        severity="warning",
+        subject=TARGET,
+        bad={series("headroom_config_last_reload_successful", TARGET): constant(0)},
+        good={series("headroom_config_last_reload_successful", TARGET): "1+0x30 0+0x5 1+0x85"},
+        not_before="9m",
+        says="What is on the disk of h:9738 has been refused for ten minutes",
+    ),
+    Example(
         alert="HeadroomMetricMissing",
         severity="info",
         subject=ENGINE,
