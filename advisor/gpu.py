@@ -164,6 +164,7 @@ def judge_gpu(
             memory_slack_bytes=seen.slack_bytes if is_split else None,
             memory_slack_low_bytes=state.lowest_slack_bytes if is_split else None,
             memory_growth_bytes_per_second=said.growth_bytes_per_second,
+            memory_growth_lasted_seconds=said.growth_lasted_seconds,
             oom_risk_ratio=said.risk_ratio,
             oom_risk_factor_ratio=factors,
             time_to_oom_seconds=said.time_to_oom_seconds,

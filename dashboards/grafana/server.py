@@ -45,6 +45,9 @@ _GPU = "instance, gpu"
 _CLAIMANT = "instance, gpu, engine"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
+_IF_IT_GOES_ON = (
+    "If the present growth goes on. How likely that is, is in the risk: what has just begun may be over soon."
+)
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 _HOUR_SECONDS = 3600
 _TELLING_RATIO = 0.01
@@ -153,8 +156,8 @@ def _figures(layout: Layout) -> None:
     )
     layout.add(
         figure(
-            "Out of memory in",
-            "At the present growth.",
+            "Memory ends at this growth",
+            _IF_IT_GOES_ON,
             each(until(gpu("time_to_oom_seconds"))),
             unit="dtdurations",
             steps=TIME_TO_OOM,
@@ -294,7 +297,7 @@ def _risk(layout: Layout) -> None:
     layout.add(
         lines(
             "Time until memory ends",
-            "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
+            f"{_IF_IT_GOES_ON} What is further away than the top, or not in sight, is drawn at the top.",
             [
                 Query(
                     expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g}) / {_HOUR_SECONDS}",
