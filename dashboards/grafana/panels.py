@@ -31,7 +31,8 @@ OF_GPU = ('instance=~"$instance"', 'gpu=~"$gpu"')
 OF_ENGINE = ('instance=~"$instance"', 'engine=~"$engine"')
 OF_SERVER = ('instance=~"$instance"',)
 GPU_LEGEND = "{{instance}} GPU {{gpu}}"
-ENGINE_LEGEND = "{{engine}}"
+ENGINE_LEGEND = "{{instance}} {{engine}} #{{dp_rank}}"
+"""An engine is named as its own host sees it: on every host of a fleet there may be a 127.0.0.1:8000."""
 
 GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, PLAIN = (
     "green",
@@ -46,6 +47,8 @@ GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, PLAIN = (
 """Grafana's palette names follow the theme; grey has none. Plain is the colour of text."""
 
 NOT_REPORTED = "not reported"
+_NAME_SIZE = 12
+"""Pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +236,8 @@ def figure(
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
     panel.graph_mode(cm.BigValueGraphMode.NONE)
     panel.text_mode(cm.BigValueTextMode.VALUE_AND_NAME if named else cm.BigValueTextMode.AUTO)
+    if named:  # else a long name makes all of them too small to read
+        panel.text(common.VizTextDisplayOptions().title_size(_NAME_SIZE))
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.mappings([*([values(states)] if states is not None else []), _absent(no_value)])

@@ -103,7 +103,7 @@ def build() -> Dashboard:
     layout.add(
         stacked(
             "Memory of GPU $gpu",
-            "The same over time.",
+            "The same over time; of several servers, their GPUs of this number together.",
             [Query(expr=f"sum by (component) ({_part(name)})", legend=name) for name in COMPONENTS],
             unit="bytes",
             colors=COMPONENT_COLORS,
@@ -123,7 +123,7 @@ def build() -> Dashboard:
 
 def _figures(layout: Layout) -> None:
     def each(expr: str) -> Query:
-        return Query(expr=expr, legend="GPU {{gpu}}")
+        return Query(expr=expr, legend="GPU {{gpu}} {{instance}}")
 
     risk, slack = gpu("oom_risk_ratio"), gpu("memory_slack_bytes")
     layout.add(
@@ -189,7 +189,7 @@ def _risk(layout: Layout) -> None:
             [
                 Query(
                     expr=f"{factors} and max_over_time({factors}[$__range] @ end()) >= {_TELLING_RATIO:g}",
-                    legend="GPU {{gpu}} {{factor}}",
+                    legend=f"{GPU_LEGEND} {{{{factor}}}}",
                 )
             ],
             unit="percentunit",
@@ -346,11 +346,11 @@ def _hardware(layout: Layout) -> None:
         "Errors in the last hour",
         "Uncorrected memory errors and Xid errors, as far as they happened under watch.",
         [
-            Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend="GPU {{gpu}} uncorrected ECC"),
+            Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend=f"{GPU_LEGEND} uncorrected ECC"),
             # The series of a code appears with its first error, and a counter that appears has no increase yet.
             Query(
                 expr=f"{xids} unless {xids} offset 1h or increase({xids}[1h])",
-                legend="GPU {{gpu}} Xid {{xid}}",
+                legend=f"{GPU_LEGEND} Xid {{{{xid}}}}",
             ),
         ],
         unit="short",
