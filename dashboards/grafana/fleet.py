@@ -206,7 +206,7 @@ def _gpus() -> table.Panel:
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
                 states=OOM_NEVER_OR_NOW,
-                width=150,
+                width=165,
             ),
             Column(
                 title="Slack",

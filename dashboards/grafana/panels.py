@@ -123,12 +123,12 @@ def _begun(
     return panel
 
 
-def _legend(placement: cm.LegendPlacement = cm.LegendPlacement.BOTTOM) -> common.VizLegendOptions:
+def _legend() -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
         .show_legend(True)
         .display_mode(cm.LegendDisplayMode.LIST)
-        .placement(placement)
+        .placement(cm.LegendPlacement.BOTTOM)
         .calcs([])
     )
 
@@ -147,7 +147,6 @@ def lines(
     low: float | None = None,
     high: float | None = None,
     fill: int = 8,
-    legend_at: cm.LegendPlacement = cm.LegendPlacement.BOTTOM,
     no_value: str = NOT_REPORTED,
 ) -> timeseries.Panel:
     """Return lines over time; with steps, their borders are drawn as dashed lines.
@@ -155,7 +154,7 @@ def lines(
     ``low`` and ``high`` fix the axis.
     """
     panel: timeseries.Panel = _begun(timeseries.Panel(), title, note, queries, unit=unit)
-    panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
+    panel.legend(_legend()).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
     if low is not None:
         panel.min(low)

@@ -1,6 +1,5 @@
 """One server: where each GPU's memory went, what may still be claimed, what grows, and how the hardware is."""
 
-from grafana_foundation_sdk.models.common import LegendPlacement
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
@@ -195,7 +194,6 @@ def _risk(layout: Layout) -> None:
             unit="percentunit",
             low=0,
             high=1,
-            legend_at=LegendPlacement.RIGHT,
             no_value="no cause reached 1%",
         ),
         width=9,
