@@ -19,7 +19,7 @@ from advisor.residuals import Residuals, flags_key, place_key
 from advisor.risk import Culprit
 from advisor.risk_state import GpuState
 from advisor.rules import findings
-from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, process_bytes
+from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank
 from advisor.starts import previous_starts
 from advisor.versions import parse_version
 
@@ -68,11 +68,12 @@ def advise(snapshot: Snapshot, history: History, policy: Policy) -> Report:
             states[gpu.uuid] = history.gpus.get(gpu.uuid, GpuState())
             judgements.append(GpuJudgement(gpu=gpu.gpu, uuid=gpu.uuid))
             continue
-        shares, strangers = _shares(snapshot, gpu, placed)
+        shares, strangers, foreign_bytes = _shares(snapshot, gpu, placed)
         judgement, said, states[gpu.uuid] = judge_gpu(
             snapshot.with_errors_of_its_board(gpu),
             shares=shares,
             strangers=strangers,
+            foreign_bytes=foreign_bytes,
             state=history.gpus.get(gpu.uuid, GpuState()),
             now_seconds=snapshot.now_seconds,
             policy=policy,
@@ -235,9 +236,11 @@ def _max_num_seqs(placed: Placed) -> tuple[int, FlagOrigin] | None:
     return default_max_num_seqs(version, placed.device), "default"
 
 
-def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[EngineShare], dict[str, float]]:
-    """Return what each engine holds and may claim on a GPU, and what each foreign process holds."""
-    holders, _ = holders_on(snapshot, gpu, placed)
+def _shares(
+    snapshot: Snapshot, gpu: Gpu, placed: list[Placed]
+) -> tuple[list[EngineShare], dict[str, float], float | None]:
+    """Return what each engine holds and may claim on a GPU, what each foreign process holds, and these in all."""
+    holders, foreign_bytes = holders_on(snapshot, gpu, placed)
     processes = snapshot.processes_on(gpu)
     shares = []
     for server, engine, held in holders:
@@ -267,7 +270,7 @@ def _shares(snapshot: Snapshot, gpu: Gpu, placed: list[Placed]) -> tuple[list[En
     unowned = snapshot.unowned_on(gpu)
     if unowned:
         strangers["nobody in sight"] = float(unowned)
-    return shares, strangers
+    return shares, strangers, foreign_bytes
 
 
 def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | None:
@@ -283,10 +286,10 @@ def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | N
 
 def holders_on(
     snapshot: Snapshot, gpu: Gpu, placed: list[Placed]
-) -> tuple[list[tuple[EngineProcess, Placed | None, float | None]], float]:
+) -> tuple[list[tuple[EngineProcess, Placed | None, float | None]], float | None]:
     """Return the servers on a GPU with the engine that answers there, if any, and the bytes held; and foreign bytes.
 
-    Bytes are None where the driver does not tell them of this server and of another process.
+    Bytes are None where the driver tells them neither of these processes nor of all others.
     """
     processes = snapshot.processes_on(gpu)
     claimed_pids: set[int] = set()
@@ -299,8 +302,8 @@ def holders_on(
         held = snapshot.held_on(gpu, server.pids)
         engine = next((each for each in placed if each.server is server and gpu in each.gpus), None)
         found.append((server, engine, None if held is None else float(held)))
-    foreign = process_bytes(process for process in processes if process.pid not in claimed_pids)
-    return found, float((foreign or 0) + snapshot.unowned_on(gpu))
+    foreign = snapshot.held_on(gpu, frozenset(process.pid for process in processes) - claimed_pids)
+    return found, None if foreign is None else float(foreign + snapshot.unowned_on(gpu))
 
 
 def server_name(snapshot: Snapshot, server: EngineProcess, engine: Placed | None) -> str:

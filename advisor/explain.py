@@ -28,6 +28,7 @@ _DEVICE_SENTENCES = {
     "free": "Free: what a new allocation, of this engine or another process, can still take.",
 }
 """The parts that are no engine's, in words."""
+_OUT_OF_SIGHT = "Held by processes that are no vLLM server, or not in sight here: an engine may be among these."
 _IDLE_BLOCKS = "KV blocks taken at start and held by no request: room for more requests, for nothing else."
 _NO_LOG = "no server process was found on this host whose log could be read"
 _NOTHING = exactly(0.0)
@@ -77,7 +78,8 @@ class GpuExplanation:
     name: str | None
     total_bytes: int
     parts: tuple[Part, ...]
-    """They add up to ``total_bytes`` exactly."""
+    """They add up to ``total_bytes`` exactly; none where the driver does not tell who holds what."""
+    why_no_parts: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,8 @@ class EngineExplanation:
     start_log: str
     """Where it was read, or why not."""
     parts: tuple[Part, ...]
-    """What no GPU's list shows: the KV cache of vLLM's CPU build, or the figures of a log without its server."""
+    """What no GPU's list shows: the KV cache of vLLM's CPU build, the figures of a log without its server, or what an
+    engine should hold where the driver does not tell what it holds."""
     sentences: tuple[str, ...]
     choices: tuple[UtilizationChoice, ...]
     failed: bool
@@ -116,7 +119,8 @@ class _Share:
     server: EngineProcess
     engine: str
     placed: Placed | None
-    held_bytes: float
+    held_bytes: float | None
+    """None where the driver does not tell."""
     figures: Figures
     rank: RankMemory | None
     usage_ratio: float
@@ -129,9 +133,10 @@ def explain(snapshot: Snapshot) -> Explanation:
     gpus = []
     for gpu in snapshot.gpus:
         holders, foreign_bytes = holders_on(snapshot, gpu, placed)
-        here = [_share(snapshot, gpu, server, engine, held or 0.0) for server, engine, held in holders]
+        here = [_share(snapshot, gpu, server, engine, held) for server, engine, held in holders]
         shares += here
-        explained = _explain_gpu(gpu, here, foreign_bytes)
+        in_sight = not (snapshot.hidden_on(gpu) or snapshot.unowned_on(gpu))
+        explained = _explain_gpu(gpu, here, foreign_bytes, in_sight=in_sight)
         if explained is not None:
             gpus.append(explained)
     engines = [_explain_engine(snapshot, each, [one for one in shares if one.placed is each]) for each in placed]
@@ -146,17 +151,36 @@ def explain(snapshot: Snapshot) -> Explanation:
     return Explanation(gpus=tuple(gpus), engines=tuple(engines))
 
 
-def _explain_gpu(gpu: Gpu, shares: list[_Share], foreign_bytes: float) -> GpuExplanation | None:
-    """Return every part of one GPU's memory, None where the driver does not tell its memory."""
+def _explain_gpu(
+    gpu: Gpu, shares: list[_Share], foreign_bytes: float | None, *, in_sight: bool
+) -> GpuExplanation | None:
+    """Return every part of one GPU's memory, None where the driver does not tell its memory.
+
+    Args:
+        gpu: The GPU.
+        shares: The engines on it.
+        foreign_bytes: What other processes hold, None where that is not told.
+        in_sight: Whether everybody who holds memory there is known.
+    """
+    if gpu.memory_total_bytes is None or gpu.memory_used_bytes is None or gpu.memory_free_bytes is None:
+        return None
     planned = [_planned(share) for share in shares]
     splits = [share_parts(plan) for plan in planned]
     together = components(gpu, planned, foreign_bytes)
-    if together is None or gpu.memory_total_bytes is None:
-        return None
+    if together is None:
+        return GpuExplanation(
+            gpu=gpu.gpu,
+            uuid=gpu.uuid,
+            name=gpu.name,
+            total_bytes=gpu.memory_total_bytes,
+            parts=(),
+            why_no_parts=f"{gib(gpu.memory_used_bytes)} are in use; the driver does not tell by whom.",
+        )
     parts: list[Part] = []
     for name in COMPONENTS:
         if name in _DEVICE_SENTENCES:
-            parts.append(_device_part(name, together[name]))
+            sentence = _OUT_OF_SIGHT if name == "foreign" and not in_sight else _DEVICE_SENTENCES[name]
+            parts.append(_device_part(name, together[name], sentence))
             continue
         own = [split[name] for split in splits]
         for share, size in zip(shares, own, strict=True):
@@ -245,7 +269,9 @@ def utilization_choices(
     return tuple([choice for choice in choices if choice.starts] + refused[:1])
 
 
-def _share(snapshot: Snapshot, gpu: Gpu, server: EngineProcess, placed: Placed | None, held_bytes: float) -> _Share:
+def _share(
+    snapshot: Snapshot, gpu: Gpu, server: EngineProcess, placed: Placed | None, held_bytes: float | None
+) -> _Share:
     found = snapshot.start_log_of(server)
     rank = None
     if found is not None and found.log is not None:
@@ -300,7 +326,7 @@ def _planned(share: _Share) -> EngineShare:
         "activation_reserve": _expected(figures, "activation_peak"),
     }
     return EngineShare(
-        engine=share.engine, held_bytes=share.held_bytes, entitled=exactly(share.held_bytes), parts=parts
+        engine=share.engine, held_bytes=share.held_bytes, entitled=exactly(share.held_bytes or 0.0), parts=parts
     )
 
 
@@ -336,9 +362,16 @@ def _part(name: str, size: float, bounds: Estimate, sentence: str, *, engine: st
     )
 
 
-def _device_part(name: str, size: float) -> Part:
+def _device_part(name: str, size: float, sentence: str) -> Part:
     origin = Origin.DERIVED if name == "driver_reserved" else Origin.REPORTED
-    return _part(name, size, exactly(size, origin), _DEVICE_SENTENCES[name])
+    return _part(name, size, exactly(size, origin), sentence)
+
+
+def _should_hold(share: _Share) -> tuple[Part, ...]:
+    """Return what the model, the flags and the log say, where the driver says nothing of what is held."""
+    planned = _planned(share).parts
+    told = ("weights", "kv_used", "kv_idle", "cuda_graphs")  # the rest is told from what is held
+    return tuple(_engine_part(share, name, planned[name]) for name in told)
 
 
 def _engine_part(share: _Share, name: str, size: float) -> Part:
@@ -393,6 +426,7 @@ def _bounds_and_sentence(share: _Share, name: str, size: float) -> tuple[Estimat
 
 def _remainder(share: _Share) -> Estimate:
     """Return what the process holds beside weights, KV cache and graphs."""
+    assert share.held_bytes is not None
     return exactly(share.held_bytes).minus(_sum(share.figures, "weights", "kv_cache", "cuda_graphs"))
 
 
@@ -409,7 +443,7 @@ def _why_unknown(share: _Share) -> str:
     if share.placed is None:
         return "The server does not answer, or is still loading: its parts cannot be told."
     if share.placed.reading.sleeping:
-        return "The engine sleeps: its weights and its KV cache are off the GPU, this is what remains."
+        return "The engine sleeps: its weights and its KV cache are off the GPU; what it holds is what remains."
     return f"The engine's parts cannot be told: {share.placed.no_theory}, and no start-up log is readable."
 
 
@@ -419,11 +453,12 @@ def _explain_engine(snapshot: Snapshot, placed: Placed, shares: list[_Share]) ->
     log = found.log if found else None
     tokens = _tokens(placed, log)
     used = None if tokens is None or reading.kv_usage_ratio is None else tokens * reading.kv_usage_ratio
-    share = max(shares, key=lambda each: each.held_bytes) if shares else None
+    share = max(shares, key=lambda each: each.held_bytes or 0.0) if shares else None
     parts: tuple[Part, ...] = ()
     choices: tuple[UtilizationChoice, ...] = ()
     sentences: list[str] = []
     if share is not None and share.figures:
+        parts = _should_hold(share) if share.held_bytes is None else ()
         choices = _choices(share, tokens, reading.max_model_len)
         version = parse_version(reading.vllm_version)
         told = (
@@ -522,7 +557,11 @@ def _why_so_much(share: _Share, num_gpus: int) -> str:
     each = f"each of its {num_gpus} GPUs" if num_gpus > 1 else f"GPU {share.gpu.gpu}"
     weights, pool = figures.get("weights"), figures.get("kv_cache")
     model = f" for {gib(weights.expected)} of weights" if weights else ""
-    held = f"It holds {gib(share.held_bytes)} on {each}{model}"
+    if share.held_bytes is None:
+        untold = f"What it holds on {each} the driver does not tell"
+        held = f"{untold}; the parts named here are what it should hold. It is so much"
+    else:
+        held = f"It holds {gib(share.held_bytes)} on {each}{model}"
     cache = f"{gib(pool.expected)} of KV cache" if pool else "its KV cache"
     if settings.pinned:
         return f"{held}, because {settings.pinned} gives it {cache}, taken in full at start."
@@ -549,7 +588,7 @@ def _what_is_idle(share: _Share, tokens: float | None, used: float | None) -> st
 
 def _outside_the_budget(share: _Share, version: Version | None) -> str | None:
     budget = _settings(share).budget_bytes
-    if budget is None or share.held_bytes <= budget + 64 * MIB:
+    if budget is None or share.held_bytes is None or share.held_bytes <= budget + 64 * MIB:
         return None
     graphs = version is not None and version < GRAPHS_IN_BUDGET_SINCE
     outside = "the CUDA context and CUDA graphs stand" if graphs else "the CUDA context stands"

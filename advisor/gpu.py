@@ -44,13 +44,15 @@ def share_parts(share: EngineShare) -> dict[str, float]:
     return parts
 
 
-def components(gpu: Gpu, shares: Sequence[EngineShare], foreign_bytes: float) -> dict[str, float] | None:
-    """Split a GPU's memory into `COMPONENTS`; they add up to its total exactly.
+def components(gpu: Gpu, shares: Sequence[EngineShare], foreign_bytes: float | None) -> dict[str, float] | None:
+    """Split a GPU's memory into `COMPONENTS`; they add up to its total exactly. None where nobody tells who holds what.
 
     Planned parts that exceed what an engine's processes hold are cut, the most uncertain first: the activation
     reserve may not have been reached yet, graphs may be smaller. What is held beyond the plan is engine_other.
     """
     if gpu.memory_total_bytes is None or gpu.memory_free_bytes is None or gpu.memory_used_bytes is None:
+        return None
+    if foreign_bytes is None or any(share.held_bytes is None for share in shares):
         return None
     parts = dict.fromkeys(COMPONENTS, 0.0)
     for share in shares:
@@ -132,6 +134,7 @@ def judge_gpu(
     *,
     shares: Sequence[EngineShare],
     strangers: Mapping[str, float],
+    foreign_bytes: float | None,
     state: GpuState,
     now_seconds: float,
     policy: Policy,
@@ -139,6 +142,7 @@ def judge_gpu(
     """Return what is said of one GPU, why, and the state with this moment folded in.
 
     Where the driver does not tell what an engine holds, nothing is said of claims, nor of the slack that they leave.
+    ``foreign_bytes`` is what ``strangers`` and those of whom the driver says nothing hold together, None if not known.
     """
     seen = observation(gpu, shares=shares, strangers=strangers, now_seconds=now_seconds)
     if seen is None:
@@ -151,7 +155,7 @@ def judge_gpu(
         GpuJudgement(
             gpu=gpu.gpu,
             uuid=gpu.uuid,
-            memory_component_bytes=components(gpu, shares, sum(strangers.values())),
+            memory_component_bytes=components(gpu, shares, foreign_bytes),
             engine_budget_bytes={
                 share.engine: share.budget_bytes for share in shares if share.budget_bytes is not None
             },
@@ -164,6 +168,7 @@ def judge_gpu(
             memory_slack_bytes=seen.slack_bytes if is_split else None,
             memory_slack_low_bytes=state.lowest_slack_bytes if is_split else None,
             memory_growth_bytes_per_second=said.growth_bytes_per_second,
+            memory_growth_lasted_seconds=said.growth_lasted_seconds,
             oom_risk_ratio=said.risk_ratio,
             oom_risk_factor_ratio=factors,
             time_to_oom_seconds=said.time_to_oom_seconds,

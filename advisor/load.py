@@ -11,7 +11,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any
 
 from advisor.readings import EngineReading, Histogram
@@ -99,6 +99,11 @@ class Lengths:
     def count(self) -> float:
         """Observations in all."""
         return math.fsum(self.counts)
+
+    @property
+    def histogram(self) -> Histogram:
+        """The same as a page would show it, but for counts that are no whole numbers."""
+        return Histogram(bounds=self.bounds, cumulative=tuple(accumulate(self.counts)), sum=self.sum, count=self.count)
 
     @property
     def mean(self) -> float | None:

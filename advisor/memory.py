@@ -21,9 +21,9 @@ V2_ESTIMATES_GRAPHS_SINCE: Version = (0, 29, 0)
 class MemoryPlan:
     """One GPU's memory as one engine will divide it, in bytes."""
 
-    total_bytes: float
-    """CUDA-visible total."""
-    budget_bytes: float
+    total: Estimate
+    """CUDA-visible."""
+    budget: Estimate
     """``gpu_memory_utilization`` x total, rounded up as vLLM does."""
     weights: Estimate
     activation_peak: Estimate
@@ -35,6 +35,16 @@ class MemoryPlan:
     available_for_kv: Estimate
     """What the budget leaves, below zero where the parts exceed it."""
     kv_cache: Estimate
+
+    @property
+    def total_bytes(self) -> float:
+        """The total as expected."""
+        return self.total.expected
+
+    @property
+    def budget_bytes(self) -> float:
+        """The budget as expected."""
+        return self.budget.expected
 
     @property
     def budget_and_beside(self) -> Estimate:
@@ -117,8 +127,8 @@ def memory_plan(
         available = residual.mapped(lambda missed: without + missed)
     kv_cache = available.at_least(0.0) if kv_cache_memory_bytes is None else exactly(kv_cache_memory_bytes)
     return MemoryPlan(
-        total_bytes=total.expected,
-        budget_bytes=allowed.expected,
+        total=total,
+        budget=allowed,
         weights=weights,
         activation_peak=activation,
         non_torch=non_torch,

@@ -71,6 +71,11 @@ class GpuJudgement(Fact):
         "takes and gives back do not count.",
         Origin.ESTIMATED,
     )
+    memory_growth_lasted_seconds: float | None = level(
+        "For how long memory has grown so: what has lasted two minutes says little about the next quarter of an hour; "
+        "0 while nothing grows.",
+        Origin.ESTIMATED,
+    )
     oom_risk_ratio: float | None = level(
         "Probability that this GPU runs out of memory within the horizon (15 minutes unless configured).",
         Origin.ESTIMATED,
@@ -79,7 +84,8 @@ class GpuJudgement(Fact):
         "Probability that this cause alone exhausts the GPU within the horizon.", Origin.ESTIMATED, by="factor"
     )
     time_to_oom_seconds: float | None = level(
-        "Time until present growth has eaten the slack (free memory, where slack is gone); +Inf when none is in sight.",
+        "Time until present growth, if it goes on, has eaten the slack (free memory, where slack is gone); +Inf when "
+        "none is in sight.",
         Origin.ESTIMATED,
     )
     time_to_oom_lower_seconds: float | None = level(
@@ -113,7 +119,9 @@ class Engine(Fact):
     )
     asleep: int | None = level("1 while the engine sleeps (weights offloaded or discarded).", Origin.REPORTED)
     metric_missing: Mapping[str, int] | None = level(
-        "1 for a figure that this vLLM version should show on its page and does not.", Origin.DERIVED, by="metric"
+        "1 for a figure that this vLLM version should show on its page and does not, or not as a possible number.",
+        Origin.DERIVED,
+        by="metric",
     )
 
     kv_capacity_tokens: float | None = level(

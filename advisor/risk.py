@@ -90,6 +90,8 @@ class Assessment:
     factors: Mapping[str, float]
     sentences: Mapping[str, str]
     growth_bytes_per_second: float | None
+    growth_lasted_seconds: float | None
+    """For how long so far; 0 while nothing grows, None before a trend can be told."""
     time_to_oom_seconds: float | None
     time_to_oom_lower_seconds: float | None
     time_to_oom_upper_seconds: float | None
@@ -164,6 +166,7 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
             "events": happened.words,
         },
         growth_bytes_per_second=rate,
+        growth_lasted_seconds=everything.lasted_seconds if long_enough else None,
         time_to_oom_seconds=expected,
         time_to_oom_lower_seconds=lower,
         time_to_oom_upper_seconds=upper,
@@ -175,8 +178,9 @@ def assess(state: GpuState, seen: Observation, *, horizon_seconds: float) -> Ass
 def time_to_oom(
     free_bytes: float, slack_bytes: float, growth_bytes_per_second: float | None, spread: float = LEAST_SPREAD
 ) -> tuple[float | None, float | None, float | None]:
-    """Return the seconds until growth has eaten the free memory: expected, lower and upper.
+    """Return the seconds until growth has eaten the free memory, if it goes on: expected, lower and upper.
 
+    Whether it goes on is not in them: that is what the trend's chance weighs.
     Lower is when it has eaten the slack already, that is, when engines call in all they may claim, upper when none
     does; both with the 90% bounds of the rate. Expected lies at slack while there is some, since that is when the
     engines' own memory starts to be missed. Infinite without growth, None before a trend can be told.
@@ -353,7 +357,7 @@ def _trend_sentence(state: GpuState, trend: _Trend, distance_bytes: float) -> st
     return (
         f"memory use has grown by {spelled_growth(trend.bytes_per_second)} for "
         f"{spelled_seconds(trend.lasted_seconds)}, most in {Culprit(kind=holder.kind, name=holder.name).spelled}: "
-        f"what is left lasts {spelled_seconds(distance_bytes / trend.bytes_per_second)}"
+        f"what is left lasts {spelled_seconds(distance_bytes / trend.bytes_per_second)} if that goes on"
     )
 
 

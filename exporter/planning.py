@@ -10,7 +10,6 @@ from advisor.defaults import Device
 from advisor.estimate import Estimate, exactly
 from advisor.flags import EngineFlags, FlagError, misspelled, parse_flags, require_valid
 from advisor.gpus import GpuModel, UnknownGpuError, find_gpu
-from advisor.memory import budget
 from advisor.model_files import ModelFiles
 from advisor.plan import EnginePlan, plan_engine
 from advisor.residuals import NO_RESIDUALS, Residuals, flags_key, place_key
@@ -239,7 +238,7 @@ def result_of(
         "model": {"architecture": found.spec.architecture, "parameters": found.spec.num_parameters},
         "vllm_version": ".".join(map(str, found.version)),
         "gpu": {"name": found.device.name, "count": plan.gpus_needed},
-        "per_gpu": _per_gpu(plan, found.total),
+        "per_gpu": _per_gpu(plan),
         "kv": {
             "bytes_per_token_per_gpu": layout.bytes_per_token,
             "block_size": layout.block_size,
@@ -270,7 +269,7 @@ def result_of(
     return result
 
 
-def _per_gpu(plan: EnginePlan, total: Estimate) -> dict[str, Any]:
+def _per_gpu(plan: EnginePlan) -> dict[str, Any]:
     memory = plan.memory
     if memory is None:
         return {"kv_cache_bytes": _bounds(plan.kv_bytes)}
@@ -287,8 +286,8 @@ def _per_gpu(plan: EnginePlan, total: Estimate) -> dict[str, Any]:
         **{name: round(part.expected) for name, part in parts.items()},
         "kv_cache_bytes": _bounds(memory.kv_cache),
         "bounds": {
-            "total_bytes": _bounds(total),
-            "budget_bytes": _bounds(total.mapped(lambda size: budget(size, plan.flags.gpu_memory_utilization))),
+            "total_bytes": _bounds(memory.total),
+            "budget_bytes": _bounds(memory.budget),
             **{name: _bounds(part) for name, part in parts.items()},
         },
         "cuda_graphs_in_budget": memory.graphs_in_budget,

@@ -20,7 +20,7 @@ FORMAT = 1
 RESIDUALS_FILE = "residuals"
 """Written by the daemon, read by ``plan --state-dir`` too."""
 LOAD_FILE = "load"
-"""The same for ``advise --state-dir``."""
+"""The same for ``advise --state-dir`` and ``simulate --state-dir``."""
 MOST_BYTES = 16 * 1024**2
 
 

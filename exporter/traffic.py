@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
-from advisor.readings import EngineReading
+from advisor.readings import Histogram
 from advisor.whatif import TracedRequest, drawn_lengths, rescaled
 from exporter.errors import UsageError
 from exporter.sources.trace import read_trace
@@ -38,13 +38,12 @@ def made_up(
 
 
 def like_observed(
-    reading: EngineReading, *, count: int, rate: float, chance: random.Random
+    prompt: Histogram | None, output: Histogram | None, *, count: int, rate: float, chance: random.Random
 ) -> tuple[TracedRequest, ...] | None:
     """Return requests whose lengths are spread like those a server has finished; None where it has finished none.
 
     Prompt and output are drawn independently: the server's histograms do not say how they go together.
     """
-    prompt, output = reading.histograms.get("prompt_tokens"), reading.histograms.get("generation_tokens")
     if prompt is None or output is None or not prompt.count or not output.count:
         return None
     lengths = zip(

@@ -152,6 +152,12 @@ def until(value: Any, *, none: str = "not in sight") -> str:
     return spelled_seconds(value) if _is_number(value) else NOT_REPORTED
 
 
+def if_growth_goes_on(gpu: Status) -> str:
+    """Say under which condition a GPU's memory ends when it is said to: what grew for a minute may be over."""
+    lasted = gpu.get("memory_growth_lasted_seconds")
+    return f"if the growth of the last {spelled_seconds(lasted)} goes on" if lasted else "if growth goes on"
+
+
 def failing(reasons: Mapping[str, Any] | None) -> str:
     """Say why something could not be read."""
     told = [f"{_FAILING[reason]} ({reason})" if reason in _FAILING else reason for reason in reasons or ()]

@@ -25,7 +25,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import FULL, SLIDING, attention_layer, every_other_full, layer_types, window_by_layer_type
+from advisor.model.windows import FULL, SLIDING, attention_layer, every_nth_full, layer_types
 from advisor.spec import Experts
 
 _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -70,12 +70,10 @@ _GEMMA4: Mapping[str, Any] = {
 }
 
 
-def _every_sixth(keys: Keys, layers: int) -> Sequence[int | None]:
-    if keys.words("layer_types") is not None:
-        return window_by_layer_type(keys, layers)
+def _by_pattern(keys: Keys, layers: int) -> Sequence[int | None]:
+    """Return the rule of ``layer_types``, or of the config's own pattern where they are absent."""
     period = keys.size("sliding_window_pattern", "_sliding_window_pattern", default=6)
-    window = keys.count("sliding_window") or None
-    return tuple(window if (layer + 1) % period else None for layer in range(layers))
+    return every_nth_full(period)(keys, layers)
 
 
 _SANDWICH = Dense(
@@ -84,7 +82,7 @@ _SANDWICH = Dense(
     output_bias="attention_bias",
     norms=_NORMS,
     tied=True,
-    windows=every_other_full,
+    windows=every_nth_full(2),
 )
 gemma3 = Dense(
     defaults=_GEMMA3,
@@ -93,7 +91,7 @@ gemma3 = Dense(
     norms=_NORMS,
     qk_norm=True,
     tied=True,
-    windows=_every_sixth,
+    windows=_by_pattern,
 )
 
 

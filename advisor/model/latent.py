@@ -11,20 +11,17 @@ from collections.abc import Callable, Mapping
 from advisor.layers import Cache, DecoderLayer, Latent, SparseIndex
 from advisor.model.dense import assembled
 from advisor.model.keys import Keys
+from advisor.model.moe import deepseek_block
 from advisor.model.tensors import (
     Decoder,
     Heads,
     Parts,
-    experts,
     matrix,
     mlp,
     norm,
     prefixed,
-    router,
-    small,
 )
 from advisor.model.windows import attention_layer
-from advisor.spec import Experts
 
 
 def latent_attention(
@@ -77,7 +74,10 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
     hidden, layers = keys.size("hidden_size"), keys.layers()
     attention, latent = _attention_of(keys)
     common = (*attention, *norm("input_layernorm", hidden), *norm("post_attention_layernorm", hidden))
-    mixture, block = _block(keys, correction_bias=correction_bias)
+    if correction_bias is None:
+        correction_bias = keys.text("topk_method") == "noaux_tc"
+    has_experts = keys.count("n_routed_experts") > 0
+    block, mixture = deepseek_block(keys, correction_bias=correction_bias) if has_experts else ((), None)
     dense = (*common, *mlp("mlp", hidden, keys.size("intermediate_size")))
     sparse_block = (*common, *block)
     is_sparse = _sparse_layers(keys, layers) if mixture else (False,) * layers
@@ -105,29 +105,6 @@ def deepseek(keys: Keys, *, sparse: bool = False, correction_bias: bool | None =
         mixture=mixture,
         draft_layers=keys.count("num_nextn_predict_layers"),
     )
-
-
-def _block(keys: Keys, *, correction_bias: bool | None) -> tuple[Experts | None, Parts]:
-    count = keys.count("n_routed_experts")
-    if not count:
-        return None, ()
-    hidden, inner = keys.size("hidden_size"), keys.size("moe_intermediate_size")
-    shared = inner * keys.count("n_shared_experts")
-    if correction_bias is None:
-        correction_bias = keys.text("topk_method") == "noaux_tc"
-    parts = (
-        *router("mlp.gate", count, hidden),
-        *((small("mlp.gate.e_score_correction_bias", count),) if correction_bias else ()),
-        *experts("mlp.experts", count, hidden, inner),
-        *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
-    )
-    mixture = Experts(
-        num_experts=count,
-        experts_per_token=keys.size("num_experts_per_tok"),
-        intermediate_size=inner,
-        shared_intermediate_size=shared,
-    )
-    return mixture, parts
 
 
 def _sparse_layers(keys: Keys, layers: int) -> tuple[bool, ...]:

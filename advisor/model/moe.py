@@ -26,7 +26,7 @@ from advisor.model.tensors import (
     small,
     stacked_experts,
 )
-from advisor.model.windows import attention_layer, every_other_full, window_by_layer_type
+from advisor.model.windows import attention_layer, every_nth_full, window_by_layer_type
 from advisor.spec import Experts
 
 _EXPERT_COUNT = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -139,7 +139,7 @@ def _gpt_oss(keys: Keys) -> Decoder:
     def sinks(keys: Keys, sizes: Heads) -> Parts:
         return (small("self_attn.sinks", sizes.heads, sharding="column"),)
 
-    family = Dense(qkv_bias=True, output_bias=True, windows=every_other_full, further=sinks)
+    family = Dense(qkv_bias=True, output_bias=True, windows=every_nth_full(2), further=sinks)
     return family.decoder(keys, lambda _: block, mixture=mixture)
 
 
@@ -181,15 +181,20 @@ def llama4(keys: Keys) -> Decoder:
     return replace(decoder, layers=tuple(local if each else full for each in with_positions))
 
 
-def _deepseek_block(keys: Keys, *, correction_bias: bool) -> tuple[Parts, Experts]:
+def deepseek_block(keys: Keys, *, correction_bias: bool) -> tuple[Parts, Experts]:
+    """Return the feed-forward tensors of DeepSeek's mixtures, with the shared experts where there are any."""
     inner, hidden = keys.size("moe_intermediate_size"), keys.size("hidden_size")
     shared = inner * keys.count("n_shared_experts")
-    mixture = _mixture(keys, inner, shared)
-    count = mixture.num_experts
+    mixture = Experts(
+        num_experts=keys.size("n_routed_experts"),
+        experts_per_token=keys.size("num_experts_per_tok"),
+        intermediate_size=inner,
+        shared_intermediate_size=shared,
+    )
     parts = (
-        *router("mlp.gate", count, hidden),
-        *((small("mlp.gate.e_score_correction_bias", count),) if correction_bias else ()),
-        *experts("mlp.experts", count, hidden, inner),
+        *router("mlp.gate", mixture.num_experts, hidden),
+        *((small("mlp.gate.e_score_correction_bias", mixture.num_experts),) if correction_bias else ()),
+        *experts("mlp.experts", mixture.num_experts, hidden, inner),
         *(mlp("mlp.shared_experts", hidden, shared) if shared else ()),
     )
     return parts, mixture
@@ -198,7 +203,7 @@ def _deepseek_block(keys: Keys, *, correction_bias: bool) -> tuple[Parts, Expert
 def glm4_moe(keys: Keys) -> Decoder:
     """GLM 4.5 to 4.7."""
     keys = keys.with_defaults({"num_key_value_heads": 8, "n_shared_experts": 1, "first_k_dense_replace": 1})
-    block, mixture = _deepseek_block(keys, correction_bias=True)
+    block, mixture = deepseek_block(keys, correction_bias=True)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first = keys.count("first_k_dense_replace")
     family = Dense(qkv_bias="attention_bias", qk_norm="use_qk_norm")
@@ -212,7 +217,7 @@ def glm4_moe(keys: Keys) -> Decoder:
 
 def _dots1(keys: Keys) -> Decoder:
     correction_bias = keys.text("topk_method", default="noaux_tc") == "noaux_tc"
-    block, mixture = _deepseek_block(keys, correction_bias=correction_bias)
+    block, mixture = deepseek_block(keys, correction_bias=correction_bias)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     family = Dense(qkv_bias="attention_bias", qk_norm=True)
@@ -224,7 +229,7 @@ def _dots1(keys: Keys) -> Decoder:
 
 
 def _deepseek_v1(keys: Keys) -> Decoder:
-    block, mixture = _deepseek_block(keys, correction_bias=False)
+    block, mixture = deepseek_block(keys, correction_bias=False)
     dense = mlp("mlp", keys.size("hidden_size"), keys.size("intermediate_size"))
     first, step = keys.count("first_k_dense_replace"), keys.size("moe_layer_freq", default=1)
     return Dense(qkv_bias="attention_bias").decoder(

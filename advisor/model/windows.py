@@ -67,14 +67,6 @@ def window_from_layer(keys: Keys, layers: int) -> Sequence[int | None]:
     return one_window_for_all(keys, layers)
 
 
-def every_other_full(keys: Keys, layers: int) -> Sequence[int | None]:
-    """Return the windows of ``layer_types``, or where they are absent one for every other layer, the first included."""
-    if keys.words("layer_types") is not None:
-        return window_by_layer_type(keys, layers)
-    window = keys.count("sliding_window") or None
-    return tuple(None if layer % 2 else window for layer in range(layers))
-
-
 def no_window(keys: Keys, layers: int) -> Sequence[int | None]:
     """Return no window for any layer."""
     return (None,) * layers

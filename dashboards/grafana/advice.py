@@ -130,7 +130,7 @@ def _figure(
 def _over_time() -> timeseries.Panel:
     panel = lines(
         "max-num-seqs: recommended against configured",
-        "The shade is what observed load supports.",
+        "The shade is what observed load supports. Choose one engine above: the lines of several look alike.",
         [
             Query(expr=engine("max_num_seqs"), legend="configured"),
             Query(expr=engine("recommended_max_num_seqs"), legend="recommended"),

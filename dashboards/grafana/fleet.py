@@ -201,12 +201,12 @@ def _gpus() -> table.Panel:
                 background=True,
             ),
             Column(
-                title="Ends in",
+                title="Ends at this growth",
                 expr=until(each("time_to_oom_seconds")),
                 unit="dtdurations",
                 steps=TIME_TO_OOM,
                 states=OOM_NEVER_OR_NOW,
-                width=100,
+                width=165,
             ),
             Column(
                 title="Slack",

@@ -31,7 +31,8 @@ OF_GPU = ('instance=~"$instance"', 'gpu=~"$gpu"')
 OF_ENGINE = ('instance=~"$instance"', 'engine=~"$engine"')
 OF_SERVER = ('instance=~"$instance"',)
 GPU_LEGEND = "{{instance}} GPU {{gpu}}"
-ENGINE_LEGEND = "{{engine}}"
+ENGINE_LEGEND = "{{instance}} {{engine}} #{{dp_rank}}"
+"""An engine is named as its own host sees it: on every host of a fleet there may be a 127.0.0.1:8000."""
 
 GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, PLAIN = (
     "green",
@@ -46,6 +47,8 @@ GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, PLAIN = (
 """Grafana's palette names follow the theme; grey has none. Plain is the colour of text."""
 
 NOT_REPORTED = "not reported"
+_NAME_SIZE = 12
+"""Pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,12 +123,12 @@ def _begun(
     return panel
 
 
-def _legend(placement: cm.LegendPlacement = cm.LegendPlacement.BOTTOM) -> common.VizLegendOptions:
+def _legend() -> common.VizLegendOptions:
     return (
         common.VizLegendOptions()
         .show_legend(True)
         .display_mode(cm.LegendDisplayMode.LIST)
-        .placement(placement)
+        .placement(cm.LegendPlacement.BOTTOM)
         .calcs([])
     )
 
@@ -144,7 +147,6 @@ def lines(
     low: float | None = None,
     high: float | None = None,
     fill: int = 8,
-    legend_at: cm.LegendPlacement = cm.LegendPlacement.BOTTOM,
     no_value: str = NOT_REPORTED,
 ) -> timeseries.Panel:
     """Return lines over time; with steps, their borders are drawn as dashed lines.
@@ -152,7 +154,7 @@ def lines(
     ``low`` and ``high`` fix the axis.
     """
     panel: timeseries.Panel = _begun(timeseries.Panel(), title, note, queries, unit=unit)
-    panel.legend(_legend(legend_at)).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
+    panel.legend(_legend()).tooltip(_all_series()).fill_opacity(fill).line_width(2).no_value(no_value)
     panel.show_points(cm.VisibilityMode.NEVER)
     if low is not None:
         panel.min(low)
@@ -233,6 +235,8 @@ def figure(
     panel.color_mode(cm.BigValueColorMode.VALUE).justify_mode(cm.BigValueJustifyMode.CENTER)
     panel.graph_mode(cm.BigValueGraphMode.NONE)
     panel.text_mode(cm.BigValueTextMode.VALUE_AND_NAME if named else cm.BigValueTextMode.AUTO)
+    if named:  # else a long name makes all of them too small to read
+        panel.text(common.VizTextDisplayOptions().title_size(_NAME_SIZE))
     panel.orientation(cm.VizOrientation.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel.mappings([*([values(states)] if states is not None else []), _absent(no_value)])

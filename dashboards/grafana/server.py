@@ -1,6 +1,5 @@
 """One server: where each GPU's memory went, what may still be claimed, what grows, and how the hardware is."""
 
-from grafana_foundation_sdk.models.common import LegendPlacement
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from advisor.report import COMPONENTS
@@ -45,6 +44,9 @@ _GPU = "instance, gpu"
 _CLAIMANT = "instance, gpu, engine"
 _ENGINE_PARTS = "~weights|kv_used|kv_idle|cuda_graphs|activation_reserve|engine_other"
 
+_IF_IT_GOES_ON = (
+    "If the present growth goes on. How likely that is, is in the risk: what has just begun may be over soon."
+)
 _FURTHEST_SECONDS = 1.5 * POLICY.time_to_oom_warning_seconds
 _HOUR_SECONDS = 3600
 _TELLING_RATIO = 0.01
@@ -100,7 +102,7 @@ def build() -> Dashboard:
     layout.add(
         stacked(
             "Memory of GPU $gpu",
-            "The same over time.",
+            "The same over time; of several servers, their GPUs of this number together.",
             [Query(expr=f"sum by (component) ({_part(name)})", legend=name) for name in COMPONENTS],
             unit="bytes",
             colors=COMPONENT_COLORS,
@@ -120,7 +122,7 @@ def build() -> Dashboard:
 
 def _figures(layout: Layout) -> None:
     def each(expr: str) -> Query:
-        return Query(expr=expr, legend="GPU {{gpu}}")
+        return Query(expr=expr, legend="GPU {{gpu}} {{instance}}")
 
     risk, slack = gpu("oom_risk_ratio"), gpu("memory_slack_bytes")
     layout.add(
@@ -153,8 +155,8 @@ def _figures(layout: Layout) -> None:
     )
     layout.add(
         figure(
-            "Out of memory in",
-            "At the present growth.",
+            "Memory ends at this growth",
+            _IF_IT_GOES_ON,
             each(until(gpu("time_to_oom_seconds"))),
             unit="dtdurations",
             steps=TIME_TO_OOM,
@@ -186,13 +188,12 @@ def _risk(layout: Layout) -> None:
             [
                 Query(
                     expr=f"{factors} and max_over_time({factors}[$__range] @ end()) >= {_TELLING_RATIO:g}",
-                    legend="GPU {{gpu}} {{factor}}",
+                    legend=f"{GPU_LEGEND} {{{{factor}}}}",
                 )
             ],
             unit="percentunit",
             low=0,
             high=1,
-            legend_at=LegendPlacement.RIGHT,
             no_value="no cause reached 1%",
         ),
         width=9,
@@ -294,7 +295,7 @@ def _risk(layout: Layout) -> None:
     layout.add(
         lines(
             "Time until memory ends",
-            "At the present growth. What is further away than the top, or not in sight, is drawn at the top.",
+            f"{_IF_IT_GOES_ON} What is further away than the top, or not in sight, is drawn at the top.",
             [
                 Query(
                     expr=f"clamp_max({gpu('time_to_oom_seconds')}, {_FURTHEST_SECONDS:g}) / {_HOUR_SECONDS}",
@@ -343,11 +344,11 @@ def _hardware(layout: Layout) -> None:
         "Errors in the last hour",
         "Uncorrected memory errors and Xid errors, as far as they happened under watch.",
         [
-            Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend="GPU {{gpu}} uncorrected ECC"),
+            Query(expr=f"increase({gpu('ecc_uncorrected_errors_total')}[1h])", legend=f"{GPU_LEGEND} uncorrected ECC"),
             # The series of a code appears with its first error, and a counter that appears has no increase yet.
             Query(
                 expr=f"{xids} unless {xids} offset 1h or increase({xids}[1h])",
-                legend="GPU {{gpu}} Xid {{xid}}",
+                legend=f"{GPU_LEGEND} Xid {{{{xid}}}}",
             ),
         ],
         unit="short",

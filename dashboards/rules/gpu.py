@@ -61,7 +61,8 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             # It holds back the warning of the risk, which would else be told when all is over.
             keep=_KEPT,
             summary="A GPU's memory ends within minutes at the present growth.",
-            description=f"Something on {_HERE} grows: memory ends in {{{{ $value | humanizeDuration }}}}. "
+            description=f"Something on {_HERE} grows: if it goes on, memory ends in "
+            "{{ $value | humanizeDuration }}. "
             "Find the process that grows (nvidia-smi) and end it before an engine's allocation fails.",
             board=Board.SERVER,
             panel="Time until memory ends",
@@ -72,7 +73,8 @@ def _memory(policy: Policy) -> tuple[Alert, ...]:
             expr=f"headroom_gpu_time_to_oom_seconds < {policy.time_to_oom_warning_seconds:g}{growing}",
             hold="15m",
             summary="A GPU's memory ends within hours at the present growth.",
-            description=f"Something on {_HERE} grows steadily: memory ends in {{{{ $value | humanizeDuration }}}}. "
+            description=f"Something on {_HERE} grows steadily: if it goes on, memory ends in "
+            "{{ $value | humanizeDuration }}. "
             "Plan a restart of what grows.",
             board=Board.SERVER,
             panel="Time until memory ends",

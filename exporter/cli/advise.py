@@ -266,7 +266,8 @@ def _room(gpu: GpuJudgement, report: Report) -> Iterator[str]:
         yield "Nothing grows."
     elif ahead > 0:
         bounds = f"between {spelled_seconds(lower)} and {spelled_seconds(upper)}"
-        yield f"At the present growth memory ends in {spelled_seconds(ahead)} ({bounds})."
+        lasted = spelled_seconds(gpu.memory_growth_lasted_seconds or 0.0)
+        yield f"If the growth of the last {lasted} goes on, memory ends in {spelled_seconds(ahead)} ({bounds})."
     culprit = report.culprits.get(gpu.uuid)
     if culprit is not None:
         yield f"Behind it: {culprit.spelled}."

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import random
+import signal
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -116,9 +117,9 @@ def command(
     """Load a running server and say what its users got: vllm-headroom bench --users 1,2,4,8,16.
 
     With --users each client sends its next request when the last is answered; with --rate or --trace requests come
-    when they are due. Prompts are random token ids of exact length, outputs have the length asked for. Ctrl-C ends
-    the test with the report so far. Exit status: 0 all requests succeeded, 1 some failed or the test was interrupted,
-    2 wrong use.
+    when they are due. Prompts are random token ids of exact length, outputs have the length asked for. Ctrl-C or
+    SIGTERM ends the test with the report so far. Exit status: 0 all requests succeeded, 1 some failed or the test was
+    interrupted, 2 wrong use.
     """
     chance = random.Random(seed)  # noqa: S311 - token ids of made-up prompts
     loads = _loads(
@@ -158,7 +159,8 @@ def command(
         chance=chance,
         console=console,
     )
-    bench.run(loads)
+    with _ended_by_sigterm():
+        bench.run(loads)
     knee = find_knee(bench.levels, max_num_seqs=server.max_num_seqs) if len(bench.levels) > 1 else None
     if as_json:
         click.echo(json.dumps(_plain(server, bench, knee, notes + bench.notes), indent=2))
@@ -270,8 +272,18 @@ def _announce(server: _Server, loads: Sequence[_Load], duration_seconds: float) 
     yield (
         f"Sends up to {count:,} requests ({prompt:,} prompt and {output:,} output tokens) to {server.model} at "
         f"{server.url}, {who}, for up to {duration_seconds:,.0f} s{' a level' if len(loads) > 1 else ''}. "
-        "Ctrl-C ends it with the report so far."
+        "Ctrl-C or SIGTERM ends it with the report so far."
     )
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which ``timeout`` and batch schedulers send, end the test as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Bench:

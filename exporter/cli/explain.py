@@ -114,7 +114,10 @@ def _show(console: Console, explained: Explanation, notes: list[str]) -> None:
 def _show_gpu(console: Console, gpu: GpuExplanation) -> None:
     console.print(f"GPU {gpu.gpu}: {gpu.name or gpu.uuid}, {gib(gpu.total_bytes)}", style="bold", markup=False)
     several = len({part.engine for part in gpu.parts if part.engine}) > 1
-    console.print(_parts_table(gpu.parts, total_bytes=gpu.total_bytes, engines=several))
+    if gpu.parts:
+        console.print(_parts_table(gpu.parts, total_bytes=gpu.total_bytes, engines=several))
+    if gpu.why_no_parts:
+        console.print(gpu.why_no_parts, markup=False)
 
 
 def _parts_table(parts: tuple[Part, ...], *, total_bytes: int | None, engines: bool) -> Table:

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from advisor.estimate import Estimate, Origin
-from advisor.memory import budget
 from advisor.plan import EnginePlan
 from advisor.suggest import Suggestion
 from advisor.units import GIB
@@ -30,7 +29,7 @@ def show(found: Answer, *, suggestions: Sequence[Suggestion] = (), typical_token
     console.print(f"{found.spec.architecture}, {found.spec.num_parameters / 1e9:,.2f} B parameters")
     console.print()
     if plan.memory is not None:
-        console.print(_memory(plan, found.total))
+        console.print(_memory(plan))
     console.print(_capacity(plan, typical_tokens))
     colour, words = _VERDICTS[plan.verdict]
     spare = _margin(plan)
@@ -70,7 +69,7 @@ _CHECKS = {
 }
 
 
-def _memory(plan: EnginePlan, total: Estimate) -> Table:
+def _memory(plan: EnginePlan) -> Table:
     memory = plan.memory
     assert memory is not None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="one GPU", title_justify="left", title_style="bold")
@@ -80,7 +79,7 @@ def _memory(plan: EnginePlan, total: Estimate) -> Table:
     table.add_column("at most", justify="right", style="dim")
     table.add_column("", style="dim", overflow="fold")
     share = f"{plan.flags.gpu_memory_utilization:g} x {memory.total_bytes / GIB:,.2f} GiB that CUDA shows"
-    _row(table, "budget", total.mapped(lambda size: budget(size, plan.flags.gpu_memory_utilization)), share)
+    _row(table, "budget", memory.budget, share)
     graphs = "subtracted from the budget" if memory.graphs_in_budget else "held beside the budget"
     for name, part, remark in (
         ("weights", memory.weights, ""),

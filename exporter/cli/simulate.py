@@ -82,6 +82,12 @@ class _Engine:
 @click.option("--requests", type=click.IntRange(min=1), metavar="N", help="The first N of the trace.")
 @click.option("--scale-lengths", type=float, default=1.0, metavar="F", help="Factor of the trace's lengths.")
 @click.option("--speed", type=FACTOR, metavar="F", help="Play it F times as fast.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Requests like those that the daemon which keeps its state there has seen.",
+)
 @click.option("--rate", type=FACTOR, metavar="R", help="Requests a second instead.")
 @click.option("--prompt-tokens", type=click.IntRange(1, MOST_TOKENS), default=512, show_default=True, metavar="N")
 @click.option("--output-tokens", type=click.IntRange(1, MOST_TOKENS), default=128, show_default=True, metavar="N")
@@ -122,6 +128,7 @@ def command(
     requests: int | None,
     scale_lengths: float,
     speed: float | None,
+    state_dir: Path | None,
     rate: float | None,
     prompt_tokens: int,
     output_tokens: int,
@@ -165,6 +172,8 @@ def command(
         raise UsageError(f"--picture: there is no directory {picture.parent}")  # minutes before it is drawn
     if engine is not None and (command_line or gpu or gpu_memory_gib):
         raise UsageError("--engine and a plan: both say what is simulated, give one")
+    if trace is not None and state_dir is not None:
+        raise UsageError("--trace and --state-dir: both say which requests to simulate, give one")
     refuse_own(command, command_line, but=_VLLMS_TOO)
     chance = random.Random(seed)  # noqa: S311 - made-up arrivals
     base = _Engine(what="the flags given")
@@ -175,6 +184,8 @@ def command(
     if trace is not None:
         load = traced(trace, limit=requests, lengths=scale_lengths, speed=speed, rate=rate)
         offered = f"{len(load):,} requests of {trace.name}"
+    elif state_dir is not None:
+        load, offered = _like_remembered(state_dir, engine, requests or _MADE_UP_REQUESTS, rate, chance)
     elif base.reading is not None:
         load, offered = _like_observed(base.reading, requests or _MADE_UP_REQUESTS, rate, chance)
     elif rate is not None:
@@ -187,7 +198,7 @@ def command(
         )
         offered = f"{len(load):,} requests of {prompt_tokens:,} + {output_tokens:,} tokens, {rate:g} a second"
     else:
-        raise UsageError("--trace, --rate or --engine is needed: the requests to simulate")
+        raise UsageError("--trace, --state-dir, --rate or --engine is needed: the requests to simulate")
     model, told = _step_times(
         base, step_times, (step_base_ms, step_prefill_us, step_decode_us, step_context_ns), (1e-3, 1e-6, 1e-6, 1e-9)
     )
@@ -414,10 +425,39 @@ def _like_observed(
     if rate is None and lengths is not None and lengths.count:
         # Several front-end processes count together, and then none says when it began.
         raise UsageError("--engine: this server does not say since when it counts its requests: give --rate too")
-    load = like_observed(reading, count=count, rate=rate, chance=chance) if rate else None
+    prompt = reading.histograms.get("prompt_tokens")
+    load = like_observed(prompt, lengths, count=count, rate=rate, chance=chance) if rate else None
     if load is None or rate is None:
         raise UsageError("--engine: this server has finished no requests to take lengths and a rate from: give --trace")
     return load, f"{count:,} requests with the lengths of {reading.model_name}, {rate:.3g} a second ({told})"
+
+
+def _like_remembered(
+    directory: Path, url: str | None, count: int, rate: float | None, chance: random.Random
+) -> tuple[tuple[TracedRequest, ...], str]:
+    """Return a load like the one that a daemon has seen an engine serve, and what it is in words."""
+    from advisor.load import Loads, from_json
+    from exporter.state import LOAD_FILE, State
+
+    nothing: Loads = {}
+    loads = State(directory, LOAD_FILE, is_ours=False).load(from_json, nothing)
+    known = {name: load for (name, _), load in reversed(list(loads.items()))}  # of several ranks the first
+    if not known:
+        raise UsageError(f"--state-dir: {directory} holds no load that a daemon has seen, or none that may be read")
+    name = min(known) if len(known) == 1 else urlsplit(url or "").netloc
+    if name not in known:
+        raise UsageError(f"--state-dir: it knows {', '.join(sorted(known))}: choose one with --engine URL")
+    seen = known[name]
+    told = "as asked"
+    if rate is None and seen.slow.seconds > 0:
+        rate = seen.slow.finished / seen.slow.seconds
+        busy = seen.slow.busy_seconds / seen.slow.seconds
+        told = f"its mean, idle times with it: requests ran in {busy:.0%} of the time"
+    prompt, output = seen.prompt_tokens.histogram, seen.generation_tokens.histogram
+    load = like_observed(prompt, output, count=count, rate=rate, chance=chance) if rate else None
+    if load is None or rate is None:
+        raise UsageError(f"--state-dir: {name} was seen to finish no requests: give --trace")
+    return load, f"{count:,} requests with the lengths of {seen.model_name} at {name}, {rate:.3g} a second ({told})"
 
 
 def _step_times(

@@ -228,8 +228,12 @@ def _gpu_notes(gpu: Status, width: int) -> list[Text]:
         parts.append(f"slack {words.gib(gpu['memory_slack_bytes'], 2)}")
     if gpu.get("time_to_oom_seconds") is not None:
         time_to_oom = gpu["time_to_oom_seconds"]
-        parts.append("no OOM in sight" if time_to_oom == "+Inf" else f"OOM in {words.until(time_to_oom)}")
-    lines = [Text("  " + ", ".join(parts), style="dim")] if parts else []
+        if time_to_oom == "+Inf":
+            parts.append("no OOM in sight")
+        else:
+            goes_on = f" {words.if_growth_goes_on(gpu)}" if time_to_oom else ""
+            parts.append(f"OOM in {words.until(time_to_oom)}{goes_on}")
+    lines = [Text(f"  {line.plain}", style="dim") for line in _wrapped(", ".join(parts), width - 2, "")]
     factors, reasons = gpu.get("oom_risk_factor_ratio") or {}, gpu.get("oom_risk_reasons") or {}
     if factors:
         worst = max(factors, key=lambda name: factors[name])

@@ -18,7 +18,7 @@ from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.sources import bounded
 from exporter.sources.cuttable import CuttableAdapter
 from exporter.sources.http import translated
-from exporter.sources.vllm_names import BY_SPELLING, Shape, expected_figures
+from exporter.sources.vllm_names import BY_SPELLING, Figure, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
 _MOST_SAMPLES = 50_000
@@ -75,6 +75,8 @@ class Layout:
     series: tuple[Series, ...]
     announced: frozenset[str]
     """Figures that the page declares, with or without samples."""
+    spoilt: frozenset[str] = frozenset()
+    """Figures of which the page shows a value that cannot be."""
 
     @cached_property
     def ranks(self) -> tuple["RankLayout", ...]:
@@ -333,7 +335,7 @@ class PageReader:
     def _read_anew(self, text: str, lines: Sequence[str]) -> tuple[Layout, tuple[float, ...]]:
         self._last = None
         remembered = len(self._understood)
-        samples, places, announced, new_lines = self._read(lines)
+        samples, places, announced, spoilt, new_lines = self._read(lines)
         if 2 * (len(lines) - new_lines) < remembered:
             self._understood.clear()  # names that come and go
         if not samples and not announced:
@@ -349,7 +351,8 @@ class PageReader:
         newest = _newest_spellings(samples)
         layout = Layout(
             series=tuple(sample.series for sample in newest),
-            announced=frozenset(announced.union(sample.series.key for sample in samples)),
+            announced=frozenset(announced.union(spoilt, (sample.series.key for sample in samples))),
+            spoilt=frozenset(spoilt),
         )
         if len(newest) == len(places) and len(lines) <= _MOST_LINES_REMEMBERED:
             known = dict(zip(self._understood, self._understood, strict=True))  # to hold no text of a line twice
@@ -358,12 +361,13 @@ class PageReader:
                 self._last = _Lines(starts=tuple(starts), places=tuple(places), layout=layout)
         return layout, tuple(sample.value for sample in newest)
 
-    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], list[tuple[int, int]], set[str], int]:
-        """Return the samples, where every wanted value begins, the figures announced, how many lines were new."""
+    def _read(self, lines: Iterable[str]) -> tuple[list[Sample], list[tuple[int, int]], set[str], set[str], int]:
+        """Return samples, where every wanted value begins, figures announced and spoilt, how many lines were new."""
         samples: list[Sample] = []
         places: list[tuple[int, int]] = []
         new_lines = 0
         announced: set[str] = set()
+        spoilt: set[str] = set()
         understood = self._understood
         for line_number, line in enumerate(lines):
             start = _start_of(line)
@@ -387,7 +391,9 @@ class PageReader:
             places.append((line_number, len(start)))
             if is_sane(number):
                 samples.append(Sample(series, number))
-        return samples, places, announced, new_lines
+            else:
+                spoilt.add(series.key)
+        return samples, places, announced, spoilt, new_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -541,10 +547,8 @@ def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[
     """
     ranks = page.layout.ranks
     _require_names(server.model_names)
-    version = parse_version(server.vllm_version)
-    announced = page.layout.announced
-    missing = tuple(figure.key for figure in expected_figures(version) if figure.key not in announced)
-    return tuple(_read_rank(page, server, rank, missing, engine=engine, url=url) for rank in ranks)
+    expected = expected_figures(parse_version(server.vllm_version))
+    return tuple(_read_rank(page, server, rank, expected, engine=engine, url=url) for rank in ranks)
 
 
 def _require_names(names: Iterable[str]) -> None:
@@ -621,7 +625,7 @@ def _added(values: Sequence[float], places: Sequence[int]) -> float:
 
 
 def _read_rank(
-    page: Page, server: Server, rank: RankLayout, missing: tuple[str, ...], *, engine: str, url: str
+    page: Page, server: Server, rank: RankLayout, expected: tuple[Figure, ...], *, engine: str, url: str
 ) -> EngineReading:
     values = page.values
 
@@ -652,8 +656,19 @@ def _read_rank(
         totals={key: _added(values, places) for key, places in rank.totals.items()},
         histograms={key: histogram.of(values) for key, histogram in rank.histograms.items()},
         started_at_seconds=page.started_at_seconds,
-        missing=missing,
+        missing=tuple(
+            figure.key
+            for figure in expected
+            if _is_missing(figure, page.layout, rank)
+            or (figure.key == "kv_usage_ratio" and usage is None and running is not None)
+        ),
     )
+
+
+def _is_missing(figure: Figure, layout: Layout, rank: RankLayout) -> bool:
+    """Tell whether a page lacks a figure of an engine; what is declared may have no sample before its first request."""
+    told = rank.histograms if figure.shape is Shape.HISTOGRAM else rank.places
+    return figure.key not in layout.announced or (figure.key in layout.spoilt and figure.key not in told)
 
 
 def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfig:

@@ -64,6 +64,7 @@ def _gpu(gpu: GpuJudgement, report: Report, policy: Policy) -> dict[str, Any]:
         "time_to_oom_lower_seconds": plain_value(gpu.time_to_oom_lower_seconds),
         "time_to_oom_upper_seconds": plain_value(gpu.time_to_oom_upper_seconds),
         "memory_growth_bytes_per_second": gpu.memory_growth_bytes_per_second,
+        "memory_growth_lasted_seconds": gpu.memory_growth_lasted_seconds,
         "memory_slack_bytes": gpu.memory_slack_bytes,
         "memory_slack_low_bytes": gpu.memory_slack_low_bytes,
         "engines": [

@@ -93,15 +93,18 @@ def _slack(gpu: Status) -> str | None:
 
 
 def _time_to_oom(gpu: Status) -> str | None:
-    if gpu.get("time_to_oom_seconds") is None:
+    seconds = gpu.get("time_to_oom_seconds")
+    if seconds is None:
         return None
+    if not seconds or seconds == "+Inf":
+        return words.until(seconds)
     lower, upper = gpu.get("time_to_oom_lower_seconds"), gpu.get("time_to_oom_upper_seconds")
     bounds = ""
     if lower is not None and upper is not None and lower != upper:
         bounds = f" ({words.until(lower, none='never')} to {words.until(upper, none='never')})"
     growth = gpu.get("memory_growth_bytes_per_second")
-    rate = f", growing by {spelled_growth(growth)}" if growth and growth > 0 else ""
-    return f"{words.until(gpu['time_to_oom_seconds'])}{bounds}{rate}"
+    rate = f", {spelled_growth(growth)}" if growth else ""
+    return f"{words.until(seconds)}{bounds} {words.if_growth_goes_on(gpu)}{rate}"
 
 
 def _factors(gpu: Status) -> Html | None:

@@ -213,6 +213,7 @@ def _schemas() -> dict[str, Schema]:
                 "time_to_oom_lower_seconds": _MAYBE_TIME,
                 "time_to_oom_upper_seconds": _MAYBE_TIME,
                 "memory_growth_bytes_per_second": _MAYBE_NUMBER,
+                "memory_growth_lasted_seconds": _MAYBE_NUMBER,
                 "memory_slack_bytes": _MAYBE_NUMBER,
                 "memory_slack_low_bytes": _MAYBE_NUMBER,
                 "engines": _list(

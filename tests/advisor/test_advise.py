@@ -158,9 +158,16 @@ def test_where_nobodys_memory_is_told_claims_are_not_made_up():
     assert judged.engine_held_bytes == judged.engine_claim_bytes == {}
     assert judged.memory_slack_bytes is judged.memory_slack_low_bytes is None
     assert list(judged.engine_budget_bytes) == ["127.0.0.1:8000"], "its flags are known all the same"
-    assert sum(judged.memory_component_bytes.values()) == 80 * GIB
+    assert judged.memory_component_bytes is None, "least of all the driver's"
     assert engine.restart_fits is None
     assert not report.findings
+
+
+def test_what_no_engine_holds_is_foreign_where_the_driver_does_not_split_memory():
+    beside = situation(gpu_processes=(gpu_process(101, 70 * GIB), gpu_process(900, None), gpu_process(901, GIB)))
+    assert advised(beside).gpus[0].memory_component_bytes["foreign"] == 3 * GIB
+    alone = situation(gpu_processes=(gpu_process(900, None),))
+    assert advised(alone).gpus[0].memory_component_bytes["foreign"] == 73 * GIB
 
 
 def test_an_engine_that_is_loading_may_claim_its_whole_budget():

@@ -364,6 +364,24 @@ def test_a_gpu_whose_driver_does_not_tell_its_memory_is_not_explained():
     assert explain(silent).gpus == ()
 
 
+def test_what_an_engine_holds_is_not_made_up_where_the_driver_does_not_tell_it():
+    """WSL, a virtual GPU: two processes, no figure of either. The KV cache is 100,000 tokens of 128 KiB."""
+    explained = explain(snapshot(processes=(gpu_process(101, None), gpu_process(900, None))))
+    (judged,) = explained.gpus
+    assert (judged.parts, judged.why_no_parts) == ((), "60.00 GiB are in use; the driver does not tell by whom.")
+    parts = {part.name: part for part in explained.engines[0].parts}
+    assert list(parts) == ["weights", "kv_used", "kv_idle", "cuda_graphs"]
+    assert parts["kv_idle"].bytes == 100_000 * 131_072
+    assert "What it holds on GPU 0 the driver does not tell" in said(explained)
+    assert "0.00 GiB on GPU" not in said(explained)
+
+
+def test_memory_of_nobody_in_sight_is_not_said_to_be_no_vllms():
+    """A container with a PID namespace of its own is shown no process at all."""
+    sentence = parts_of(explain(dataclasses.replace(snapshot(), gpu_processes=())))["foreign"].sentence
+    assert sentence == "Held by processes that are no vLLM server, or not in sight here: an engine may be among these."
+
+
 _sizes = st.floats(0, 90.0)
 
 

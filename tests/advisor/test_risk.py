@@ -106,6 +106,20 @@ def test_a_leak_that_ends_memory_within_the_horizon_is_likely_and_blamed_on_who_
     assert assessment.culprit == Culprit(kind="foreign", name="")
     assert assessment.time_to_oom_lower_seconds < assessment.time_to_oom_seconds < assessment.time_to_oom_upper_seconds
     assert assessment.time_to_oom_seconds == pytest.approx(180, rel=0.1)
+    assert assessment.growth_lasted_seconds == HOUR
+
+
+def test_a_rise_of_two_minutes_may_soon_be_over_and_the_time_that_it_leaves_says_how_short_it_was():
+    """3 GiB a minute into 13 GiB that are free: four minutes, if it goes on for twice as long as it has."""
+
+    def life(now):
+        return (foreign(3 * GIB + max(0.0, now - HOUR) / 60 * 3 * GIB),)
+
+    assessment = said(life, seconds=HOUR + 120, capacity=22 * GIB)
+    assert assessment.time_to_oom_seconds == pytest.approx(260, rel=0.05)
+    assert assessment.growth_lasted_seconds == 120
+    assert assessment.risk_ratio < 120 / (120 + 260)
+    assert assessment.sentences["trend"].endswith("what is left lasts 4 min if that goes on")
 
 
 def test_an_engine_that_leaks_beyond_its_promise_is_named():
@@ -205,7 +219,7 @@ def test_a_leak_has_only_what_recent_peaks_of_others_leave():
 
         return said(life, seconds=5.4 * HOUR, capacity=(20 + 5.4 + 20 + 7) * GIB).sentences["trend"]
 
-    assert "what is left lasts 7.0 h" in leaking_beside(0)
+    assert "what is left lasts 7.0 h if that goes on" in leaking_beside(0)
     assert "what is left lasts 105 min" in leaking_beside(6 * GIB)  # no less than a quarter of what is free
 
 

@@ -7,6 +7,7 @@ from advisor.report import Engine, EngineAdvice, GpuJudgement, Report, Start
 from advisor.rules import (
     capacity_below_theory,
     capacity_dropped,
+    figures_not_told,
     gpu_oom_risk,
     host_memory_ends,
     kv_exhaustion_ahead,
@@ -169,6 +170,13 @@ def test_a_restart_is_told_where_it_would_fail_and_not_where_that_is_unknown():
     assert not of_engine(restart_would_fail, restart_fits=None, restart_shortfall_bytes=None)
     (finding,) = of_engine(restart_would_fail, restart_fits=0, restart_shortfall_bytes=1.5 * GIB)
     assert "1.50 GiB are missing on a GPU" in finding.summary
+
+
+def test_an_engine_that_does_not_tell_how_full_it_is_is_told_and_one_that_lacks_less_is_not():
+    assert not of_engine(figures_not_told, metric_missing=None)
+    assert not of_engine(figures_not_told, metric_missing={"queue_seconds": 1})
+    (finding,) = of_engine(figures_not_told, metric_missing={"kv_usage_ratio": 1, "queue_seconds": 1})
+    assert "does not tell how full its KV cache is, or by no number" in finding.summary
 
 
 def test_only_a_stalled_engine_is_told_as_stalled():

@@ -96,6 +96,14 @@ def test_legends_and_columns_are_made_of_labels_that_their_queries_return():
                 assert wanted <= frozenset().union(*returned), (board, panel["title"])
 
 
+@pytest.mark.parametrize(("board", "panel"), PANELS)
+def test_a_legend_tells_apart_the_servers_gpus_and_engines_that_its_query_returns(board, panel):
+    for target in panel.get("targets", ()):
+        named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        if named:
+            assert labels_of(target["expr"]) & {"instance", "gpu", "engine", "dp_rank"} <= named, board
+
+
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert.name}-{alert.severity}")
 def test_an_alert_speaks_of_labels_that_it_has(alert):
     said = alert.summary + alert.description + Places().dashboard(alert)

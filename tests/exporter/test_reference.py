@@ -29,9 +29,9 @@ WITHOUT_BOUNDS = {
     *("headroom_gpu_memory_component_bytes", "headroom_gpu_engine_claim_bytes"),
     *("headroom_gpu_memory_slack_bytes", "headroom_gpu_memory_slack_low_bytes"),
     *("headroom_engine_restart_fits", "headroom_engine_restart_shortfall_bytes"),
-    # Rates of the last minutes, and what follows if they go on.
+    # Rates of the last minutes, for how long, and what follows if they go on.
     *("headroom_gpu_memory_growth_bytes_per_second", "headroom_engine_queue_drain_seconds"),
-    "headroom_engine_time_to_kv_exhaustion_seconds",
+    *("headroom_gpu_memory_growth_lasted_seconds", "headroom_engine_time_to_kv_exhaustion_seconds"),
 }
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from advisor.readings import EngineReading, Histogram
+from advisor.readings import Histogram
 from advisor.whatif import TracedRequest
 from exporter.errors import UsageError
 from exporter.traffic import like_observed, made_up, numbers, prompts, traced
@@ -17,27 +17,20 @@ def test_made_up_requests_have_one_size_and_the_rate_asked_for():
     assert 2000 / trace[-1].seconds == pytest.approx(5.0, rel=0.1)
 
 
-def reading(prompt=None, output=None):
-    found = {"prompt_tokens": prompt, "generation_tokens": output}
-    histograms = {name: each for name, each in found.items() if each is not None}
-    return EngineReading(engine="x", url="http://x", model_name="m", dp_rank="0", histograms=histograms)
-
-
 def booked(mean, count=100):
     return Histogram(bounds=(2 * mean, float("inf")), cumulative=(count, count), sum=mean * count, count=count)
 
 
 def test_a_load_like_the_observed_one_has_its_lengths():
-    seen = reading(booked(200), booked(40))
-    trace = like_observed(seen, count=500, rate=2.0, chance=random.Random(1))
+    trace = like_observed(booked(200), booked(40), count=500, rate=2.0, chance=random.Random(1))
     assert sum(each.prompt_tokens for each in trace) / 500 == pytest.approx(200, rel=0.01)
     assert sum(each.output_tokens for each in trace) / 500 == pytest.approx(40, rel=0.01)
     assert 500 / trace[-1].seconds == pytest.approx(2.0, rel=0.15)
 
 
 def test_a_server_that_finished_nothing_has_no_load_to_be_like():
-    for seen in (reading(), reading(booked(200)), reading(booked(200), booked(40, count=0))):
-        assert like_observed(seen, count=5, rate=2.0, chance=random.Random(1)) is None
+    for prompt, output in ((None, None), (booked(200), None), (booked(200), booked(40, count=0))):
+        assert like_observed(prompt, output, count=5, rate=2.0, chance=random.Random(1)) is None
 
 
 def sized(*lengths):

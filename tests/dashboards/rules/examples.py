@@ -107,7 +107,7 @@ EXAMPLES = (
         },
         still=("warning",),
         not_before="1m",
-        says=f"Something on {ON_GPU} grows: memory ends in 14m 0s.",
+        says=f"Something on {ON_GPU} grows: if it goes on, memory ends in 14m 0s.",
     ),
     Example(
         alert="HeadroomGpuMemoryEnds",
@@ -115,7 +115,7 @@ EXAMPLES = (
         bad={ENDS: constant(14_000), GROWTH: constant(1e6)},
         good={ENDS: constant(14_500), GROWTH: constant(1e6)},
         not_before="14m",
-        says=f"Something on {ON_GPU} grows steadily: memory ends in 3h 53m 20s.",
+        says=f"Something on {ON_GPU} grows steadily: if it goes on, memory ends in 3h 53m 20s.",
     ),
     Example(
         alert="HeadroomGpuOvercommitted",

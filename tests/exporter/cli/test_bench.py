@@ -174,15 +174,15 @@ def test_more_than_can_be_kept_is_refused_before_anything_is_sent():
     assert state.asked == []
 
 
-def interrupted(url, is_time, *arguments):
-    """Run the command until it is time for a Ctrl-C; return what it then prints as JSON."""
+def interrupted(url, is_time, *arguments, number=signal.SIGINT):
+    """Run the command until it is time for a signal; return what it then prints as JSON."""
     argv = [sys.executable, "-m", "exporter", "bench", "--url", url, *arguments, "--json"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 60
         while not is_time() and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
             out, err = process.communicate(timeout=30)
         finally:
@@ -195,9 +195,10 @@ def interrupted(url, is_time, *arguments):
     return found
 
 
-def test_ctrl_c_ends_it_with_the_report_so_far():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_whoever_ends_it_politely_get_the_report_so_far(number):
     with server_standin(hang=threading.Event()) as (url, state):
-        found = interrupted(url, lambda: state.running == 3, "--users", "3", "--requests", "50")
+        found = interrupted(url, lambda: state.running == 3, "--users", "3", "--requests", "50", number=number)
     (level,) = found["levels"]
     assert (level["requests"], level["completed"], level["failed"], level["cut_off"]) == (3, 0, 0, 3)
 

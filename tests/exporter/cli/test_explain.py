@@ -101,6 +101,19 @@ def test_every_byte_of_a_gpu_is_explained_from_driver_page_model_and_log(tmp_pat
 
 
 @pytest.mark.needs_cc
+def test_where_the_driver_does_not_tell_who_holds_what_that_is_said(tmp_path, card, page):
+    gpu, variables = card
+    with vllm_process(tmp_path, page.url.rpartition(":")[2]) as pid:
+        gpu.set_processes(Process(pid=pid, memory=None), Process(pid=1, memory=None))
+        shown = explain("--engine", page.url, variables=variables)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "34.00 GiB are in use; the driver does not tell by whom." in shown.stdout
+    assert re.search(r"^weights +15\.00 +reported ", shown.stdout, re.MULTILINE)
+    assert "What it holds on GPU 0 the driver does not tell; the parts named here" in " ".join(shown.stdout.split())
+    assert "0.00 GiB on GPU" not in shown.stdout
+
+
+@pytest.mark.needs_cc
 def test_gpus_that_the_engine_asked_for_is_not_on_are_left_out(tmp_path, card, page):
     gpu, variables = card
     state = gpu._state

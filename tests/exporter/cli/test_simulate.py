@@ -1,15 +1,18 @@
 """``vllm-headroom simulate`` as it is typed."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from advisor.load import EngineLoad, Lengths, Sums, to_json
 from exporter.cli import plan
 from exporter.cli.simulate import command
 from exporter.errors import UsageError
+from exporter.state import LOAD_FILE, State
 from tests.advisor.test_plan import LLAMA_3_1_8B
 from tests.advisor.test_scenario import script
 from tests.exporter.bench.server_standin import server_standin
@@ -162,6 +165,44 @@ def test_a_server_that_finished_nothing_offers_no_load():
         run("--engine", url, "--watch", "0", "--rate", "2")
 
 
+def remembered(directory, *engines, finished=500.0):
+    """Keep what a daemon has seen of some engines: prompts of 200 tokens, answers of 40, one every two seconds."""
+    load = EngineLoad(
+        model_name="m",
+        slow=Sums(seconds=1000.0, busy_seconds=400.0, finished=finished),
+        prompt_tokens=Lengths(bounds=(400.0, math.inf), counts=(finished, 0.0), sum=200 * finished),
+        generation_tokens=Lengths(bounds=(80.0, math.inf), counts=(finished, 0.0), sum=40 * finished),
+    )
+    State(directory, LOAD_FILE).save(to_json({(engine, "0"): load for engine in engines}))
+    return directory
+
+
+def test_the_load_comes_from_what_a_daemon_has_seen(tmp_path):
+    directory = str(remembered(tmp_path, "127.0.0.1:8000"))
+    found = simulated("--state-dir", directory, "--requests", "200", "--kv-tokens", "16000", "--max-num-seqs", "4,8")
+    assert found["load"] == (
+        "200 requests with the lengths of m at 127.0.0.1:8000, 0.5 a second (its mean, idle times with it: requests "
+        "ran in 40% of the time)"
+    )
+    assert [each["requests"] for each in found["settings"]] == [200, 200]
+    assert found["settings"][0]["output_tokens"] == pytest.approx(200 * 40, rel=0.01)
+
+
+def test_of_several_engines_that_a_daemon_has_seen_the_one_asked_for_is_taken(tmp_path):
+    with server_standin() as (url, _):
+        name = url.removeprefix("http://")
+        remembered(tmp_path, "127.0.0.1:1", name)
+        words = ("--state-dir", str(tmp_path), "--requests", "5", "--rate", "2", "--max-model-len", "512")
+        assert f"m at {name}, 2 a second (as asked)" in simulated(*words, "--engine", url, "--watch", "0")["load"]
+        with pytest.raises(UsageError, match="choose one with --engine URL"):
+            run(*words, "--kv-tokens", "9999")
+
+
+def test_an_engine_that_was_seen_to_finish_nothing_offers_no_load(tmp_path):
+    with pytest.raises(UsageError, match="was seen to finish no requests"):
+        run("--state-dir", str(remembered(tmp_path, "e", finished=0.0)), "--kv-tokens", "9999")
+
+
 def test_a_misspelled_option_is_wrong_use():
     result = run("--rate", "1", "--kv-tokens", "9999", "--max-num-seq", "4")
     assert result.exit_code == 2
@@ -183,7 +224,7 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ((), "--trace, --rate or --engine is needed"),
+        ((), "--trace, --state-dir, --rate or --engine is needed"),
         (("--rate", "1"), "--kv-tokens is needed"),
         (("--rate", "1", "--kv-tokens", "none"), "--kv-tokens: 'none' is not a whole number"),
         (("--rate", "1", "--kv-tokens", "9999", "--max-num-seqs", ""), "--max-num-seqs: '' is not a whole number"),
@@ -203,6 +244,8 @@ def test_a_picture_is_drawn(trace, tmp_path, suffix):
         (("--rate", "1", "--kv-tokens", "999999999999", "--block-size", "1"), "blocks are more than this simulates"),
         (("--rate", "1", "--engine", "http://127.0.0.1:1"), "does not answer as a vLLM server"),
         (("--trace", "/nothing.csv", "--kv-tokens", "9999"), "No such file"),
+        (("--trace", "/nothing.csv", "--state-dir", "/nothing"), "both say which requests"),
+        (("--state-dir", "/nothing", "--kv-tokens", "9999"), "/nothing holds no load"),
         (("--scenario", "/nothing.json"), "No such file"),
     ],
 )

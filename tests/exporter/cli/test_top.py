@@ -268,6 +268,10 @@ def test_where_there_is_room_advice_and_the_reason_of_a_risk_are_shown():
     assert "99% trend: memory use grows by 207.76 GiB an hour" in text
 
 
+def test_when_memory_ends_is_told_with_how_long_it_has_grown():
+    assert "OOM in 3 min if the growth of the last 2 min goes on" in " ".join(drawn(statuses.many(), height=90).split())
+
+
 def test_what_a_server_says_cannot_steer_the_terminal():
     status = statuses.bad()
     status["engines"][0] |= {"engine": "a\x1b[2Jb", "model_name": "\x1b]0;x\x07\n\r\t"}

@@ -1,6 +1,7 @@
 """The source on pages recorded from real servers, on hand-made ones for older names, and over real HTTP."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -345,6 +346,36 @@ def test_what_a_release_should_show_and_does_not_is_named():
     assert "preemptions_total" in reading.missing
     assert "cache_config" in reading.missing
     assert "requests_running" not in reading.missing
+
+
+@pytest.mark.parametrize("shown", ["NaN", "-1.0", "+Inf", "1.5"])
+def test_a_usage_that_cannot_be_is_missing_and_is_not_when_it_can_be_again(shown):
+    reader = PageReader()
+
+    def missing(usage):
+        page = reader.read(vllm_page(usage=usage))
+        return read_engines(page, Server(), engine="e", url="http://e")[0].missing
+
+    assert [("kv_usage_ratio" in missing(usage)) for usage in (0.5, shown, 0.5)] == [False, True, False]
+    assert "requests_running" not in missing(shown)
+
+
+def test_a_usage_without_a_sample_is_missing_while_the_engine_runs():
+    page = re.sub(r"\nvllm:kv_cache_usage_perc.*", "", vllm_page())
+    (reading,) = read_engines(parse_page(page), Server(), engine="e", url="http://e")
+    assert "kv_usage_ratio" in reading.missing
+
+
+def test_a_page_of_gauges_that_are_no_numbers_lacks_them_all():
+    page = vllm_page(running="NaN", waiting="NaN", usage="NaN")
+    (reading,) = read_engines(parse_page(page), Server(), engine="e", url="http://e")
+    assert {"requests_running", "requests_waiting", "kv_usage_ratio"} <= set(reading.missing)
+
+
+def test_only_the_engine_whose_figure_is_spoilt_lacks_it():
+    page = vllm_page() + vllm_page(running="NaN").replace('engine="0"', 'engine="1"')
+    both = read_engines(parse_page(page), Server(), engine="e", url="http://e")
+    assert [("requests_running" in each.missing) for each in both] == [False, True]
 
 
 def test_what_a_release_never_had_is_not_missed():

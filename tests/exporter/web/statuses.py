@@ -54,6 +54,7 @@ def many():
     status["engines"][2] |= advised()
     status["gpus"][5] |= {
         "memory_slack_low_bytes": 2**30,
+        "memory_growth_lasted_seconds": 120.0,
         "time_to_oom_lower_seconds": 100.0,
         "time_to_oom_upper_seconds": "+Inf",
         "row_remap_pending": 1,

@@ -318,7 +318,7 @@ def test_causes_of_the_risk_that_say_nothing_are_folded_away():
 def test_bounds_and_low_water_of_a_gpu_are_shown_when_they_are_there():
     text = shown(statuses.many())
     assert "lowest so far 1.00 GiB" in text
-    assert "(100 s to never)" in text
+    assert "(100 s to never) if the growth of the last 2 min goes on, 208 GiB an hour" in text
     assert "Xid 79 (once)" in text
 
 
