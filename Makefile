@@ -38,7 +38,7 @@ docs: $(BIN)/vllm-headroom
 dashboards: $(BIN)/vllm-headroom
 	$(BIN)/python -m dashboards.generate
 
-# Judges the risk model over made-up histories (about half an hour on two cores) and writes its section of docs/risk.md.
+# Judges the risk model over made-up histories (eleven minutes on two cores) and writes its section of docs/risk.md.
 .PHONY: backtest
 backtest: $(BIN)/vllm-headroom
 	$(BIN)/python -m bench.backtest
