@@ -1,17 +1,19 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from exporter.errors import UsageError
 
 if TYPE_CHECKING:
     import yaml
 
-_NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
-"""Keys whose values a message must not repeat."""
+_NEVER_SHOWN = frozenset({"api_key_env", "basic_auth_users", "key", "cert"})
+"""Keys whose values a message must not repeat: some hold a secret, for others one is easily taken."""
 
 _WANTED = {
     "missing": "is missing",
@@ -31,6 +33,16 @@ _WANTED = {
     "string_pattern_mismatch": "must match {pattern}",
 }
 """What would be right, by pydantic's name of the problem: its own words speak of Python's types."""
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - which pydantic tells with the place
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]
+"""A number. YAML reads ``yes`` and ``on`` as true, which Python would take for 1."""
 
 
 class Strict(BaseModel):
@@ -118,16 +130,24 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
     location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
     known = _section_at(model, problem["loc"][:-1])
     if problem["type"] == "extra_forbidden":
-        return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
+        return unknown_key(location, known.model_fields)
     given = problem["input"]
-    holds_credentials = isinstance(given, str) and "://" in given and not {"@", "?"}.isdisjoint(given)
+    holds_credentials = isinstance(given, str) and not {"@", "?", "#"}.isdisjoint(given)
     is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
-    hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
+    hidden = is_whole or holds_credentials or not _NEVER_SHOWN.isdisjoint(problem["loc"])
     wanted = _WANTED.get(problem["type"])
     told = wanted.format(**problem.get("ctx", {})) if wanted else problem["msg"].removeprefix("Value error, ")
     shown = "" if hidden or (isinstance(given, str) and repr(given) in told) else f" (given: {given!r})"
     field = known.model_fields.get(str(problem["loc"][-1])) if wanted and problem["loc"] else None
     return f"{location}: {told}{shown}{f'. {field.description}' if field and field.description else ''}"
+
+
+def unknown_key(location: str, known: Iterable[str]) -> str:
+    """Say that a key is none, which there are, and which of them was probably meant."""
+    name = location.rpartition(".")[2]
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{location}: unknown key; known here: {', '.join(names)}{f' (is {near[0]} meant?)' if near else ''}"
 
 
 def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
