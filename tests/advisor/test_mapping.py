@@ -122,6 +122,16 @@ def test_a_server_on_a_unix_socket_is_told_by_its_models_name_and_takes_no_port_
     assert Snapshot(now_seconds=0.0, servers=both).server_at("http://127.0.0.1:8000") is both[1]
 
 
+def test_a_server_in_a_network_that_no_address_leads_into_is_said_not_to_be_asked():
+    boxed = replace(server(pids=(7,)), host="")
+    (finding,) = found(engine_not_asked, servers=(boxed, server()))
+    assert finding.subject.startswith("no-address:")
+    assert "container" in finding.summary
+    assert Snapshot(now_seconds=0.0, servers=(boxed, server())).server_at("http://127.0.0.1:8000") == server()
+    headless = replace(server("vllm serve /models/m --headless"), host="")
+    assert not found(engine_not_asked, servers=(headless,))
+
+
 def test_what_a_server_without_an_address_holds_is_an_engines_and_not_foreign():
     snapshot = Snapshot(
         now_seconds=0.0,
