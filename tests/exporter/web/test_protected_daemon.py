@@ -102,7 +102,7 @@ def test_certificates_that_arrive_after_the_file_that_names_them_count_from_the_
     authority.issue("server")
     with daemon(*web(TLS), *FAST) as running:
         first, _ = shown_certificate(running)
-        web(TLS.replace("server", "renewed"))
+        web(TLS.replace("server.", "renewed."))
         assert shown_certificate(running)[0] == first
         authority.issue("renewed")
         assert shown_certificate(running)[0] != first
