@@ -103,6 +103,12 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_path(tmp_path):
     assert "hunter2" not in told
 
 
+def test_a_hash_that_no_client_would_wait_for_is_refused_and_not_shown(tmp_path):
+    (told,) = problems(tmp_path, "basic_auth_users: {bob: $2y$31$" + "a" * 53 + "}\n")
+    assert told.startswith("basic_auth_users.bob: a hash of cost 31 takes longer to check than any client waits")
+    assert "aaa" not in told
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [

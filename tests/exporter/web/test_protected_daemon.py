@@ -184,6 +184,32 @@ def test_a_password_longer_than_bcrypt_looks_at_is_compared_as_other_exporters_d
         assert running.get("/-/healthy", Authorization=basic("p", long + "tail"))
 
 
+def test_a_password_that_takes_long_to_check_holds_up_no_end(web):
+    costly = hashed("x").replace("$04$", "$17$")
+    guess = f"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {basic('p', 'guess')}\r\n\r\n"
+    with daemon(*web(f"basic_auth_users: {{p: {costly}}}\n"), *FAST) as running:
+        stranger = socket.create_connection(("127.0.0.1", running.port), 5)
+        stranger.sendall(guess.encode())
+        running.wait_for(lambda: "_bcrypt" in Path(f"/proc/{running.process.pid}/maps").read_text(encoding="utf-8"))
+        assert running.stop()[0] == 0, "which is waited for no longer than such a hash takes"
+        stranger.close()
+
+
+def test_what_protects_a_browser_is_on_every_answer_and_refusal(web):
+    with daemon(*web(f"basic_auth_users: {{p: {hashed('pw')}}}\n"), *FAST) as running:
+        password = {"Authorization": basic("p", "pw")}
+        for status, path, headers in (
+            (401, "/", {}),
+            (404, "/nothing", password),
+            (413, "/", {**password, "Content-Length": "100000000"}),
+            (431, "/" + "x" * 15_900, {**password, "X": "y" * 600}),
+        ):
+            told, shown = running.refusal(path, **headers)
+            assert told == status
+            assert "default-src 'none'" in shown["Content-Security-Policy"]
+            assert (shown["X-Frame-Options"], shown["X-Content-Type-Options"]) == ("DENY", "nosniff")
+
+
 def test_headers_of_the_file_are_on_every_answer_and_an_empty_one_leaves_the_header_out(web):
     text = "http_server_config: {headers: {Strict-Transport-Security: max-age=1, X-Frame-Options: ''}}\n"
     with daemon(*web(text), *FAST) as running:
