@@ -183,6 +183,30 @@ def test_a_server_started_by_another_is_one_server(start, tmp_path):
         outer.wait()
 
 
+def test_servers_started_from_one_terminal_multiplexer_are_each_its_own(tmp_path):
+    """The multiplexer keeps the command line of its first window and is the parent of all."""
+    program = tmp_path / "vllm"
+    program.write_text("import time; time.sleep(60)")
+    windows = "".join(
+        f"{sys.executable} {program} serve {model} --port {port} & " for model, port in (("a", 1), ("b", 2))
+    )
+    shell = ["tmux", "-c", f"{windows} wait", "vllm", "serve", "a", "--port", "1"]
+    multiplexer = subprocess.Popen(shell, executable="/bin/sh")
+    try:
+        end = time.monotonic() + 10
+        ports = set()
+        while ports != {1, 2} and time.monotonic() < end:
+            time.sleep(0.05)
+            mine = {child.pid for child in psutil.Process(multiplexer.pid).children()}
+            ports = {server.port for server in ProcessSource(psutil).read() if server.pids & mine}
+        assert ports == {1, 2}
+    finally:
+        for child in psutil.Process(multiplexer.pid).children(recursive=True):
+            child.kill()
+        multiplexer.kill()
+        multiplexer.wait()
+
+
 def test_a_start_script_that_becomes_vllm_by_exec_is_noticed(tmp_path):
     program = tmp_path / "vllm"
     program.write_text("import time; time.sleep(60)")
