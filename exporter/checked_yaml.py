@@ -75,6 +75,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def require_readable_again(path: Path) -> None:
+    """Look at a file that was read before and is about to be read a second time.
+
+    Raises:
+        UsageError: It is a pipe, such as the shell's ``<(...)``: nobody writes into it any more, and who waited for it
+            would hear no signal.
+    """
+    if path.is_fifo():
+        raise UsageError(f"{path}: a pipe can be read once: only a file can be read again")
+
+
 def _parsed(text: str) -> Any:
     """Read YAML in which no mapping has a key twice: PyYAML itself would drop the first in silence."""
     from yaml import SafeLoader

@@ -4,6 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from exporter.checked_yaml import require_readable_again
 from exporter.errors import UsageError
 from exporter.web.config import WebConfig, load_web_config
 from exporter.web.tls import build_context
@@ -61,6 +62,7 @@ class LiveWebConfig:
         if not even_if_unchanged and all(_stamp(path) == seen for path, seen in self._seen.items()):
             return self.is_current
         try:
+            require_readable_again(self._path)
             config, context = self._read()
             if (context is None) != (self._context is None):
                 raise UsageError(f"{self._path}: turning TLS on or off needs a restart")  # noqa: TRY301 - one place handles it
