@@ -132,6 +132,15 @@ def test_a_server_in_a_network_that_no_address_leads_into_is_said_not_to_be_aske
     assert not found(engine_not_asked, servers=(headless,))
 
 
+def test_a_server_that_may_be_the_one_at_a_published_port_is_said_not_to_be_put_together_with_it():
+    boxed = replace(server(pids=(7,)), host="")
+    known = {"targets": (target("http://127.0.0.1:9000"),), "engines": (reading(),)}
+    (finding,) = found(engine_not_asked, servers=(boxed,), **known)
+    assert "may be what answers at 127.0.0.1:8000: that cannot be told" in finding.summary
+    (finding,) = found(engine_not_asked, servers=(boxed,), **{**known, "engines": ()})
+    assert "where it is not asked" in finding.summary
+
+
 def test_what_a_server_without_an_address_holds_is_an_engines_and_not_foreign():
     snapshot = Snapshot(
         now_seconds=0.0,
