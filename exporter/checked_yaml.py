@@ -1,6 +1,7 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
 _NEVER_SHOWN = frozenset({"api_key_env", "basic_auth_users", "key", "cert"})
 """Keys whose values a message must not repeat: some hold a secret, for others one is easily taken."""
 
+_NAMED = re.compile(r"\b(alias|anchor|tag handle|tag) (['\"]).*?\2", re.DOTALL)
+"""What the parser repeats of a value that begins with a sign of YAML's, as a password may that nobody quoted."""
+
 _WANTED = {
     "missing": "is missing",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "string_type": "must be text in quotes",
@@ -133,7 +140,8 @@ def _where(error: "yaml.MarkedYAMLError") -> str:
     """Say what is wrong and where; the parser's own message repeats the line, which may hold a secret."""
     mark = error.problem_mark or error.context_mark
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{error.problem or error.context}{place}"
+    told = _NAMED.sub(r"\1", str(error.problem or error.context))
+    return f"{told}{place}"
 
 
 def spelled(problem: Any, model: type[BaseModel]) -> str:

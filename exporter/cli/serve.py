@@ -68,6 +68,7 @@ class Serving:
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="STATE_DIRECTORY",
+    show_envvar=True,
     metavar="DIR",
     help="Where to keep what must survive a restart; nothing is kept without one.",
 )

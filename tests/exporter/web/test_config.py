@@ -156,6 +156,15 @@ def test_another_certificates_key_a_sealed_key_and_text_that_is_no_certificate_a
     assert "no certificate and key in PEM form" in problem("empty", "one.key")[0]
 
 
+@pytest.mark.parametrize(
+    "value", ["*s3cret", "!s3cret", "!!s3cret", "!s3!cret x", "&s3cret &s3cret", "%s3cret", "@s3cret"]
+)
+def test_a_password_that_looks_like_yaml_is_placed_and_not_repeated(tmp_path, value):
+    (told,) = problems(tmp_path, f"basic_auth_users:\n  bob: {value}\n")
+    assert "s3" not in told
+    assert "(line 2, column" in told
+
+
 def test_a_broken_line_is_placed_and_not_repeated(tmp_path):
     (line,) = problems(tmp_path, f"basic_auth_users:\n  bob: [{HASH}\n")
     assert line.startswith("not YAML: ")
