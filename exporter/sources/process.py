@@ -5,6 +5,7 @@ process ids to engines. Command lines and environments can hold keys: what is ke
 else, and nothing of it is ever logged.
 """
 
+import logging
 import math
 import os
 import pwd
@@ -21,6 +22,11 @@ from advisor.readings import EngineProcess
 from exporter.errors import SourceUnavailable
 from exporter.sources import bounded
 
+log = logging.getLogger(__name__)
+
+MOST_SERVERS = 128
+"""More than any host runs: sixteen GPUs split by MIG into seven each hold 112. Every one takes memory, and a thread
+when it hangs."""
 _DEFAULT_PORT = 8000
 _ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -68,6 +74,7 @@ class ProcessSource:
         self._servers: dict[int, _Known] = {}
         self._looked_at_seconds = -math.inf
         self._looking_again = True
+        self._has_told = False
 
     def read(self) -> tuple[EngineProcess, ...]:
         """Look for servers that came or went.
@@ -94,10 +101,18 @@ class ProcessSource:
         if not self._servers:
             return ()
         children = self._children(pids)
-        return _without_children([_server(pid, known, children) for pid, known in self._servers.items()])
+        found = _without_children([_server(pid, known, children) for pid, known in self._servers.items()])
+        return found if len(found) <= MOST_SERVERS else self._oldest(found)
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _oldest(self, found: tuple[EngineProcess, ...]) -> tuple[EngineProcess, ...]:
+        """Whoever may start a process may start a thousand that look like servers: those that came first stay."""
+        if not self._has_told:
+            self._has_told = True
+            log.warning("%d processes look like vLLM servers: the %d oldest are watched", len(found), MOST_SERVERS)
+        return tuple(sorted(found, key=lambda each: each.started_at_seconds)[:MOST_SERVERS])
 
     def _look(self, pid: int) -> _Known | None:
         table = self._processes

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from exporter.errors import SourceUnavailable
-from exporter.sources.process import ProcessSource
+from exporter.sources.process import MOST_SERVERS, ProcessSource
 
 WORKER_SECONDS = 0.5
 
@@ -260,6 +261,28 @@ class Refusing:
 
 def test_processes_that_may_not_be_looked_at_are_passed_over():
     assert ProcessSource(Refusing()).read() == ()
+
+
+def test_of_a_thousand_that_look_like_servers_the_oldest_are_watched(caplog):
+    class Crowd(Refusing):
+        def pids(self):
+            return list(range(1, 1_001))
+
+        def Process(self, pid):
+            return SimpleNamespace(
+                pid=pid,
+                create_time=lambda: float(-pid),
+                cmdline=lambda: ["vllm", "serve", "m", "--port", str(pid)],
+                cwd=lambda: "/",
+                environ=dict,
+                ppid=lambda: 0,
+            )
+
+    source = ProcessSource(Crowd(), root=Path("/nonexistent"))
+    for _ in range(2):
+        assert {server.port for server in source.read()} == set(range(1_001 - MOST_SERVERS, 1_001))
+    (told,) = caplog.messages
+    assert told == f"1000 processes look like vLLM servers: the {MOST_SERVERS} oldest are watched"
 
 
 def test_a_process_table_that_cannot_be_read_is_a_failure():
