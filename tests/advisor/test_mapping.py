@@ -109,6 +109,18 @@ def test_an_engine_with_its_process_on_another_host_or_down_is_not():
     assert not found(engine_not_mapped, targets=(target(),), **OUT_OF_SIGHT)
 
 
+def test_a_server_whose_workers_are_rays_is_said_not_to_be_mapped():
+    of_ray = server("vllm serve /models/m --distributed-executor-backend ray", pids=(7,))
+    held = {"gpus": (gpu(used=60 * GIB),), "visible_pids": frozenset({7, 8}), "engines": (reading(),)}
+    by_another = {**held, "targets": (target(),), "gpu_processes": (gpu_process(8, 59 * GIB),)}
+    (finding,) = found(engine_not_mapped, servers=(of_ray,), **by_another)
+    assert finding.summary.startswith("its workers are Ray's")
+    assert not found(engine_not_mapped, servers=(server(pids=(7,)),), **by_another), "it may use no GPU at all"
+    by_itself = {**by_another, "gpu_processes": (gpu_process(7, 59 * GIB),)}
+    assert not found(engine_not_mapped, servers=(of_ray,), **by_itself)
+    assert not found(engine_not_mapped, servers=(of_ray,), **{**by_another, "gpus": (), "gpu_processes": ()})
+
+
 def on_socket(**more):
     return server("vllm serve /models/secret/m --uds /run/vllm.sock", **more)
 
