@@ -244,7 +244,7 @@ _VALUELESS_EXACT = frozenset({"grpc", "tokens-only", "mm-encoder-only", "numa-bi
 _VALUED_EXACT = frozenset({"disable-access-log-for-endpoints"})
 
 
-_RUNS_VLLM = re.compile(r"(.*/)?(\.?(python|pypy)[^/]*|vllm)")
+_RUNS_VLLM = re.compile(r"(.*/)?([^/]*(python|pypy)[^/]*|vllm)", re.DOTALL)
 """The program of a server's own process. Whatever else has the words on its command line only starts one (a shell,
 tmux, docker, ssh: then elsewhere), or looks for one."""
 _MOST_WORDS_BEFORE = 12

@@ -177,6 +177,7 @@ def test_no_environment_variable_is_kept_that_was_not_asked_for():
         ("python -m vllm.entrypoints.openai.api_server --model m", True),
         ("python3 -m vllm.entrypoints.cli.main serve m", True),
         ("/usr/bin/python3.12 -X dev -u -O -W ignore /opt/venv/bin/vllm serve m", True),
+        ("/usr/libexec/platform-python /opt/venv/bin/vllm serve m", True),
         ("bash -c vllm serve m", False),
         ("tmux new-session -d vllm serve m", False),
         ("SCREEN -dmS chat vllm serve m", False),
