@@ -36,6 +36,7 @@ _MOST_LINES_REMEMBERED = 40_000
 _MOST_LINES_SHARED = 4_096
 _MOST_SHARED_TEXT = 512
 """Characters before a value."""
+_LOOKS_OF_A_CUT = frozenset({"connection_refused", "broken_body", "not_http"})
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
@@ -248,7 +249,7 @@ class VllmSource:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
         except SourceError as error:
-            if self._was_cut:  # by us: to the reader it looks as if the server had hung up
+            if self._was_cut and error.reason in _LOOKS_OF_A_CUT:  # by us, and not by the server
                 raise _too_slow(url) from error
             raise
         finally:
