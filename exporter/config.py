@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from advisor.policy import Policy
 from exporter.checked_yaml import Number, Strict, read_mapping, spelled, unknown_key, with_paths
@@ -65,6 +65,10 @@ def checked_listen_address(text: str) -> str:
     return text
 
 
+def _gpu(name: object) -> object:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
 class EngineConfig(Strict):
     """One vLLM server, named instead of discovered."""
 
@@ -79,6 +83,11 @@ class EngineConfig(Strict):
         default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds it."
     )
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
+    gpus: tuple[Annotated[str, BeforeValidator(_gpu)], ...] = Field(
+        default=(),
+        description="GPUs of its own, by index or UUID, where its workers are not found from its process, as Ray's are "
+        "not: processes there that are no other server's are taken for them.",
+    )
 
     @property
     def label(self) -> str:

@@ -105,7 +105,13 @@ class Engines:
     def targets(self, failing: Callable[[str], str | None]) -> tuple[EngineTarget, ...]:
         """Return every watched server, with the reason why it does not answer if it does not."""
         return tuple(
-            EngineTarget(engine=each.engine, url=each.url, failing=failing(each.engine), ranks=each.ranks)
+            EngineTarget(
+                engine=each.engine,
+                url=each.url,
+                failing=failing(each.engine),
+                ranks=each.ranks,
+                gpus=each.config.gpus,
+            )
             for each in sorted(self.watched.values(), key=lambda each: each.engine)
         )
 

@@ -36,8 +36,8 @@ def find(snapshot: Snapshot, report: Report, policy: Policy) -> Iterator[Finding
                 subject=target.engine,
                 summary="its workers are Ray's, not its own: which GPUs it runs on cannot be told, and what it holds "
                 "there counts as foreign",
-                advice="where all of its GPUs are in this host, --distributed-executor-backend mp does the same with "
-                "workers of its own",
+                advice="name its GPUs in the configuration (engines: gpus:), if it has them for itself; or, where all "
+                "are in this host, --distributed-executor-backend mp does the same with workers of its own",
             )
 
 

@@ -42,7 +42,7 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
     assert found == [
         "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000",
         (
-            "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, name, url "
+            "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, gpus, name, url "
             "(is api_key_env meant?)"
         ),
         "engines[1].url: is missing. Where its API listens.",
@@ -163,6 +163,13 @@ def test_an_alias_names_its_node_once_however_often_it_stands(tmp_path):
 def test_the_address_that_clients_of_the_api_use_is_understood(tmp_path):
     (tmp_path / "c.yaml").write_text("engines: [{url: 'http://h:1/v1/'}, {url: 'http://proxy/chat/v1'}]\n")
     assert [engine.url for engine in load(tmp_path / "c.yaml", {}).engines] == ["http://h:1", "http://proxy/chat"]
+
+
+def test_gpus_of_an_engine_are_named_by_index_or_uuid(tmp_path):
+    (tmp_path / "c.yaml").write_text("engines: [{url: 'http://h:1', gpus: [0, '1:2', GPU-5a]}]\n")
+    assert load(tmp_path / "c.yaml", {}).engines[0].gpus == ("0", "1:2", "GPU-5a")
+    (told,) = problems(tmp_path, "engines: [{url: 'http://h:1', gpus: [true]}]\n")
+    assert told.startswith("engines[0].gpus[0]: must be text in quotes (given: True)")
 
 
 def test_paths_of_the_file_are_relative_to_it_and_those_of_flags_to_the_shell(tmp_path):
