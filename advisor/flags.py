@@ -244,7 +244,11 @@ _VALUELESS_EXACT = frozenset({"grpc", "tokens-only", "mm-encoder-only", "numa-bi
 _VALUED_EXACT = frozenset({"disable-access-log-for-endpoints"})
 
 
-_SHELLS = frozenset({"sh", "ash", "bash", "dash", "fish", "ksh", "zsh", "sudo", "timeout"})
+_RUNS_VLLM = re.compile(r"(.*/)?([^/]*(python|pypy)[^/]*|vllm)", re.DOTALL)
+"""The program of a server's own process. Whatever else has the words on its command line only starts one (a shell,
+tmux, docker, ssh: then elsewhere), or looks for one."""
+_MOST_WORDS_BEFORE = 12
+"""Options of the interpreter, mostly."""
 
 
 def config_path(argv: Sequence[str]) -> str | None:
@@ -258,10 +262,12 @@ def config_path(argv: Sequence[str]) -> str | None:
 
 
 def is_server_command(argv: Sequence[str]) -> bool:
-    """Tell whether a process's command line is that of a vLLM API server, not of a shell that starts one."""
-    if not argv or argv[0].rpartition("/")[2].lstrip("-") in _SHELLS:
+    """Tell whether a process's command line is that of a vLLM API server, not of a program that starts one."""
+    if not argv or not _RUNS_VLLM.fullmatch(argv[0]):
         return False
-    for position, word in enumerate(argv[:6]):
+    for position, word in enumerate(argv[:_MOST_WORDS_BEFORE]):
+        if word == "-c":  # the rest are arguments of some Python text
+            return False
         if word.startswith("vllm.entrypoints.") and word.endswith("api_server"):
             return position > 0 and argv[position - 1] == "-m"
         if word.endswith(("vllm/entrypoints/openai/api_server.py", "vllm/entrypoints/api_server.py")):
@@ -341,7 +347,7 @@ def require_valid(flags: EngineFlags) -> EngineFlags:
 
 
 def _after_program(words: list[str]) -> list[str]:
-    for position, word in enumerate(words[:6]):
+    for position, word in enumerate(words[:_MOST_WORDS_BEFORE]):
         if word == "serve":
             return words[position + 1 :]
         if word.startswith("vllm.entrypoints.") or word.endswith("api_server.py"):

@@ -140,6 +140,7 @@ class EngineProcess:
     """One running vLLM server, from the process table."""
 
     host: str
+    """Where it is reached; empty for a container's own network that no address leads into."""
     port: int
     secure: bool
     """Whether it serves TLS."""

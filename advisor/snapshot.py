@@ -1,5 +1,6 @@
 """All fresh readings of one moment, and who belongs to whom."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ class EngineTarget:
     """Why the last read failed; None while it succeeds."""
     ranks: tuple[tuple[str, str], ...] = ()
     """(model name, data-parallel rank) of each of its engines when it last answered."""
+    gpus: tuple[str, ...] = ()
+    """Index or UUID of those that the configuration says are its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,33 @@ class Snapshot:
         """Return the files of the first of these paths that was read with these overrides of its config."""
         known = {files.path: files for files in self.models if files.overrides == overrides}
         return next((known[path] for path in paths if path in known), None)
+
+
+def with_named_gpus(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot in which servers have the workers that run on the GPUs named for them.
+
+    For workers that are no descendants of their server, as Ray's are not. A process that belongs to a server in sight
+    stays its own, and on a GPU that is named for two servers nothing can be told.
+    """
+    named = [
+        (snapshot.servers.index(server), [gpu.uuid for gpu in snapshot.gpus if {gpu.gpu, gpu.uuid} & set(target.gpus)])
+        for target in snapshot.targets
+        if target.gpus and (server := snapshot.server_at(target.url)) is not None
+    ]
+    if not named or snapshot.visible_pids is None:
+        return snapshot
+    times = Counter(uuid for _, uuids in named for uuid in uuids)
+    owned = {pid for server in snapshot.servers for pid in server.pids}
+    servers, found = list(snapshot.servers), set(snapshot.visible_pids)
+    for position, uuids in named:
+        workers = {
+            process.pid
+            for process in snapshot.gpu_processes
+            if process.uuid in uuids and times[process.uuid] == 1 and process.pid not in owned
+        }
+        servers[position] = replace(servers[position], pids=servers[position].pids | workers)
+        found |= workers
+    return replace(snapshot, servers=tuple(servers), visible_pids=frozenset(found))
 
 
 def gpus_of_rank(gpus: tuple[Gpu, ...], position: int, ranks: int) -> tuple[Gpu, ...]:

@@ -1,22 +1,31 @@
 """YAML files whose every key is checked, and whose every problem is told at once with its path."""
 
+import difflib
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from exporter.errors import UsageError
 
 if TYPE_CHECKING:
     import yaml
 
-_NEVER_SHOWN = frozenset({"basic_auth_users", "key", "cert"})
-"""Keys whose values a message must not repeat."""
+_NEVER_SHOWN = frozenset({"api_key_env", "basic_auth_users", "key", "cert"})
+"""Keys whose values a message must not repeat: some hold a secret, for others one is easily taken."""
+
+_NAMED = re.compile(r"\b(alias|anchor|tag handle|tag) (['\"]).*?\2", re.DOTALL)
+"""What the parser repeats of a value that begins with a sign of YAML's, as a password may that nobody quoted."""
 
 _WANTED = {
     "missing": "is missing",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "string_type": "must be text in quotes",
@@ -31,6 +40,16 @@ _WANTED = {
     "string_pattern_mismatch": "must match {pattern}",
 }
 """What would be right, by pydantic's name of the problem: its own words speak of Python's types."""
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - which pydantic tells with the place
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]
+"""A number. YAML reads ``yes`` and ``on`` as true, which Python would take for 1."""
 
 
 class Strict(BaseModel):
@@ -61,6 +80,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a mapping of keys is needed at the top, this is a {type(content).__name__}")
     return content
+
+
+def require_readable_again(path: Path) -> None:
+    """Look at a file that was read before and is about to be read a second time.
+
+    Raises:
+        UsageError: It is a pipe, such as the shell's ``<(...)``: nobody writes into it any more, and who waited for it
+            would hear no signal.
+    """
+    if path.is_fifo():
+        raise UsageError(f"{path}: a pipe can be read once: only a file can be read again")
 
 
 def _parsed(text: str) -> Any:
@@ -110,7 +140,8 @@ def _where(error: "yaml.MarkedYAMLError") -> str:
     """Say what is wrong and where; the parser's own message repeats the line, which may hold a secret."""
     mark = error.problem_mark or error.context_mark
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{error.problem or error.context}{place}"
+    told = _NAMED.sub(r"\1", str(error.problem or error.context))
+    return f"{told}{place}"
 
 
 def spelled(problem: Any, model: type[BaseModel]) -> str:
@@ -118,16 +149,24 @@ def spelled(problem: Any, model: type[BaseModel]) -> str:
     location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
     known = _section_at(model, problem["loc"][:-1])
     if problem["type"] == "extra_forbidden":
-        return f"{location}: unknown key; known here: {', '.join(sorted(known.model_fields))}"
+        return unknown_key(location, known.model_fields)
     given = problem["input"]
-    holds_credentials = isinstance(given, str) and "://" in given and not {"@", "?"}.isdisjoint(given)
+    holds_credentials = isinstance(given, str) and not {"@", "?", "#"}.isdisjoint(given)
     is_whole = isinstance(given, dict | list) or problem["type"] == "missing"
-    hidden = is_whole or holds_credentials or _NEVER_SHOWN & set(problem["loc"])
+    hidden = is_whole or holds_credentials or not _NEVER_SHOWN.isdisjoint(problem["loc"])
     wanted = _WANTED.get(problem["type"])
     told = wanted.format(**problem.get("ctx", {})) if wanted else problem["msg"].removeprefix("Value error, ")
     shown = "" if hidden or (isinstance(given, str) and repr(given) in told) else f" (given: {given!r})"
     field = known.model_fields.get(str(problem["loc"][-1])) if wanted and problem["loc"] else None
     return f"{location}: {told}{shown}{f'. {field.description}' if field and field.description else ''}"
+
+
+def unknown_key(location: str, known: Iterable[str]) -> str:
+    """Say that a key is none, which there are, and which of them was probably meant."""
+    name = location.rpartition(".")[2]
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{location}: unknown key; known here: {', '.join(names)}{f' (is {near[0]} meant?)' if near else ''}"
 
 
 def _section_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:

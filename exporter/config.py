@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from advisor.policy import Policy
-from exporter.checked_yaml import Strict, read_mapping, spelled, with_paths
+from exporter.checked_yaml import Number, Strict, read_mapping, spelled, unknown_key, with_paths
 from exporter.errors import UsageError
 
 DEFAULT_PORT = 9738
@@ -36,7 +36,8 @@ def checked_address(url: str, *, such_as: str, credentials: str) -> str:
     if "@" in (url.partition("://")[2] or url).partition("/")[0]:
         raise ValueError(f"credentials do not belong in a URL, which logs and process lists show: use {credentials}")
     if not is_fine:
-        told = repr(url.partition("?")[0] + "?...") if "?" in url else repr(url)  # where keys stand, too
+        shown = re.split("[?#]", url)[0]  # where keys stand, too
+        told = repr(shown if shown == url else f"{shown}{url[len(shown)]}...")
         raise ValueError(f"{told} is not an address such as {such_as}")
     return url.rstrip("/")
 
@@ -64,6 +65,10 @@ def checked_listen_address(text: str) -> str:
     return text
 
 
+def _gpu(name: object) -> object:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
 class EngineConfig(Strict):
     """One vLLM server, named instead of discovered."""
 
@@ -74,8 +79,15 @@ class EngineConfig(Strict):
         description="Value of the engine label; host:port by default.",
     )
     api_key_file: Path | None = Field(default=None, description="File that holds the server's API key.")
-    api_key_env: str | None = Field(default=None, description="Environment variable that holds it.")
+    api_key_env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds it."
+    )
     ca_file: Path | None = Field(default=None, description="Certificate authority of a server with its own.")
+    gpus: tuple[Annotated[str, BeforeValidator(_gpu)], ...] = Field(
+        default=(),
+        description="GPUs of its own, by index or UUID, where its workers are not found from its process, as Ray's are "
+        "not: processes there that are no other server's are taken for them.",
+    )
 
     @property
     def label(self) -> str:
@@ -126,7 +138,7 @@ class PrometheusConfig(Strict):
     selector: Annotated[str, AfterValidator(checked_matchers)] | None = Field(
         default=None, description='Label matchers that narrow what is read, such as cluster="eu".'
     )
-    history_hours: float = Field(default=168.0, gt=0, le=24 * 60, description="How far back to look.")
+    history_hours: Number = Field(default=168.0, gt=0, le=24 * 60, description="How far back to look.")
     replica_labels: tuple[str, ...] = Field(
         default=("replica", "prometheus_replica", "__replica__", "prometheus", "receive_replica", "job"),
         description="Labels in which copies of one engine differ: pairs of Prometheus servers, two jobs for a target.",
@@ -156,7 +168,7 @@ class Config(Strict):
     engines: tuple[EngineConfig, ...] = Field(
         default=(), description="Servers to watch; none: discover those on this host."
     )
-    poll_interval: float = Field(default=5.0, ge=0.2, le=300, description="Seconds between two readings.")
+    poll_interval: Number = Field(default=5.0, ge=0.2, le=300, description="Seconds between two readings.")
     listen_address: Annotated[str, AfterValidator(checked_listen_address)] = Field(
         default=DEFAULT_LISTEN_ADDRESS, description="[host]:port to serve on."
     )
@@ -166,7 +178,7 @@ class Config(Strict):
     prometheus: PrometheusConfig | None = Field(
         default=None, description="Keeps the past: what is known of the load is seeded from there at start."
     )
-    policy: dict[str, float] = Field(default_factory=dict, description="Thresholds; see docs/configuration.md.")
+    policy: dict[str, Number] = Field(default_factory=dict, description="Thresholds; see docs/configuration.md.")
 
     def thresholds(self) -> Policy:
         """Return the policy with the file's changes."""
@@ -218,11 +230,9 @@ def _policy_problems(policy: Any) -> list[str]:
     if not isinstance(policy, dict):
         return []
     known = Policy.__dataclass_fields__
-    problems = [
-        f"policy.{key}: unknown key; known here: {', '.join(sorted(known))}" for key in policy if key not in known
-    ]
+    problems = [unknown_key(f"policy.{key}", known) for key in policy if key not in known]
     for key, value in policy.items():
-        if key in known and isinstance(value, int | float):
+        if key in known and isinstance(value, int | float) and not isinstance(value, bool):
             try:
                 Policy(**{key: value})
             except ValueError as error:
@@ -238,17 +248,29 @@ def _policy_problems(policy: Any) -> list[str]:
 
 
 def _duplicates(config: Config) -> list[str]:
-    urls: dict[str, int] = {}
+    urls: dict[tuple[str, int, str], int] = {}
     labels: dict[str, int] = {}
     problems = []
     for position, engine in enumerate(config.engines):
-        if engine.url in urls:
-            problems.append(f"engines[{position}].url: {engine.url} is listed already as engines[{urls[engine.url]}]")
+        place = _place(engine.url)
+        if place in urls:
+            problems.append(f"engines[{position}].url: {engine.url} is listed already as engines[{urls[place]}]")
         elif engine.label in labels:
             problems.append(
                 f"engines[{position}].name: {engine.label} is engines[{labels[engine.label]}] already: "
                 "each needs a name of its own"
             )
-        urls.setdefault(engine.url, position)
+        urls.setdefault(place, position)
         labels.setdefault(engine.label, position)
     return problems
+
+
+def _place(url: str) -> tuple[str, int, str]:
+    """Return host, port and path of an engine's URL, spelled in one way: a server listed twice would count twice."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return (
+        "127.0.0.1" if host == "localhost" else host,
+        parts.port or (443 if parts.scheme == "https" else 80),
+        parts.path,
+    )

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from advisor.snapshot import EngineTarget
 from exporter.authority import require_authority
 from exporter.config import EngineConfig
 from exporter.errors import SourceError, UsageError
+from exporter.secret import checked_key, secret_in
 from exporter.sources.process import ProcessSource
 
 FORGET_AFTER_SECONDS = 24 * 3600.0
@@ -105,7 +105,13 @@ class Engines:
     def targets(self, failing: Callable[[str], str | None]) -> tuple[EngineTarget, ...]:
         """Return every watched server, with the reason why it does not answer if it does not."""
         return tuple(
-            EngineTarget(engine=each.engine, url=each.url, failing=failing(each.engine), ranks=each.ranks)
+            EngineTarget(
+                engine=each.engine,
+                url=each.url,
+                failing=failing(each.engine),
+                ranks=each.ranks,
+                gpus=each.config.gpus,
+            )
             for each in sorted(self.watched.values(), key=lambda each: each.engine)
         )
 
@@ -140,7 +146,7 @@ def open_session(config: EngineConfig) -> requests.Session:
     Proxies and .netrc of the environment are left alone: a loopback server is behind neither.
 
     Raises:
-        UsageError: A key file or an authority cannot be read, or the environment variable is not set.
+        UsageError: As `api_key`, or an authority cannot be read.
     """
     session = requests.Session()
     session.trust_env = False
@@ -158,16 +164,14 @@ def api_key(config: EngineConfig) -> str | None:
     """Return a server's API key, None where it has none.
 
     Raises:
-        UsageError: Its file cannot be read, or the environment variable is not set.
+        UsageError: Its file cannot be read, the environment variable is not set, or what is there is no key.
     """
     if config.api_key_file is not None:
-        try:
-            return Path(config.api_key_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"api_key_file of {config.url}: {config.api_key_file} cannot be read") from error
+        told = f"api_key_file of {config.url}"
+        return checked_key(secret_in(config.api_key_file, told), f"{told}: {config.api_key_file}")
     if config.api_key_env is not None:
-        try:
-            return os.environ[config.api_key_env].strip()
-        except KeyError:
-            raise UsageError(f"api_key_env of {config.url}: {config.api_key_env} is not set") from None
+        told = f"api_key_env of {config.url}: {config.api_key_env}"
+        if config.api_key_env not in os.environ:
+            raise UsageError(f"{told} is not set")
+        return checked_key(os.environ[config.api_key_env].strip(), told)
     return None

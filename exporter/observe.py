@@ -14,6 +14,10 @@ INTERNAL_ERROR = "internal_error"
 """A fault of this program: logged with its traceback."""
 
 
+_TOO_LONG = {"hung", "timeout"}
+"""A read that takes long is the one while it is under way, the other when it is given up: in turn at short ones."""
+
+
 class Source(Protocol):
     """What the collection loop needs of a source."""
 
@@ -93,6 +97,9 @@ class FailureLog:
         before = self._reasons.get(reading.key)
         reason = reading.failure.reason if reading.failure else None
         if reason == before:
+            return
+        if {reason, before} == _TOO_LONG:
+            self._reasons[reading.key] = str(reason)
             return
         if reason is None:
             del self._reasons[reading.key]

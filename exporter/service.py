@@ -19,7 +19,7 @@ from advisor.policy import Policy
 from advisor.readings import EngineReading, EngineStartLog
 from advisor.report import Report
 from advisor.risk_state import GpuState
-from advisor.snapshot import Snapshot
+from advisor.snapshot import Snapshot, with_named_gpus
 from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
@@ -445,7 +445,7 @@ class Service:
         own = [(server.model_path, server.flags.config_overrides()) for server in servers or ()]
         told = [(reading.model_path, each) for reading in readings for _, each in own]
         self._models.want((path, each) for path, each in (*own, *told) if path is not None and path.startswith("/"))
-        snapshot = Snapshot(
+        seen = Snapshot(
             now_seconds=now,
             gpus=gpu_readings.gpus if gpu_readings else (),
             gpu_processes=gpu_readings.processes if gpu_readings else (),
@@ -457,6 +457,7 @@ class Service:
             start_logs=self._fresh_facts("start_log", now) or (),
             host_memory=self._fresh_facts("cgroup", now) or (),
         )
+        snapshot = with_named_gpus(seen)
         self._seed()
         report = advise(snapshot, self._history, self._policy)
         self._history = remember(self._history, snapshot, report)

@@ -41,7 +41,7 @@ def test_it_is_skipped_and_says_what_brings_it(ended):
     run = ended()
     assert run.returncode == 0, run.stdout
     assert "needs systemd-analyze on the PATH (Debian: apt install systemd)" in run.stdout
-    assert " 2 skipped" in run.stdout
+    assert " 3 skipped" in run.stdout
 
 
 def test_it_fails_where_nothing_may_be_skipped(ended):

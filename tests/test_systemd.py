@@ -1,6 +1,7 @@
 """The unit files, judged by systemd's own tools."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from click.testing import CliRunner
 
-from exporter.cli.systemd import command, unit_files
+from exporter.cli.systemd import command, kept_from_the_service, unit_files
 
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
 
@@ -97,6 +98,33 @@ def test_an_environment_that_a_strict_umask_closed_to_the_services_user_is_warne
             result = CliRunner().invoke(command, ["export", f"{folder}/units", "--executable", str(executable)])
             notes.append(result.stderr.partition(" is closed to a service's own user: ")[0])
         assert notes == ["", f"note: {executable}", f"note: {folder}/venv"]
+
+
+def test_packages_and_an_interpreter_that_the_services_user_cannot_get_at_are_warned_of():
+    # pip leaves scripts open and packages closed under a strict umask; a venv's python is a link into somebody's home.
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        script, package = Path(folder, "vllm-headroom"), Path(folder, "it's ours", "exporter")
+        script.touch(0o755)
+        package.mkdir(0o755, parents=True)
+        package.parent.chmod(0o755)
+        assert kept_from_the_service((script, package)) is None
+        package.chmod(0o700)
+        chmod = f"chmod -R go+rX {shlex.quote(str(package))}"
+        assert kept_from_the_service((script, package)) == f"{package} is closed to a service's own user: {chmod}"
+        interpreter = Path("/root/.pyenv/versions/3.11.7/bin/python3.11")
+        assert str(kept_from_the_service((script, interpreter))).startswith(f"{interpreter} lies where")
+
+
+@pytest.mark.needs_systemd
+def test_an_executable_whose_path_systemd_would_take_apart_is_spelled_for_it(tmp_path):
+    executable = tmp_path / "our tools 100%" / "vllm-headroom"
+    executable.parent.mkdir()
+    executable.symlink_to(sys.executable)
+    result = CliRunner().invoke(command, ["export", str(tmp_path / "units"), "--executable", str(executable)])
+    assert result.exit_code == 0, result.output
+    told = analyze("verify", str(tmp_path / "units" / "vllm-headroom.service"))
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
 
 
 def test_an_executable_that_is_not_there_is_warned_of(tmp_path):

@@ -38,7 +38,7 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -
     saved = []
     for url in urls:
         config = named_engine("--engine", url, api_key_file=api_key_file)
-        folder = directory / urlsplit(config.url).netloc.replace(":", "_")
+        folder = directory / _folder_of(config.url)
         with open_session(config) as session:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,12 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -
                 raise UsageError(f"{error.filename or folder}: {error.strerror}") from error
         saved.append((folder / "metrics").is_file())
     sys.exit(int(not all(saved)))
+
+
+def _folder_of(url: str) -> str:
+    """Return a name for one engine's folder: several engines may stand behind one host and port."""
+    parts = urlsplit(url)
+    return (parts.netloc + parts.path).replace(":", "_").replace("/", "_").lstrip(".") or "engine"
 
 
 def _save(session: requests.Session, url: str, file: Path) -> str:

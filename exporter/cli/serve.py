@@ -17,6 +17,7 @@ import psutil
 import pynvml
 
 from exporter import logs
+from exporter.checked_yaml import require_readable_again
 from exporter.cli.options import prometheus_option, web_options
 from exporter.config import Config, load
 from exporter.errors import SourceError, UsageError
@@ -67,6 +68,7 @@ class Serving:
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="STATE_DIRECTORY",
+    show_envvar=True,
     metavar="DIR",
     help="Where to keep what must survive a restart; nothing is kept without one.",
 )
@@ -104,9 +106,13 @@ def command(
         "prometheus": {"url": prometheus_url} if prometheus_url else None,
     }
     config = load(config_file, given)
-    serving = Serving(
-        web_config_file=web_config_file, systemd_socket=systemd_socket, reload=lambda: load(config_file, given)
-    )
+
+    def load_again() -> Config:
+        if config_file is not None:
+            require_readable_again(config_file)
+        return load(config_file, given)
+
+    serving = Serving(web_config_file=web_config_file, systemd_socket=systemd_socket, reload=load_again)
     world = World(nvml=pynvml, processes=psutil)
     if demo_if_alone and not config.engines and nothing_to_watch(world):
         from exporter.cli.demo import run_demo

@@ -2,13 +2,15 @@
 
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import click
 
+import exporter
+from exporter.command_line import shell_word, systemd_word
 from exporter.errors import UsageError
 
 _SHIPPED_EXECUTABLE = "/opt/vllm-headroom/bin/vllm-headroom"
@@ -33,22 +35,34 @@ def export(directory: Path, executable: Path | None) -> None:
     The service, its drop-in, socket, environment file, sysusers and tmpfiles; docs/systemd.md says where each belongs.
     """
     started = (executable or Path(sys.executable).with_name("vllm-headroom")).absolute()
+    word = systemd_word(str(started))
     for name, content in unit_files():
         path = directory / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content.replace(_SHIPPED_EXECUTABLE, str(started)), encoding="utf-8")
+            path.write_text(content.replace(_SHIPPED_EXECUTABLE, word), encoding="utf-8")
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from error
         click.echo(path)
     if _is_missing(started):
         click.echo(f"note: {started} is not there: --executable names another", err=True)
-    if str(started).startswith(_PRIVATE):
-        click.echo(
-            f"note: {started} lies where a service's own user cannot go: install into /opt or /usr/local", err=True
-        )
-    elif closed := _closed(started):
-        click.echo(f"note: {closed} is closed to a service's own user: chmod -R go+rX {closed}", err=True)
+    if note := kept_from_the_service((started, *(() if executable else _own_parts()))):
+        click.echo(f"note: {note}", err=True)
+
+
+def kept_from_the_service(needed: Iterable[Path]) -> str | None:
+    """Return which of these a service's own user cannot get at, and what to do about it; None where it can at all."""
+    for path in needed:
+        if str(path).startswith(_PRIVATE):
+            return f"{path} lies where a service's own user cannot go: install into /opt or /usr/local"
+        if closed := _closed(path):
+            return f"{closed} is closed to a service's own user: chmod -R go+rX {shell_word(str(closed))}"
+    return None
+
+
+def _own_parts() -> tuple[Path, ...]:
+    """Return what else this environment's command needs: the real interpreter, which a link may stand for, and us."""
+    return Path(sys.executable).resolve(), Path(exporter.__file__).parent
 
 
 def _is_missing(path: Path) -> bool:

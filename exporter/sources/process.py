@@ -5,6 +5,7 @@ process ids to engines. Command lines and environments can hold keys: what is ke
 else, and nothing of it is ever logged.
 """
 
+import logging
 import math
 import os
 import pwd
@@ -21,9 +22,14 @@ from advisor.readings import EngineProcess
 from exporter.errors import SourceUnavailable
 from exporter.sources import bounded
 
+log = logging.getLogger(__name__)
+
+MOST_SERVERS = 128
+"""More than any host runs: sixteen GPUs split by MIG into seven each hold 112. Every one takes memory, and a thread
+when it hangs."""
 _DEFAULT_PORT = 8000
-_ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with, not bound to
-_LOOPBACK = frozenset({"127.0.0.1"})
+_ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _MOST_CONFIG_BYTES = 64 * 1024
 """Sixteen times what all of vLLM's flags take. A mebibyte of YAML takes half a minute and 383 MiB to read."""
 _MOST_CONFIG_VALUES = 10_000
@@ -42,7 +48,7 @@ class _Known:
     flags: EngineFlags
     model_path: str | None
     host: str
-    """Where this daemon reaches it."""
+    """Where this daemon reaches it; empty where it does not."""
 
 
 class ProcessSource:
@@ -68,6 +74,7 @@ class ProcessSource:
         self._servers: dict[int, _Known] = {}
         self._looked_at_seconds = -math.inf
         self._looking_again = True
+        self._has_told = False
 
     def read(self) -> tuple[EngineProcess, ...]:
         """Look for servers that came or went.
@@ -94,10 +101,18 @@ class ProcessSource:
         if not self._servers:
             return ()
         children = self._children(pids)
-        return _without_children([_server(pid, known, children) for pid, known in self._servers.items()])
+        found = _without_children([_server(pid, known, children) for pid, known in self._servers.items()])
+        return found if len(found) <= MOST_SERVERS else self._oldest(found)
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _oldest(self, found: tuple[EngineProcess, ...]) -> tuple[EngineProcess, ...]:
+        """Whoever may start a process may start a thousand that look like servers: those that came first stay."""
+        if not self._has_told:
+            self._has_told = True
+            log.warning("%d processes look like vLLM servers: the %d oldest are watched", len(found), MOST_SERVERS)
+        return tuple(sorted(found, key=lambda each: each.started_at_seconds)[:MOST_SERVERS])
 
     def _look(self, pid: int) -> _Known | None:
         table = self._processes
@@ -169,17 +184,25 @@ class ProcessSource:
         return None
 
     def _reached_at(self, pid: int, host: str | None) -> str:
-        """Return the address at which this daemon reaches a server that listens on ``host``.
+        """Return the address at which this daemon reaches a server that listens on ``host``; empty for nowhere.
 
-        A container with a network of its own answers at its own address, on its own port: neither at loopback nor at
-        a port that the container's engine publishes, which is not in the process table.
+        A container with a network of its own answers at its own address, on its own port: neither at loopback, where
+        another server may be, nor at a port that the container's engine publishes, which is not in the process table.
+        One that copies this host's addresses (pasta) passes loopback on.
         """
-        if host not in _ANY_ADDRESS:
+        if host not in _ANY_ADDRESS | _LOOPBACK:
             return str(host)
+        here = "127.0.0.1" if host in _ANY_ADDRESS or host == "localhost" else str(host)
         proc = self._root / "proc"
+        networks = [_network(proc / each / "net") for each in ("self", str(pid))]
+        if None not in networks and len(set(networks)) == 1:
+            return here
         own, its = (_local_addresses(proc / each / "net" / "fib_trie") for each in ("self", str(pid)))
         elsewhere = [address for address in its if address not in own]
-        return elsewhere[0] if own and elsewhere and not set(own) & set(its) - _LOOPBACK else "127.0.0.1"
+        is_apart = None not in networks or (own and elsewhere)
+        if not is_apart or set(own) & set(its) - _LOOPBACK:
+            return here
+        return elsewhere[0] if elsewhere and host in _ANY_ADDRESS else ""
 
     def _homes(self, process: Any, environment: Mapping[str, str]) -> list[Path]:
         """Where a server's user keeps the hub's cache: by its environment if that may be read, by the user's entry.
@@ -264,6 +287,17 @@ def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:
         *([Path(hub) / "hub"] if hub else []),
         *(home / ".cache" / "huggingface" / "hub" for home in homes),
     ]
+
+
+def _network(folder: Path) -> int | None:
+    """Return what tells a network namespace from another: the kernel numbers the files of each anew.
+
+    Its own name for one, ``/proc/<pid>/ns/net``, may only be read by the process's user.
+    """
+    try:
+        return (folder / "dev").stat().st_ino
+    except OSError:
+        return None
 
 
 def _local_addresses(table: Path) -> list[str]:

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -13,7 +12,8 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from exporter.authority import require_authority
 from exporter.config import PrometheusConfig
-from exporter.errors import SourceError, SourceMalformed, SourceUnavailable, UsageError
+from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
+from exporter.secret import checked_key, secret_in
 from exporter.sources.http import translated
 
 MOST_BODY_BYTES = 5 * 1024**2
@@ -165,7 +165,7 @@ def open_session(config: PrometheusConfig) -> requests.Session:
     """Return a session with the credentials; without any, ~/.netrc and the proxies of the environment are used.
 
     Raises:
-        UsageError: A file with credentials or the authority cannot be read.
+        UsageError: A file with credentials or the authority cannot be read, or holds none.
     """
     session = requests.Session()
     session.headers["User-Agent"] = "vllm-headroom"
@@ -176,17 +176,12 @@ def open_session(config: PrometheusConfig) -> requests.Session:
     if config.tenant is not None:
         session.headers["X-Scope-OrgID"] = config.tenant
     if config.bearer_token_file is not None:
-        session.auth = _Bearer(_secret(config.bearer_token_file, "bearer_token_file"))
+        token = secret_in(config.bearer_token_file, "prometheus.bearer_token_file")
+        session.auth = _Bearer(checked_key(token, f"prometheus.bearer_token_file: {config.bearer_token_file}"))
     elif config.username is not None and config.password_file is not None:
-        session.auth = HTTPBasicAuth(config.username.encode(), _secret(config.password_file, "password_file").encode())
+        password = secret_in(config.password_file, "prometheus.password_file")
+        session.auth = HTTPBasicAuth(config.username.encode(), password.encode())
     return session
-
-
-def _secret(file: Path, key: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"prometheus.{key}: {file} cannot be read") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

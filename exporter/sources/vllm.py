@@ -36,6 +36,7 @@ _MOST_LINES_REMEMBERED = 40_000
 _MOST_LINES_SHARED = 4_096
 _MOST_SHARED_TEXT = 512
 """Characters before a value."""
+_LOOKS_OF_A_CUT = frozenset({"connection_refused", "broken_body", "not_http"})
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
@@ -172,6 +173,7 @@ class VllmSource:
             session.mount(scheme, self._adapter)
         self._requests: dict[str, requests.PreparedRequest] = {}
         self._deadline = math.inf
+        self._was_cut = False
         self._timeout = (connect_seconds, read_seconds)
         self.patience_seconds = math.inf
         """Most time of a request beside that: what is read at short intervals is soon too old to be shown."""
@@ -206,6 +208,7 @@ class VllmSource:
     def interrupt(self) -> None:
         """End a request that takes longer than any may; called from another thread than the one that reads."""
         if time.monotonic() > self._deadline:
+            self._was_cut = True
             self._adapter.cut()
 
     def _ask_server(self) -> Server:
@@ -231,6 +234,7 @@ class VllmSource:
         url = self.url + path
         connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
         deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
+        self._was_cut = False
         try:
             with (
                 translated(url),
@@ -246,8 +250,14 @@ class VllmSource:
                 if response.status_code != requests.codes.ok:
                     raise SourceUnavailable(f"http_{response.status_code}", url)
                 body = self._body(response, deadline)
+        except SourceError as error:
+            if self._was_cut and error.reason in _LOOKS_OF_A_CUT:  # by us, and not by the server
+                raise _too_slow(url) from error
+            raise
         finally:
             self._deadline = math.inf
+        if self._was_cut:
+            raise _too_slow(url)
         return body.decode("utf-8", errors="replace")
 
     def _prepared(self, url: str) -> requests.PreparedRequest:
@@ -288,6 +298,10 @@ def decoded(body: bytes, encoding: str, url: str) -> bytes:
     if not inflater.eof:
         raise SourceMalformed("broken_body", f"{url}: the compressed page breaks off")
     return text
+
+
+def _too_slow(url: str) -> SourceUnavailable:
+    return SourceUnavailable("timeout", f"{url} gave no answer in time")
 
 
 def _too_large(url: str) -> SourceMalformed:

@@ -17,17 +17,9 @@ from starlette.routing import Route
 
 from exporter.metrics import Pages
 from exporter.service import Service
-from exporter.web.looks import CONTENT_SECURITY_POLICY
+from exporter.web.aside import aside
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-}
 
 
 def build_app(service: Service) -> Starlette:
@@ -76,7 +68,7 @@ def build_app(service: Service) -> Starlette:
         if published is None:
             return _refused(503, "there is no fresh reading to plan from")
         async with one_at_a_time:
-            engines = await asyncio.to_thread(plans, published.snapshot, changes)
+            engines = await aside(lambda: plans(published.snapshot, changes))
         return JSONResponse({"changed": changes, "engines": engines})
 
     async def api_description(_request: Request) -> Response:
@@ -93,7 +85,7 @@ def build_app(service: Service) -> Starlette:
         return PlainTextResponse("the first reading is not finished\n", status_code=503)
 
     def route(path: str, handler: Handler) -> Route:
-        return Route(path, _with_headers(handler), methods=["GET", "HEAD"])
+        return Route(path, handler, methods=["GET", "HEAD"])
 
     app = Starlette(
         routes=[
@@ -117,16 +109,6 @@ def _refused(status_code: int, message: str, *, parameter: str | None = None) ->
     return JSONResponse({"error": {"parameter": parameter, "message": message}}, status_code=status_code)
 
 
-def _with_headers(handler: Handler) -> Handler:
-    async def answer(request: Request) -> Response:
-        response = await handler(request)
-        for name, value in _HEADERS.items():
-            response.headers[name] = value
-        return response
-
-    return answer
-
-
 async def _no_such_request(_request: Request, error: Any) -> Response:
     words = "not found; see /" if error.status_code == 404 else error.detail
-    return PlainTextResponse(f"{words}\n", status_code=error.status_code, headers={**(error.headers or {}), **_HEADERS})
+    return PlainTextResponse(f"{words}\n", status_code=error.status_code, headers=error.headers)

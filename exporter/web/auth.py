@@ -16,6 +16,8 @@ from enum import Enum
 
 import bcrypt
 
+from exporter.web.aside import aside
+
 _MOST_REMEMBERED = 256
 _MOST_WAITING = 8
 _BCRYPT_BYTES = 72
@@ -59,7 +61,7 @@ class BasicAuth:
         self._waiting += 1
         try:
             async with self._one_at_a_time:
-                is_right = await asyncio.to_thread(_matches, password, stored)
+                is_right = await aside(lambda: _matches(password, stored))
         finally:
             self._waiting -= 1
         if wanted is None or not is_right:

@@ -42,6 +42,8 @@ CURVES: Mapping[str, str] = {
 }
 
 _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
+_MOST_BCRYPT_COST = 17
+"""The most that htpasswd makes, some ten seconds; each step doubles the time."""
 _DURATION = re.compile(r"(?:\d+(?:ms|s|m|h))+|0")
 _DURATION_PART = re.compile(r"(\d+)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -76,8 +78,11 @@ def _curve(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    if not _BCRYPT.fullmatch(text):
+    found = _BCRYPT.fullmatch(text)
+    if not found:
         raise ValueError('not a bcrypt hash: `htpasswd -nBC 10 ""` makes one')
+    if int(found[1]) > _MOST_BCRYPT_COST:
+        raise ValueError(f"a hash of cost {int(found[1])} takes longer to check than any client waits: 10 is usual")
     return text
 
 

@@ -8,6 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exporter.web.looks import CONTENT_SECURITY_POLICY
+
 if TYPE_CHECKING:
     from exporter.web.auth import BasicAuth
     from exporter.web.config import WebConfig
@@ -15,6 +17,16 @@ if TYPE_CHECKING:
 
 MOST_HEAD_BYTES = 16 * 1024
 MOST_BODY_BYTES = 64 * 1024
+
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+}
+"""On every answer, those that refuse included."""
 
 
 class Guard:
@@ -113,8 +125,6 @@ def _refused(status: int, why: str, headers: dict[str, str] | None = None) -> Re
         status_code=status,
         headers={
             "Connection": "close",
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
             **(headers or {}),
         },
     )
@@ -122,6 +132,8 @@ def _refused(status: int, why: str, headers: dict[str, str] | None = None) -> Re
 
 def _set_headers(headers: MutableHeaders, config: "WebConfig | None") -> None:
     headers["Date"] = formatdate(usegmt=True)
+    for name, value in _HEADERS.items():
+        headers[name] = value
     for name, value in config.http_server_config.headers.items() if config else ():
         if value:
             headers[name] = value

@@ -1,5 +1,6 @@
 """From the web configuration's TLS section to what encrypts connections."""
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Iterator, Sequence
@@ -107,5 +108,13 @@ def is_allowed(certificate: Any, allowed: Sequence[str]) -> bool:
     """Tell whether a verified peer certificate (as ``ssl`` returns it) holds one of the allowed names."""
     if not allowed:
         return True
-    names = {value for _, value in (certificate or {}).get("subjectAltName", ())}
-    return bool(names & set(allowed))
+    names = {_spelled(value) for _, value in (certificate or {}).get("subjectAltName", ())}
+    return not names.isdisjoint(map(_spelled, allowed))
+
+
+def _spelled(name: str) -> str:
+    """Return an address in its usual form: ``ssl`` writes 2001:DB8:0:0:0:0:0:1 for 2001:db8::1."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name

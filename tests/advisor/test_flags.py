@@ -176,7 +176,16 @@ def test_no_environment_variable_is_kept_that_was_not_asked_for():
         ("vllm serve m", True),
         ("python -m vllm.entrypoints.openai.api_server --model m", True),
         ("python3 -m vllm.entrypoints.cli.main serve m", True),
+        ("/usr/bin/python3.12 -X dev -u -O -W ignore /opt/venv/bin/vllm serve m", True),
+        ("/usr/libexec/platform-python /opt/venv/bin/vllm serve m", True),
         ("bash -c vllm serve m", False),
+        ("tmux new-session -d vllm serve m", False),
+        ("SCREEN -dmS chat vllm serve m", False),
+        ("docker run image vllm serve m", False),
+        ("ssh gpu-7 vllm serve m", False),
+        ("uv run vllm serve m", False),
+        ("tail -f vllm serve", False),
+        ("python3 -c text vllm serve m", False),
         ("grep -r vllm.entrypoints.openai.api_server", False),
         ("vllm bench serve", False),
         ("python train.py serve", False),
@@ -185,6 +194,11 @@ def test_no_environment_variable_is_kept_that_was_not_asked_for():
 )
 def test_a_server_is_told_from_other_commands(command, expected):
     assert is_server_command(command.split()) is expected
+
+
+def test_options_of_the_interpreter_are_none_of_vllms():
+    flags = parse_flags("/usr/bin/python3.12 -X dev -u -O -W ignore /opt/venv/bin/vllm serve m --port 8001".split())
+    assert (flags.model, flags.port) == ("m", 8001)
 
 
 @given(st.lists(st.text(max_size=20), max_size=12))

@@ -9,7 +9,7 @@ from advisor.history import History
 from advisor.policy import Policy
 from advisor.report import Report
 from advisor.rules import engine_not_asked, engine_not_mapped, memory_without_owner
-from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank
+from advisor.snapshot import EngineTarget, Snapshot, gpus_of_rank, with_named_gpus
 from advisor.units import GIB
 from tests.advisor.examples import gpu, gpu_process, reading, server
 
@@ -109,6 +109,58 @@ def test_an_engine_with_its_process_on_another_host_or_down_is_not():
     assert not found(engine_not_mapped, targets=(target(),), **OUT_OF_SIGHT)
 
 
+def test_a_server_whose_workers_are_rays_is_said_not_to_be_mapped():
+    of_ray = server("vllm serve /models/m --distributed-executor-backend ray", pids=(7,))
+    held = {"gpus": (gpu(used=60 * GIB),), "visible_pids": frozenset({7, 8}), "engines": (reading(),)}
+    by_another = {**held, "targets": (target(),), "gpu_processes": (gpu_process(8, 59 * GIB),)}
+    (finding,) = found(engine_not_mapped, servers=(of_ray,), **by_another)
+    assert finding.summary.startswith("its workers are Ray's")
+    assert not found(engine_not_mapped, servers=(server(pids=(7,)),), **by_another), "it may use no GPU at all"
+    by_itself = {**by_another, "gpu_processes": (gpu_process(7, 59 * GIB),)}
+    assert not found(engine_not_mapped, servers=(of_ray,), **by_itself)
+    assert not found(engine_not_mapped, servers=(of_ray,), **{**by_another, "gpus": (), "gpu_processes": ()})
+
+
+def named(*gpus, engine="127.0.0.1:8000", url="http://127.0.0.1:8000"):
+    return EngineTarget(engine=engine, url=url, failing=None, gpus=gpus)
+
+
+def test_a_server_is_given_the_workers_on_the_gpus_that_are_named_for_it():
+    cards = (gpu(index=0), gpu(index=1), gpu(index=2))
+    held = tuple(
+        replace(gpu_process(pid, 59 * GIB), uuid=card.uuid) for pid, card in zip((8, 9, 10), cards, strict=True)
+    )
+    of_ray = server("vllm serve /models/m --distributed-executor-backend ray", pids=(7,))
+    seen = Snapshot(
+        now_seconds=0.0,
+        gpus=cards,
+        gpu_processes=held,
+        servers=(of_ray,),
+        visible_pids=frozenset({7}),
+        engines=(reading(),),
+        targets=(named("0", cards[1].uuid),),
+    )
+    mapped = with_named_gpus(seen)
+    assert mapped.gpus_of(mapped.servers[0]) == cards[:2]
+    assert [mapped.hidden_on(card) != () for card in cards] == [False, False, True]
+    assert list(engine_not_mapped.find(seen, Report(), Policy()))
+    assert not list(engine_not_mapped.find(mapped, Report(), Policy()))
+    assert with_named_gpus(replace(seen, targets=(named("7"),))).servers == seen.servers
+
+
+def test_a_process_of_another_server_and_a_gpu_that_two_name_are_nobodys_workers():
+    other = replace(server(pids=(8,)), port=8001)
+    both = {"servers": (server(pids=(7,)), other), "gpus": (gpu(),), "visible_pids": frozenset({7, 8, 9})}
+    first = Snapshot(
+        now_seconds=0.0, **both, gpu_processes=(gpu_process(8, GIB), gpu_process(9, GIB)), targets=(named("0"),)
+    )
+    assert [each.pids for each in with_named_gpus(first).servers] == [{7, 9}, {8}]
+    second = named("0", engine="127.0.0.1:8001", url="http://127.0.0.1:8001")
+    assert with_named_gpus(replace(first, targets=(named("0"), second))).servers == first.servers
+    again = named("0", engine="[::1]:8000", url="http://[::1]:8000")
+    assert with_named_gpus(replace(first, targets=(named("0"), again))).servers == first.servers
+
+
 def on_socket(**more):
     return server("vllm serve /models/secret/m --uds /run/vllm.sock", **more)
 
@@ -120,6 +172,25 @@ def test_a_server_on_a_unix_socket_is_told_by_its_models_name_and_takes_no_port_
     assert "--uds" in finding.summary
     assert not found(engine_not_asked, servers=(server(),))
     assert Snapshot(now_seconds=0.0, servers=both).server_at("http://127.0.0.1:8000") is both[1]
+
+
+def test_a_server_in_a_network_that_no_address_leads_into_is_said_not_to_be_asked():
+    boxed = replace(server(pids=(7,)), host="")
+    (finding,) = found(engine_not_asked, servers=(boxed, server()))
+    assert finding.subject.startswith("no-address:")
+    assert "container" in finding.summary
+    assert Snapshot(now_seconds=0.0, servers=(boxed, server())).server_at("http://127.0.0.1:8000") == server()
+    headless = replace(server("vllm serve /models/m --headless"), host="")
+    assert not found(engine_not_asked, servers=(headless,))
+
+
+def test_a_server_that_may_be_the_one_at_a_published_port_is_said_not_to_be_put_together_with_it():
+    boxed = replace(server(pids=(7,)), host="")
+    known = {"targets": (target("http://127.0.0.1:9000"),), "engines": (reading(),)}
+    (finding,) = found(engine_not_asked, servers=(boxed,), **known)
+    assert "may be what answers at 127.0.0.1:8000: that cannot be told" in finding.summary
+    (finding,) = found(engine_not_asked, servers=(boxed,), **{**known, "engines": ()})
+    assert "where it is not asked" in finding.summary
 
 
 def test_what_a_server_without_an_address_holds_is_an_engines_and_not_foreign():

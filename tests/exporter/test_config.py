@@ -41,14 +41,20 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
     )
     assert found == [
         "engines[0].url: 'localhost:8000' is not an address such as http://127.0.0.1:8000",
-        "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, name, url",
+        (
+            "engines[0].apikey: unknown key; known here: api_key_env, api_key_file, ca_file, gpus, name, url "
+            "(is api_key_env meant?)"
+        ),
         "engines[1].url: is missing. Where its API listens.",
         (
             "engines[1].name: must match ^[A-Za-z0-9_.:-]{1,64}$ (given: 'a b'). "
             "Value of the engine label; host:port by default."
         ),
         "poll_interval: must be a number (given: 'fast'). Seconds between two readings.",
-        "listen: unknown key; known here: engines, listen_address, policy, poll_interval, prometheus, state_dir",
+        (
+            "listen: unknown key; known here: engines, listen_address, policy, poll_interval, prometheus, state_dir "
+            "(is listen_address meant?)"
+        ),
         f"policy.colour: unknown key; known here: {', '.join(sorted(Policy.__dataclass_fields__))}",
         "policy.kv_full_ratio: must lie in (0, 1] (given: 3)",
     ]
@@ -101,7 +107,17 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
         ),
         ("listen_address: here\n", "listen_address: 'here' is not [HOST]:PORT, such as :9738 or 127.0.0.1:9738"),
         ("listen_address: ':99999'\n", "listen_address: ':99999' is not [HOST]:PORT"),
-        ("engines: [{url: 'http://h:1/#a'}]\n", "engines[0].url: 'http://h:1/#a' is not an address"),
+        ("engines: [{url: 'http://h:1/#a'}]\n", "engines[0].url: 'http://h:1/#...' is not an address"),
+        ("engines: [{url: 'http://h:1'}, {url: 'HTTP://H:1'}]\n", "HTTP://H:1 is listed already as engines[0]"),
+        ("engines: [{url: 'http://localhost'}, {url: 'http://127.0.0.1:80'}]\n", "is listed already as engines[0]"),
+        ("poll_interval: yes\n", "poll_interval: must be a number (given: True)"),
+        ("policy: {kv_full_ratio: on}\n", "policy.kv_full_ratio: must be a number (given: True)"),
+        (
+            "poll_intervall: 2\n",
+            "poll_intervall: unknown key; known here: engines, listen_address, policy, poll_interval,",
+        ),
+        ("poll_intervall: 2\n", "(is poll_interval meant?)"),
+        ("policy: {kv_ful_ratio: 0.9}\n", "(is kv_full_ratio meant?)"),
     ],
 )
 def test_each_bad_file_gets_its_message(tmp_path, text, problem):
@@ -120,7 +136,15 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "engine", ["url: 'http://h:1', api_key: s3cret", "url: 'http://h:1/?key=s3cret'", "url: 'ftp://h?s3cret'"]
+    "engine",
+    [
+        "url: 'http://h:1', api_key: s3cret",
+        "url: 'http://h:1/?key=s3cret'",
+        "url: 'ftp://h?s3cret'",
+        "url: 'http://h:1/#s3cret'",
+        "url: 'me:s3cret@h:1'",
+        "url: 'http://h:1', api_key_env: sk-s3cret",
+    ],
 )
 def test_a_problem_never_shows_credentials(tmp_path, engine):
     lines = problems(tmp_path, f"engines: [{{{engine}}}]\n")
@@ -139,6 +163,13 @@ def test_an_alias_names_its_node_once_however_often_it_stands(tmp_path):
 def test_the_address_that_clients_of_the_api_use_is_understood(tmp_path):
     (tmp_path / "c.yaml").write_text("engines: [{url: 'http://h:1/v1/'}, {url: 'http://proxy/chat/v1'}]\n")
     assert [engine.url for engine in load(tmp_path / "c.yaml", {}).engines] == ["http://h:1", "http://proxy/chat"]
+
+
+def test_gpus_of_an_engine_are_named_by_index_or_uuid(tmp_path):
+    (tmp_path / "c.yaml").write_text("engines: [{url: 'http://h:1', gpus: [0, '1:2', GPU-5a]}]\n")
+    assert load(tmp_path / "c.yaml", {}).engines[0].gpus == ("0", "1:2", "GPU-5a")
+    (told,) = problems(tmp_path, "engines: [{url: 'http://h:1', gpus: [true]}]\n")
+    assert told.startswith("engines[0].gpus[0]: must be text in quotes (given: True)")
 
 
 def test_paths_of_the_file_are_relative_to_it_and_those_of_flags_to_the_shell(tmp_path):

@@ -149,6 +149,27 @@ def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
         open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 
 
+def test_a_key_is_read_as_editors_leave_it(tmp_path):
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+    with open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as session:
+        assert session.headers["Authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("key", ["s3\u2013cret", "s3cret\ns3cret2", "s3 cret", "s3\x00cret", "s3cr\u00e9t"])
+def test_what_no_header_can_carry_is_told_before_anything_is_asked_and_not_shown(tmp_path, monkeypatch, key):
+    (tmp_path / "key").write_text(key)
+    told = []
+    for config in (
+        EngineConfig(url="http://h:1", api_key_file=tmp_path / "key"),
+        *((EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY"),) if "\0" not in key else ()),
+    ):
+        monkeypatch.setenv("ENGINE_KEY", key.replace("\0", ""))
+        with pytest.raises(UsageError, match="holds what no key does") as caught:
+            open_session(config)
+        told.append(str(caught.value))
+    assert not any("s3" in each for each in told)
+
+
 @pytest.mark.parametrize("content", [None, "no certificate\n"])
 def test_an_authority_that_cannot_be_used_is_told_before_anything_is_read(tmp_path, content):
     file = tmp_path / "ca.pem"

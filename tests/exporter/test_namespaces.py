@@ -55,9 +55,20 @@ def contained(tmp_path):
     )
     started = []
 
-    def start(*kinds, before="true"):
+    def start(*kinds, before="true", host="0.0.0.0"):
         shell = ("sh", "-c", f'{before}; exec "$@"', "sh")
-        command = [*unshare(*kinds), *shell, sys.executable, str(program), "serve", "m", "--port", "8123"]
+        command = [
+            *unshare(*kinds),
+            *shell,
+            sys.executable,
+            str(program),
+            "serve",
+            "m",
+            "--port",
+            "8123",
+            "--host",
+            host,
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "ready\n"
@@ -81,11 +92,21 @@ def test_a_server_in_a_pid_namespace_of_its_own_is_found_with_the_pids_that_the_
 
 
 @pytest.mark.needs_namespaces("net")
-def test_a_server_whose_network_has_no_address_is_looked_for_at_loopback(contained):
+def test_a_server_whose_network_has_no_address_is_not_looked_for_at_this_hosts_loopback(contained):
     outer = contained("net")
     here = {child.pid for child in psutil.Process(outer.pid).children(recursive=True)}
     (server,) = (each for each in ProcessSource(psutil).read() if each.pids & here)
-    assert server.host == "127.0.0.1"
+    assert (server.host, server.address) == ("", None)  # another server may be there
+
+
+@pytest.mark.needs_ip
+@pytest.mark.needs_namespaces("net")
+def test_a_server_at_the_loopback_of_another_network_is_not_looked_for_at_this_hosts(contained):
+    address = "ip link set lo up && ip address add 198.51.100.7/32 dev lo"
+    outer = contained("net", before=address, host="127.0.0.1")
+    here = {child.pid for child in psutil.Process(outer.pid).children(recursive=True)}
+    (server,) = (each for each in ProcessSource(psutil).read() if each.pids & here)
+    assert server.address is None
 
 
 @pytest.mark.needs_ip

@@ -67,6 +67,15 @@ def test_a_failure_is_logged_when_it_begins_changes_and_ends_and_not_in_between(
     assert lines == ["thing: timeout", "thing: http_500: http://h", "thing: recovered from http_500"]
 
 
+def test_a_source_that_takes_too_long_is_logged_once_however_it_is_called_in_turn():
+    lines = []
+    failures = FailureLog(lambda text, *args: lines.append(text % args))
+    for answer in ("hung", "timeout", "hung", "timeout"):
+        failures.note(look(SourceUnavailable(answer)))
+    failures.note(look(("fact",)))
+    assert lines == ["thing: hung", "thing: recovered from timeout"]
+
+
 def test_only_fresh_facts_are_handed_out():
     board, watch = Board(), Stopwatch()
     board.put(look("fact", watch))

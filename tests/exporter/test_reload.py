@@ -139,6 +139,19 @@ def test_without_a_file_a_hang_up_ends_nothing():
         assert running.get("/-/healthy") == "healthy\n"
 
 
+def test_a_configuration_out_of_a_pipe_is_not_waited_for_a_second_time(config, servers, tmp_path):
+    config(listed(servers[0]))
+    (tmp_path / "web.yaml").write_text("{}\n")
+    pipes = f'exec "$@" --config <(cat {tmp_path}/c.yaml) --web.config.file <(cat {tmp_path}/web.yaml)'
+    with daemon(prefix=("bash", "-c", pipes, "bash")) as running:
+        running.wait_for(lambda: ups(running) == {servers[0].engine: 1.0})
+        hang_up(running)
+        running.wait_for(lambda: sum("a pipe can be read once" in line for line in running.log) == 2)
+        assert reloaded(running) == 0.0
+        assert ups(running) == {servers[0].engine: 1.0}
+        assert running.stop()[0] == 0
+
+
 def test_a_hang_up_while_it_still_starts_is_heeded_once_it_runs(config):
     with daemon(*config("poll_interval: 0.25\n"), program="tests.exporter.hung_up") as running:
         running.wait_for(lambda: any("configuration reloaded" in line for line in running.log))

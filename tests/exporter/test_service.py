@@ -11,10 +11,10 @@ import pytest
 from advisor.readings import Gpu
 from advisor.risk_state import GpuState, Observation, observe, to_json
 from exporter.clock import Clock
-from exporter.config import Config
+from exporter.config import Config, EngineConfig
 from exporter.service import Service, World
 from exporter.state import FORMAT
-from tests.nvml_standin.standin import GIB
+from tests.nvml_standin.standin import GIB, Process
 
 NO_PROCESSES = SimpleNamespace(**{**vars(psutil), "pids": list})
 
@@ -60,6 +60,25 @@ def test_what_was_read_is_shown_for_two_and_a_half_intervals(started, now):
     now[0] += 0.1
     assert shown() == (False, False)
     assert {each.collector for each in service.health()} >= {"nvml", "advice"}, "health is always told"
+
+
+@pytest.mark.needs_cc
+def test_the_workers_on_the_gpus_that_the_configuration_names_are_the_servers(card, now):
+    """As Ray starts them: children of its own daemon."""
+
+    def process(pid):
+        argv = ["vllm", "serve", "m", "--port", "9"] if pid == 7 else ["ray::RayWorkerWrapper"]
+        return SimpleNamespace(
+            pid=pid, create_time=lambda: 0.0, cmdline=lambda: argv, cwd=lambda: "/", environ=dict, ppid=lambda: 1
+        )
+
+    card.set_processes(Process(pid=8, memory=50 * GIB))
+    processes = SimpleNamespace(**{**vars(psutil), "pids": lambda: [7, 8], "Process": process})
+    world = World(nvml=pynvml, processes=processes, clock=Clock(wall=lambda: 1.7e9, steady=lambda: now[0]))
+    for gpus, pids in (((), {7}), (("0",), {7, 8})):
+        engine = EngineConfig(url="http://127.0.0.1:9", gpus=gpus)
+        (server,) = Service(Config(engines=(engine,)), world).once().snapshot.servers
+        assert server.pids == pids
 
 
 def leave_behind(directory, uuid, *, steady_seconds, wall_seconds):

@@ -46,6 +46,23 @@ def test_a_capture_without_metrics_is_no_success_and_keeps_no_older_ones(server,
     assert not (folder_of(server, tmp_path) / "metrics").exists()
 
 
+def test_engines_behind_one_address_do_not_overwrite_each_other(server, tmp_path):
+    pages = dict(server.answers)
+    for number, prefix in enumerate(("/chat", "/code")):
+        server.answers |= {prefix + path: answer for path, answer in pages.items()}
+        server.answers[f"{prefix}/metrics"] = (200, {}, vllm_page(running=number).encode())
+    assert run("--engine", f"{server.url}/chat", "--engine", f"{server.url}/code/", tmp_path).exit_code == 0
+    for number, name in enumerate(("chat", "code")):
+        folder = folder_of(server, tmp_path)
+        assert folder.with_name(f"{folder.name}_{name}").joinpath("metrics").read_text() == vllm_page(running=number)
+
+
+def test_no_address_leads_out_of_the_directory(tmp_path):
+    (tmp_path / "metrics").write_text("mine\n")
+    assert run("--engine", "http://../", tmp_path / "here").exit_code == 1
+    assert (tmp_path / "metrics").read_text() == "mine\n"
+
+
 def test_nobody_there_is_told_in_words(tmp_path):
     result = run("--engine", "http://127.0.0.1:9", tmp_path)
     assert result.exit_code == 1

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from exporter.errors import SourceUnavailable
-from exporter.sources.process import ProcessSource
+from exporter.sources.process import MOST_SERVERS, ProcessSource
 
 WORKER_SECONDS = 0.5
 
@@ -183,6 +184,30 @@ def test_a_server_started_by_another_is_one_server(start, tmp_path):
         outer.wait()
 
 
+def test_servers_started_from_one_terminal_multiplexer_are_each_its_own(tmp_path):
+    """The multiplexer keeps the command line of its first window and is the parent of all."""
+    program = tmp_path / "vllm"
+    program.write_text("import time; time.sleep(60)")
+    windows = "".join(
+        f"{sys.executable} {program} serve {model} --port {port} & " for model, port in (("a", 1), ("b", 2))
+    )
+    shell = ["tmux", "-c", f"{windows} wait", "vllm", "serve", "a", "--port", "1"]
+    multiplexer = subprocess.Popen(shell, executable="/bin/sh")
+    try:
+        end = time.monotonic() + 10
+        ports = set()
+        while ports != {1, 2} and time.monotonic() < end:
+            time.sleep(0.05)
+            mine = {child.pid for child in psutil.Process(multiplexer.pid).children()}
+            ports = {server.port for server in ProcessSource(psutil).read() if server.pids & mine}
+        assert ports == {1, 2}
+    finally:
+        for child in psutil.Process(multiplexer.pid).children(recursive=True):
+            child.kill()
+        multiplexer.kill()
+        multiplexer.wait()
+
+
 def test_a_start_script_that_becomes_vllm_by_exec_is_noticed(tmp_path):
     program = tmp_path / "vllm"
     program.write_text("import time; time.sleep(60)")
@@ -236,6 +261,28 @@ class Refusing:
 
 def test_processes_that_may_not_be_looked_at_are_passed_over():
     assert ProcessSource(Refusing()).read() == ()
+
+
+def test_of_a_thousand_that_look_like_servers_the_oldest_are_watched(caplog):
+    class Crowd(Refusing):
+        def pids(self):
+            return list(range(1, 1_001))
+
+        def Process(self, pid):
+            return SimpleNamespace(
+                pid=pid,
+                create_time=lambda: float(-pid),
+                cmdline=lambda: ["vllm", "serve", "m", "--port", str(pid)],
+                cwd=lambda: "/",
+                environ=dict,
+                ppid=lambda: 0,
+            )
+
+    source = ProcessSource(Crowd(), root=Path("/nonexistent"))
+    for _ in range(2):
+        assert {server.port for server in source.read()} == set(range(1_001 - MOST_SERVERS, 1_001))
+    (told,) = caplog.messages
+    assert told == f"1000 processes look like vLLM servers: the {MOST_SERVERS} oldest are watched"
 
 
 def test_a_process_table_that_cannot_be_read_is_a_failure():

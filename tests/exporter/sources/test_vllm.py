@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -569,6 +570,33 @@ def test_a_server_that_dribbles_is_given_up_at_the_deadline(fake, source):
 def test_a_body_that_breaks_off_or_cannot_be_decoded_is_refused(fake, source, headers, body):
     fake.answers["/metrics"] = (200, headers, body)
     assert failure(source).reason in ("broken_body", "not_metrics")
+
+
+def test_a_request_that_had_to_be_cut_has_timed_out(fake):
+    """To the one who reads, a cut looks as if the server had hung up: connection refused, or half an answer."""
+    over = threading.Event()
+
+    def dribble(stream):
+        stream.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not over.wait(0.02):
+            stream.write(b"x")
+            stream.flush()
+
+    fake.answers["/metrics"] = (None, {}, dribble)
+    source = VllmSource(engine="e", url=fake.url, session=requests.Session())
+    source.patience_seconds = 0.3
+
+    def cut():
+        while not over.wait(0.02):
+            source.interrupt()
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    try:
+        assert failure(source).reason == "timeout"
+    finally:
+        over.set()
+        cutting.join()
 
 
 def test_the_key_goes_with_every_request(fake):

@@ -103,6 +103,12 @@ def test_every_problem_of_the_file_is_told_at_once_with_its_path(tmp_path):
     assert "hunter2" not in told
 
 
+def test_a_hash_that_no_client_would_wait_for_is_refused_and_not_shown(tmp_path):
+    (told,) = problems(tmp_path, "basic_auth_users: {bob: $2y$31$" + "a" * 53 + "}\n")
+    assert told.startswith("basic_auth_users.bob: a hash of cost 31 takes longer to check than any client waits")
+    assert "aaa" not in told
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
@@ -148,6 +154,15 @@ def test_another_certificates_key_a_sealed_key_and_text_that_is_no_certificate_a
     assert "not the key of the certificate" in problem("one.crt", "two.key")[0]
     assert "asks for a passphrase" in problem("sealed.crt", "sealed.key")[0]
     assert "no certificate and key in PEM form" in problem("empty", "one.key")[0]
+
+
+@pytest.mark.parametrize(
+    "value", ["*s3cret", "!s3cret", "!!s3cret", "!s3!cret x", "&s3cret &s3cret", "%s3cret", "@s3cret"]
+)
+def test_a_password_that_looks_like_yaml_is_placed_and_not_repeated(tmp_path, value):
+    (told,) = problems(tmp_path, f"basic_auth_users:\n  bob: {value}\n")
+    assert "s3" not in told
+    assert "(line 2, column" in told
 
 
 def test_a_broken_line_is_placed_and_not_repeated(tmp_path):

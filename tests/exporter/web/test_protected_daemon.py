@@ -13,6 +13,7 @@ from urllib.error import URLError
 import bcrypt
 import pytest
 
+from exporter.web.tls import is_allowed
 from tests.exporter.daemon import daemon
 from tests.exporter.typed import typed
 from tests.exporter.web.certificates import Authority
@@ -95,6 +96,20 @@ def test_a_renewed_certificate_counts_from_the_next_connection_on_and_a_bad_one_
         assert running.value("headroom_config_last_reload_successful") == 1.0
 
 
+def test_certificates_that_arrive_after_the_file_that_names_them_count_from_the_next_connection_on(
+    tmp_path, authority, web
+):
+    authority.issue("server")
+    with daemon(*web(TLS), *FAST) as running:
+        first, _ = shown_certificate(running)
+        web(TLS.replace("server.", "renewed."))
+        assert shown_certificate(running)[0] == first
+        authority.issue("renewed")
+        assert shown_certificate(running)[0] != first
+        running.scheme, running.tls = "https", client(authority)
+        assert running.value("headroom_config_last_reload_successful") == 1.0
+
+
 def test_the_oldest_version_spoken_is_the_one_that_was_asked_for(authority, web):
     authority.issue("server")
     with daemon(*web(TLS + "  max_version: TLS12\n"), *FAST) as running:
@@ -125,6 +140,13 @@ def test_only_certificates_of_the_authority_with_an_allowed_name_are_let_in(tmp_
                 running.get("/metrics")
         running.tls = client(authority, known)
         assert running.get("/-/healthy") == "healthy\n"
+
+
+@pytest.mark.parametrize("allowed", ["2001:db8::1", "2001:DB8:0::1", "10.0.0.1", "prometheus.example"])
+def test_an_allowed_address_is_one_however_it_is_spelled(allowed):
+    names = (("DNS", "prometheus.example"), ("IP Address", "10.0.0.1"), ("IP Address", "2001:DB8:0:0:0:0:0:1"))
+    assert is_allowed({"subjectAltName": names}, [allowed])
+    assert not is_allowed({"subjectAltName": (("DNS", "other"), ("IP Address", "2001:DB8:0:0:0:0:0:2"))}, [allowed])
 
 
 def test_a_password_is_asked_for_everywhere_and_checked_with_bcrypt_once(web):
@@ -160,6 +182,32 @@ def test_a_password_longer_than_bcrypt_looks_at_is_compared_as_other_exporters_d
     long = "x" * 72
     with daemon(*web(f"basic_auth_users: {{p: {hashed(long)}}}\n"), *FAST) as running:
         assert running.get("/-/healthy", Authorization=basic("p", long + "tail"))
+
+
+def test_a_password_that_takes_long_to_check_holds_up_no_end(web):
+    costly = hashed("x").replace("$04$", "$17$")
+    guess = f"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {basic('p', 'guess')}\r\n\r\n"
+    with daemon(*web(f"basic_auth_users: {{p: {costly}}}\n"), *FAST) as running:
+        stranger = socket.create_connection(("127.0.0.1", running.port), 5)
+        stranger.sendall(guess.encode())
+        running.wait_for(lambda: "_bcrypt" in Path(f"/proc/{running.process.pid}/maps").read_text(encoding="utf-8"))
+        assert running.stop()[0] == 0, "which is waited for no longer than such a hash takes"
+        stranger.close()
+
+
+def test_what_protects_a_browser_is_on_every_answer_and_refusal(web):
+    with daemon(*web(f"basic_auth_users: {{p: {hashed('pw')}}}\n"), *FAST) as running:
+        password = {"Authorization": basic("p", "pw")}
+        for status, path, headers in (
+            (401, "/", {}),
+            (404, "/nothing", password),
+            (413, "/", {**password, "Content-Length": "100000000"}),
+            (431, "/" + "x" * 15_900, {**password, "X": "y" * 600}),
+        ):
+            told, shown = running.refusal(path, **headers)
+            assert told == status
+            assert "default-src 'none'" in shown["Content-Security-Policy"]
+            assert (shown["X-Frame-Options"], shown["X-Content-Type-Options"]) == ("DENY", "nosniff")
 
 
 def test_headers_of_the_file_are_on_every_answer_and_an_empty_one_leaves_the_header_out(web):

@@ -1,0 +1,32 @@
+"""Keys, out of files: read as editors leave them, and never repeated by a message."""
+
+from pathlib import Path
+
+from exporter.errors import UsageError
+
+
+def secret_in(file: Path, told: str) -> str:
+    """Return what a file holds, without the space around it and without the byte order mark that Windows puts first.
+
+    Args:
+        file: UTF-8 text.
+        told: Which key of the configuration names it.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{told}: {file} cannot be read") from error
+
+
+def checked_key(key: str, told: str) -> str:
+    """Return a key that a header can carry.
+
+    Raises:
+        UsageError: No request could be made with it: a pasted dash or quote of a word processor, two keys in one file.
+    """
+    if not all("!" <= each <= "~" for each in key):
+        raise UsageError(f"{told} holds what no key does: one line of ASCII without spaces is needed")
+    return key
