@@ -1,7 +1,6 @@
 """Containers, made of what they are made of: the kernel's own PID and network namespaces."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,8 @@ from tests.namespaces import unshare
 from tests.nvml_standin.standin import GIB, Process, State, environment
 
 FAST = ("--poll-interval", "0.25")
+OF_THE_HOST = 4_242_424
+"""A process's number that no namespace knows, this one included: these tests may be their container's first process."""
 
 
 @pytest.mark.needs_cc
@@ -22,7 +23,7 @@ def test_a_daemon_in_a_pid_namespace_of_its_own_says_what_it_cannot_map(tmp_path
     state = State(tmp_path / "nvml.state")
     gpu = state.add_gpu()
     gpu.set_memory(total=80 * GIB, used=60 * GIB, reserved=GIB // 2)
-    gpu.set_processes(Process(pid=os.getpid(), memory=60 * GIB))  # a number of the host's
+    gpu.set_processes(Process(pid=OF_THE_HOST, memory=60 * GIB))
     server = FakeServer()
     server.page(vllm_page())
     prefix = unshare("pid", "mount-proc")
@@ -34,7 +35,7 @@ def test_a_daemon_in_a_pid_namespace_of_its_own_says_what_it_cannot_map(tmp_path
         )
         assert set(rules) == {"memory_without_owner", "engine_not_mapped"}
         assert "host's processes" in rules["memory_without_owner"]["advice"]
-        assert str(os.getpid()) not in json.dumps(rules)
+        assert str(OF_THE_HOST) not in json.dumps(rules)
         assert running.value("headroom_gpu_memory_component_bytes", component="foreign") == 60 * GIB
         gpu.set_processes()  # what a driver shows to such a container: nothing
         running.wait_for(

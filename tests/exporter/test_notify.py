@@ -130,7 +130,7 @@ def test_a_library_that_never_matched_is_waited_for_as_a_restart_would_not_help(
         ({}, None),
         ({"WATCHDOG_USEC": "1000000"}, None),
         ({"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "3000000"}, 3.0),
-        ({"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "4194305"}, None),
         ({"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "soon"}, None),
     ],
 )
