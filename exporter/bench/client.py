@@ -84,7 +84,7 @@ class _Progress:
             return
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.error = "not_json"
             return
         if not isinstance(event, dict) or "error" in event:
