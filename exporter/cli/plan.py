@@ -131,7 +131,12 @@ def _lines(file: Path) -> Iterator[str]:
         raise UsageError(f"{file}: {error.strerror}") from error
 
 
-def _json(line: str, where: str) -> Any:
+def json_of(line: str, where: str) -> Any:
+    """Return what a line of a batch says.
+
+    Raises:
+        UsageError: It is no JSON; the message says where.
+    """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -141,7 +146,7 @@ def _json(line: str, where: str) -> Any:
 def _batch_line(line: str, where: str) -> dict[str, Any]:
     identity: Any = None
     try:
-        row = _json(line, where)
+        row = json_of(line, where)
         if not isinstance(row, dict):
             raise UsageError(f"{where}: a JSON object is needed, this is {type(row).__name__}")
         identity = row.get("id")

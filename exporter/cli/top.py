@@ -157,12 +157,12 @@ class Remote:
             answer = json.loads(content)
         except (ValueError, RecursionError):
             return None, f"{self._url} does not answer in JSON"
-        if not _is_understood(answer):
+        if not is_understood(answer):
             return None, f"{self._url} is not the status of a vllm-headroom of this version"
         return answer, None
 
 
-def _is_understood(answer: Any) -> bool:
+def is_understood(answer: Any) -> bool:
     """Tell whether an answer can be drawn: what comes from elsewhere must not end the view."""
     if not isinstance(answer, dict):
         return False

@@ -20,6 +20,7 @@ from advisor.flags import EngineFlags, config_path, is_server_command, parse_fla
 from advisor.readings import EngineProcess
 from exporter.errors import SourceUnavailable
 from exporter.sources import bounded
+from exporter.sources.kernel import short_text
 
 _DEFAULT_PORT = 8000
 _ANY_ADDRESS = frozenset({None, "", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with, not bound to
@@ -27,6 +28,8 @@ _LOOPBACK = frozenset({"127.0.0.1"})
 _MOST_CONFIG_BYTES = 64 * 1024
 """Sixteen times what all of vLLM's flags take. A mebibyte of YAML takes half a minute and 383 MiB to read."""
 _MOST_CONFIG_VALUES = 10_000
+_MOST_ROUTES = 4 * 1024**2
+"""Characters of a routing table: some ten thousand routes."""
 _LOOK_AGAIN_SECONDS = 30.0
 """Between two looks at every process: a start script that turns into vLLM by exec keeps its process id, and a process
 whose parent ended gets another. In between only new processes are looked at: a GPU server has thousands."""
@@ -176,8 +179,8 @@ class ProcessSource:
         """
         if host not in _ANY_ADDRESS:
             return str(host)
-        proc = self._root / "proc"
-        own, its = (_local_addresses(proc / each / "net" / "fib_trie") for each in ("self", str(pid)))
+        tables = (self._root / "proc" / each / "net" / "fib_trie" for each in ("self", str(pid)))
+        own, its = (parse_addresses(short_text(table, most_characters=_MOST_ROUTES)) for table in tables)
         elsewhere = [address for address in its if address not in own]
         return elsewhere[0] if own and elsewhere and not set(own) & set(its) - _LOOPBACK else "127.0.0.1"
 
@@ -266,12 +269,12 @@ def _hub_caches(flags: EngineFlags, homes: list[Path]) -> list[Path]:
     ]
 
 
-def _local_addresses(table: Path) -> list[str]:
-    """Return the IPv4 addresses of the network that a process lives in, from the kernel's routing table of it."""
-    try:
-        lines = table.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []
+def parse_addresses(routes: str) -> list[str]:
+    """Return the IPv4 addresses of the network that a process lives in, from the kernel's routing table of it.
+
+    ``routes`` is ``/proc/<pid>/net/fib_trie`` (proc_pid_net(5)), or as much of it as was read.
+    """
+    lines = routes.splitlines()
     found = (
         address.partition("|-- ")[2]
         for address, kind in pairwise(lines)

@@ -1,14 +1,16 @@
 """What `plan_engine` says, held against public start-up logs and against what must hold for every plan."""
 
-from dataclasses import replace
+import math
+from contextlib import suppress
+from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.defaults import Device
 from advisor.estimate import Estimate
-from advisor.flags import parse_flags
+from advisor.flags import ENVIRONMENT, EngineFlags, parse_flags
 from advisor.model import parse_model
 from advisor.plan import _kept, plan_again, plan_engine
 from advisor.runner import Runner
@@ -375,3 +377,69 @@ def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():
     assert state_dtype(NEMOTRON_H, version=(0, 12, 0)) == "auto"
     assert state_dtype(NEMOTRON_H, version=(0, 19, 0)) == "float16"
     assert state_dtype(NEMOTRON_H, version=(0, 20, 0)) == "float32"
+
+
+@pytest.mark.parametrize("amount", ["inf", "nan", "-4", "1e300", "four"])
+def test_an_environment_that_gives_no_amount_of_memory_is_refused(amount):
+    told = parse_flags(["vllm", "serve", "m"], environment={"VLLM_CPU_KVCACHE_SPACE": amount})
+    with pytest.raises(ValueError, match=r"VLLM_CPU_KVCACHE_SPACE.*it must be a number of GiB"):
+        plan_engine(parse_model(LLAMA_3_1_8B), told, version=None, device=Device(name="cpu", memory_bytes=0))
+
+
+@pytest.mark.parametrize("flag", ["-tp", "-pp", "-dp", "--prefill-context-parallel-size", "--num-gpu-blocks-override"])
+def test_sizes_below_one_are_refused_by_name(flag):
+    with pytest.raises(ValueError, match="it is 1 or more"):
+        planned(LLAMA_3_1_8B, flag, "0")
+
+
+def test_absurdly_large_cuda_graphs_are_refused_before_they_are_listed():
+    absurd = "4000000000000000000"
+    with pytest.raises(ValueError, match="CUDA graphs up to"):
+        planned(LLAMA_3_1_8B, "--max-cudagraph-capture-size", absurd, "--max-num-batched-tokens", absurd)
+    with pytest.raises(ValueError, match="CUDA graphs up to"):
+        planned(LLAMA_3_1_8B, "--cuda-graph-sizes", absurd, version=(0, 8, 4))
+
+
+ODD = st.sampled_from(
+    [
+        *(
+            "0",
+            "-1",
+            "1",
+            "7",
+            "1000000",
+            "4611686018427387904",
+            "1e-300",
+            "1e300",
+            "auto",
+            "fp8",
+            "x",
+            "{}",
+            '{"a": 1}',
+        ),
+        *('{"cudagraph_mode": [1], "level": 9}', '{"num_speculative_tokens": 1000000}', '{"image": {"count": []}}'),
+    ]
+)
+
+
+@settings(max_examples=400, derandomize=True, database=None, deadline=None)
+@given(
+    given_flags=st.lists(
+        st.tuples(st.sampled_from([each.name for each in fields(EngineFlags) if each.metadata]), ODD),
+        min_size=1,
+        max_size=4,
+    ),
+    environment=st.dictionaries(st.sampled_from(ENVIRONMENT), ODD, max_size=1),
+    config=st.sampled_from([LLAMA_3_1_8B, QWEN3_5, NEMOTRON_H]),
+    version=st.sampled_from([(0, 6, 3), (0, 8, 4), (0, 11, 0), (0, 16, 0), (0, 25, 0), None]),
+    memory_bytes=st.sampled_from([0, 1, 80 * GIB]),
+)
+def test_whatever_a_command_line_asks_for_is_planned_or_refused(
+    given_flags, environment, config, version, memory_bytes
+):
+    words = [word for flag, value in given_flags for word in (f"--{flag.replace('_', '-')}", value)]
+    flags = parse_flags(["vllm", "serve", "m", *words], environment=environment)
+    device = Device(name="cpu" if memory_bytes == 0 else "a GPU", memory_bytes=memory_bytes)
+    with suppress(ValueError):
+        tokens = plan_engine(parse_model(config), flags, version=version, device=device).kv_tokens
+        assert 0 <= tokens.lower <= tokens.upper < math.inf
