@@ -113,7 +113,9 @@ class Engine(Fact):
     )
     asleep: int | None = level("1 while the engine sleeps (weights offloaded or discarded).", Origin.REPORTED)
     metric_missing: Mapping[str, int] | None = level(
-        "1 for a figure that this vLLM version should show on its page and does not.", Origin.DERIVED, by="metric"
+        "1 for a figure that this vLLM version should show on its page and does not, or only as what it cannot be.",
+        Origin.DERIVED,
+        by="metric",
     )
 
     kv_capacity_tokens: float | None = level(

@@ -74,7 +74,7 @@ class Layout:
 
     series: tuple[Series, ...]
     announced: frozenset[str]
-    """Figures that the page declares, with or without samples."""
+    """Figures that the page declares, with or without samples, or shows."""
 
     @cached_property
     def ranks(self) -> tuple["RankLayout", ...]:
@@ -336,7 +336,7 @@ class PageReader:
         samples, places, announced, new_lines = self._read(lines)
         if 2 * (len(lines) - new_lines) < remembered:
             self._understood.clear()  # names that come and go
-        if not samples and not announced:
+        if not places and not announced:
             looks_like_page = "# TYPE " in text or "# HELP " in text
             raise SourceMalformed(
                 "no_vllm_metrics" if looks_like_page else "not_metrics",
@@ -359,11 +359,15 @@ class PageReader:
         return layout, tuple(sample.value for sample in newest)
 
     def _read(self, lines: Iterable[str]) -> tuple[list[Sample], list[tuple[int, int]], set[str], int]:
-        """Return the samples, where every wanted value begins, the figures announced, how many lines were new."""
+        """Return the samples, where every wanted value begins, the figures announced, how many lines were new.
+
+        A figure whose every value is impossible, such as NaN, is as good as not announced.
+        """
         samples: list[Sample] = []
         places: list[tuple[int, int]] = []
         new_lines = 0
         announced: set[str] = set()
+        impossible: set[str] = set()
         understood = self._understood
         for line_number, line in enumerate(lines):
             start = _start_of(line)
@@ -387,7 +391,9 @@ class PageReader:
             places.append((line_number, len(start)))
             if is_sane(number):
                 samples.append(Sample(series, number))
-        return samples, places, announced, new_lines
+            else:
+                impossible.add(series.key)
+        return samples, places, announced - impossible, new_lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -631,7 +637,7 @@ def _read_rank(
     running, waiting = level("requests_running"), level("requests_waiting")
     usage = level("kv_usage_ratio")
     if usage is not None and usage > 1.0:
-        usage = None  # of no engine that counts its blocks
+        usage, missing = None, (*missing, "kv_usage_ratio")  # of no engine that counts its blocks
     if running == 0 and waiting == 0:
         usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
     for_capacity, awake = rank.by_reason.get("capacity"), rank.by_sleep_state.get("awake")
