@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -23,6 +23,7 @@ from advisor.defaults import Device
 from advisor.flags import FlagError, config_path, is_server_command, parse_flags, require_valid
 from advisor.model import parse_model
 from advisor.plan import plan_engine
+from advisor.policy import Policy
 from advisor.scenario import ScenarioError, scenario_from
 from advisor.spec import DeclinedError, ModelConfigError
 from advisor.start_log import parse_start_logs
@@ -31,7 +32,9 @@ from exporter import config
 from exporter.bench.client import Progress, events
 from exporter.cli.plan import json_of
 from exporter.cli.top import is_understood
+from exporter.config import PrometheusConfig
 from exporter.errors import SourceMalformed, SourceUnavailable, UsageError
+from exporter.fleet import read_fleet
 from exporter.last_run import parse_mark
 from exporter.lint import Known, dashboard_queries, names_in, rule_queries
 from exporter.planning import Asked
@@ -39,7 +42,7 @@ from exporter.sources.cgroup import Mount, directories_of, parse_membership, par
 from exporter.sources.kernel import figure
 from exporter.sources.model import parse_config, read_model_files, safetensors_header, with_modelopt, with_overrides
 from exporter.sources.process import parse_addresses, parse_server_config
-from exporter.sources.prometheus import parse_answer, parse_series
+from exporter.sources.prometheus import Series, parse_answer, parse_series
 from exporter.sources.trace import read_trace
 from exporter.sources.vllm import (
     Server,
@@ -209,6 +212,7 @@ def server_config(content):
     parse_flags(["vllm", "serve", "--config", "x.yaml"], config=found)
 
 
+_NOW = 1_795_285_360.0
 _GPU = Device(name="NVIDIA H100 80GB HBM3", memory_bytes=80 * GIB)
 _CPU = Device(name="cpu", memory_bytes=0)
 
@@ -312,8 +316,28 @@ def mark_of_the_last_run(content):
 @parser(SourceMalformed, SourceUnavailable)
 def prometheus_answer(content):
     """What a Prometheus answers to a query."""
-    for series in parse_series(parse_answer(200, "application/json", content).data):
+    found = parse_series(parse_answer(200, "application/json", content).data)
+    for series in found:
         assert not any(math.isnan(number) for point in series.points for number in point)
+    read_fleet(_Says(found), Policy(), now_seconds=_NOW, window_seconds=3600.0, progress=lambda _: None)
+
+
+@dataclass(frozen=True)
+class _Says:
+    """A Prometheus that answers every question with the same."""
+
+    found: tuple[Series, ...]
+    config: PrometheusConfig = field(default_factory=lambda: PrometheusConfig(url="http://p"))
+    warnings: dict[str, None] = field(default_factory=dict)
+
+    def query(self, expression, at_seconds):
+        return self.found
+
+    def query_range(self, expression, start_seconds, end_seconds, step_seconds):
+        return self.found
+
+    def series(self, selector, start_seconds, end_seconds):
+        return tuple(each.labels for each in self.found)
 
 
 @parser()
