@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from advisor.defaults import Device
 from advisor.estimate import Estimate
-from advisor.flags import ENVIRONMENT, EngineFlags, parse_flags
+from advisor.flags import parse_flags
 from advisor.model import parse_model
 from advisor.plan import _kept, plan_again, plan_engine
 from advisor.runner import Runner
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED
-from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B
+from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B, odd_flags
 
 LLAMA_3_1_8B = LLAMA_8B | {
     "max_position_embeddings": 131_072,
@@ -400,45 +400,14 @@ def test_absurdly_large_cuda_graphs_are_refused_before_they_are_listed():
         planned(LLAMA_3_1_8B, "--cuda-graph-sizes", absurd, version=(0, 8, 4))
 
 
-ODD = st.sampled_from(
-    [
-        *(
-            "0",
-            "-1",
-            "1",
-            "7",
-            "1000000",
-            "4611686018427387904",
-            "1e-300",
-            "1e300",
-            "auto",
-            "fp8",
-            "x",
-            "{}",
-            '{"a": 1}',
-        ),
-        *('{"cudagraph_mode": [1], "level": 9}', '{"num_speculative_tokens": 1000000}', '{"image": {"count": []}}'),
-    ]
-)
-
-
 @settings(max_examples=400, derandomize=True, database=None, deadline=None)
 @given(
-    given_flags=st.lists(
-        st.tuples(st.sampled_from([each.name for each in fields(EngineFlags) if each.metadata]), ODD),
-        min_size=1,
-        max_size=4,
-    ),
-    environment=st.dictionaries(st.sampled_from(ENVIRONMENT), ODD, max_size=1),
+    flags=odd_flags(),
     config=st.sampled_from([LLAMA_3_1_8B, QWEN3_5, NEMOTRON_H]),
     version=st.sampled_from([(0, 6, 3), (0, 8, 4), (0, 11, 0), (0, 16, 0), (0, 25, 0), None]),
     memory_bytes=st.sampled_from([0, 1, 80 * GIB]),
 )
-def test_whatever_a_command_line_asks_for_is_planned_or_refused(
-    given_flags, environment, config, version, memory_bytes
-):
-    words = [word for flag, value in given_flags for word in (f"--{flag.replace('_', '-')}", value)]
-    flags = parse_flags(["vllm", "serve", "m", *words], environment=environment)
+def test_whatever_a_command_line_asks_for_is_planned_or_refused(flags, config, version, memory_bytes):
     device = Device(name="cpu" if memory_bytes == 0 else "a GPU", memory_bytes=memory_bytes)
     with suppress(ValueError):
         tokens = plan_engine(parse_model(config), flags, version=version, device=device).kv_tokens
