@@ -274,13 +274,10 @@ def _shares(
 
 
 def _budget(server: EngineProcess, engine: Placed | None, gpu: Gpu) -> float | None:
-    """Return what a server's start-up check asks for on a GPU; None while only its release could tell its default."""
+    """Return what a server's start-up check asks for on a GPU, None as in `utilization_in_effect`."""
     total = cuda_total_bytes(gpu)
     version = parse_version(engine.reading.vllm_version) if engine else None
-    if version is not None:
-        utilization: float | None = utilization_in_effect(server.flags, version, engine.theory if engine else None)
-    else:
-        utilization = server.flags.gpu_memory_utilization
+    utilization = utilization_in_effect(server.flags, version, engine.theory if engine and version else None)
     return None if total is None or utilization is None else budget(total, utilization)
 
 

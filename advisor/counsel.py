@@ -274,19 +274,29 @@ def _restart(
         if total is None or gpu.memory_free_bytes is None or held is None:
             return None
         found.append(GpuAtRestart(total_bytes=total, free_bytes=gpu.memory_free_bytes, held_bytes=held))
+    utilization = utilization_in_effect(server.flags, version, theory)
+    if utilization is None:
+        return None
     blocks = reading.cache.num_gpu_blocks
     pool = blocks * theory.layout.bytes_per_block if theory is not None and blocks is not None else None
     return restart_shortfall_bytes(
         found,
         version=version,
-        gpu_memory_utilization=utilization_in_effect(server.flags, version, theory),
+        gpu_memory_utilization=utilization,
         theory=theory,
         pool_bytes=pool,
     )
 
 
-def utilization_in_effect(flags: EngineFlags, version: Version, theory: EnginePlan | None) -> float:
-    """Return the share of each GPU that a server of this release asks for."""
+def utilization_in_effect(flags: EngineFlags, version: Version | None, theory: EnginePlan | None) -> float | None:
+    """Return the share of each GPU that a server of this release asks for.
+
+    None where only its release could tell the default, and for a share with which no vLLM starts.
+    """
     if theory is not None:
-        return theory.flags.gpu_memory_utilization
-    return flags.gpu_memory_utilization or default_gpu_memory_utilization(version)
+        share: float | None = theory.flags.gpu_memory_utilization
+    else:
+        share = flags.gpu_memory_utilization
+    if share is None:
+        return None if version is None else default_gpu_memory_utilization(version)
+    return share if 0 < share <= 1 else None

@@ -16,6 +16,7 @@ CudagraphMode = Literal["NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_A
 _MODES: tuple[CudagraphMode, ...] = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
 
 _LARGEST = 512
+_MOST_TOKENS = 1 << 20
 _LARGEST_OF_BLACKWELL = 1024
 
 
@@ -80,6 +81,9 @@ def capture_sizes(
         num_speculative_tokens: Tokens drafted a request and step.
         is_v1: Which engine; V0 captures up to max_num_seqs.
         is_datacentre_blackwell: Compute capability 10.x, whose largest size is 1,024 from 0.29 (0.28 not read).
+
+    Raises:
+        ValueError: Absurdly large ones are asked for.
     """
     flags = flags or EngineFlags()
     if mode == "NONE":
@@ -103,7 +107,7 @@ def capture_sizes(
             decode = [query * count for count in _requests(min(max_num_seqs, ceiling)) if query * count <= largest]
         elif version >= (0, 32, 0) and max_num_seqs <= largest:  # 0.30 and 0.31 not read
             decode = (max_num_seqs,)
-    largest = min(largest, max_num_batched_tokens)
+    largest = _possible(min(largest, max_num_batched_tokens))
     sizes = {size for size in (1, 2, 4) if size <= largest} | set(_stepped(largest))
     if flags.performance_mode == "interactivity" and version >= (0, 17, 0):
         sizes |= set(range(1, min(largest, 32) + 1))
@@ -125,9 +129,15 @@ def _sizes_by_eight(
     named = flags.cuda_graph_sizes or ()
     largest = min(2 * max_num_seqs, _LARGEST) if version >= (0, 10, 0) else _LARGEST
     if len(named) == 1:
-        largest = named[0]
+        largest = _possible(named[0] if version < (0, 8, 5) else min(named[0], max_num_batched_tokens))
     sizes = given or (tuple(sorted(named)) if len(named) > 1 else (1, 2, 4, *range(8, largest + 1, 8)))
     return tuple(size for size in sizes if version < (0, 8, 5) or size <= max_num_batched_tokens)
+
+
+def _possible(largest: int) -> int:
+    if largest > _MOST_TOKENS:
+        raise ValueError(f"CUDA graphs up to {largest} tokens: each size is a graph, and no GPU holds so many")
+    return largest
 
 
 def _stepped(largest: int) -> list[int]:

@@ -19,6 +19,10 @@ _HUMAN = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
 _TRUE, _FALSE = {"true", "1", "yes", "y", "on"}, {"false", "0", "no", "n", "off"}
 
 
+_MOST_WHOLE = 1 << 62
+"""Of tokens or bytes there are fewer anywhere, and what is worked out from more does not fit into a float."""
+
+
 class FlagError(ValueError):
     """A value that vLLM would refuse; the message names the flag, the value and what would be right."""
 
@@ -26,10 +30,14 @@ class FlagError(ValueError):
 def _whole(text: str) -> int:
     match = _HUMAN.fullmatch(text.strip())
     if match is None:
-        return int(text)
-    number, suffix = match.groups()
-    power = "kmgt".index(suffix.lower()) + 1
-    return int(float(number) * 1000**power) if suffix.islower() else int(number) * 1024**power
+        value = int(text)
+    else:
+        number, suffix = match.groups()
+        power = "kmgt".index(suffix.lower()) + 1
+        value = int(_finite(number) * 1000**power) if suffix.islower() else int(number) * 1024**power
+    if abs(value) > _MOST_WHOLE:
+        raise ValueError(text)
+    return value
 
 
 def _finite(text: str) -> float:
@@ -439,8 +447,11 @@ def _take(option: str, texts: list[str], values: dict[str, Any], problems: list[
     reader: _Reader = metadata["reader"]
     shown = f"--{field_name.replace('_', '-')}"
     _, dot, path = option.partition(".")
-    if dot:
+    if dot and reader in (_MAPPING, _COMPILATION):
         _take_nested(field_name, path, texts, values)
+        return
+    if dot:
+        problems.append(f"--{option[:40]}: {shown} has no parts; it takes {reader.expected}")
         return
     if reader is _TRUTH:
         texts = texts or ["true"]

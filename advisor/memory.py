@@ -1,5 +1,6 @@
 """Where a GPU's memory goes: parts first, the KV cache is what they leave."""
 
+import math
 from dataclasses import dataclass
 
 from advisor.activation import Step, activation_peak
@@ -70,7 +71,13 @@ class MemoryPlan:
 
 
 def budget(total_bytes: float, gpu_memory_utilization: float) -> float:
-    """Return the bytes that vLLM allows itself (``v1/worker/utils.py:request_memory``: rounded up)."""
+    """Return the bytes that vLLM allows itself (``v1/worker/utils.py:request_memory``: rounded up).
+
+    Raises:
+        ValueError: It is no share of anything.
+    """
+    if not math.isfinite(total_bytes * gpu_memory_utilization):
+        raise ValueError(f"--gpu-memory-utilization {gpu_memory_utilization:g}: it is at most 1")
     return float(-int(-(total_bytes * gpu_memory_utilization) // 1))
 
 

@@ -107,6 +107,7 @@ def plan_engine(
         max_position_embeddings=context_lengths(spec, version)[0],
         traits=traits,
     )
+    _require_sizes(resolved)
     needed = resolved.tensor_parallel_size * resolved.pipeline_parallel_size * resolved.data_parallel_size
     if gpu_count is not None and needed > gpu_count:
         raise ValueError(
@@ -125,7 +126,7 @@ def plan_engine(
     memory = None
     given = kv_cache_bytes or resolved.kv_cache_memory_bytes
     if device.is_cpu:
-        kv_bytes = exactly(given or int(float(flags.environment.get("VLLM_CPU_KVCACHE_SPACE", 4)) * GIB))
+        kv_bytes = exactly(given or _cpu_cache_bytes(flags))
     else:
         memory = _fullest_rank(
             spec,
@@ -369,9 +370,44 @@ def _draft_layers(spec: ModelSpec, resolved: ResolvedFlags) -> tuple[DecoderLaye
     return (windows or attending,) * spec.draft_layers
 
 
+_MOST_CPU_GIB = 1024**2
 _USUAL_CAPABILITY = (9, 0)
 _USUAL_SMS = 132
 """Of an H100, where the GPU's name says nothing."""
+
+
+_SIZES = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    *("prefill_context_parallel_size", "decode_context_parallel_size", "num_gpu_blocks_override"),
+)
+
+
+def _require_sizes(resolved: ResolvedFlags) -> None:
+    """Refuse what is divided by, or is a count, and is below one, as vLLM's own configuration does.
+
+    Raises:
+        ValueError: One of them is.
+    """
+    for name in _SIZES:
+        value = getattr(resolved, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: it is 1 or more")
+
+
+def _cpu_cache_bytes(flags: EngineFlags) -> int:
+    """Return what vLLM sets aside for the KV cache without a GPU.
+
+    Raises:
+        ValueError: It is no amount of memory. The environment is anybody's who starts a process.
+    """
+    text = flags.environment.get("VLLM_CPU_KVCACHE_SPACE", "4")
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = -1.0
+    if not 0 <= gib <= _MOST_CPU_GIB:
+        raise ValueError(f"VLLM_CPU_KVCACHE_SPACE {text[:40]!r}: it must be a number of GiB")
+    return int(gib * GIB)
 
 
 def _switch(flags: EngineFlags, variable: str) -> bool | None:

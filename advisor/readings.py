@@ -132,7 +132,7 @@ class EngineReading:
     started_at_seconds: float | None = None
     """Start of the API server's process, Unix time; None on multi-process pages."""
     missing: tuple[str, ...] = ()
-    """Metrics that this version should show and does not."""
+    """Metrics that this version should show and does not, or only with values that cannot be, such as NaN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -580,9 +580,9 @@ class _Words:
 
     def _lower_buys(self) -> tuple[str, ...]:
         share = preempted_ratio(self.load, self.around.current, self.policy)
-        seen = "requests that are" if share is None else f"{share:.1%} of requests that are now"
+        seen = "requests are now" if share is None else f"{share:.1%} of all requests are now"
         return (
-            f"no stalls in mid-stream: {seen} preempted and computed again would run through",
+            f"no stalls in mid-stream: {seen} preempted and computed again",
             "less work done twice: a preempted request's tokens are computed anew",
         )
 

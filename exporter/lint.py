@@ -17,7 +17,7 @@ from exporter.errors import UsageError
 from exporter.promql import selectors
 from exporter.reference import all_metrics
 from exporter.sources.vllm_names import BY_SPELLING, GONE, Figure, Shape
-from exporter.unread import why_unread
+from exporter.unread import UNREAD, why_unread
 
 MOST_PAGE_BYTES = 32 * 1024**2
 _TIMEOUT_SECONDS = 10.0
@@ -65,7 +65,9 @@ def rule_queries(file: Path) -> tuple[tuple[Query, ...], frozenset[str]]:
     queries = []
     recorded = set()
     for group in groups:
-        for rule in group.get("rules") or () if isinstance(group, dict) else ():
+        if not isinstance(group, dict) or not isinstance(group.get("rules") or [], list):
+            raise UsageError(f"{file}: a group without a list 'rules'")
+        for rule in group.get("rules") or ():
             if not isinstance(rule, dict) or "expr" not in rule:
                 raise UsageError(f"{file}: group {group.get('name')}: a rule without 'expr'")
             name = rule.get("alert") or rule.get("record") or "unnamed"
@@ -155,7 +157,7 @@ def names_on_page(url: str) -> frozenset[str]:
         with requests.get(address, timeout=_TIMEOUT_SECONDS, stream=True) as answer:
             answer.raise_for_status()
             body = answer.raw.read(MOST_PAGE_BYTES + 1, decode_content=True)
-    except (requests.RequestException, OSError) as error:
+    except UNREAD as error:
         raise UsageError(f"{address} cannot be read ({why_unread(error)})") from error
     if len(body) > MOST_PAGE_BYTES:
         raise UsageError(f"{address}: more than {MOST_PAGE_BYTES} bytes")

@@ -135,6 +135,7 @@ def test_every_flag_that_a_sentence_names_is_ours_or_vllms(page):
 
 
 OF_OTHERS = {
+    "--help",  # click
     *("--gpus", "--pid", "--restart"),  # docker
     *("--force", "--force-reinstall"),  # pip, uv
     "--limit",  # ansible-playbook

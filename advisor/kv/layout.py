@@ -38,7 +38,7 @@ from advisor.versions import NEWEST_STUDIED, Version
 
 def _partition(text: str, num_layers: int, pipeline_parallel_size: int) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    counts = tuple(int(part) for part in parts if part.isdecimal())
+    counts = tuple(int(part) for part in parts if part.isdecimal() and len(part) <= len(str(num_layers)))
     if (
         len(counts) < len(parts)
         or len(counts) != pipeline_parallel_size
@@ -46,8 +46,8 @@ def _partition(text: str, num_layers: int, pipeline_parallel_size: int) -> tuple
         or not all(counts)
     ):
         raise ValueError(
-            f"VLLM_PP_LAYER_PARTITION {text!r}: it must be {pipeline_parallel_size} whole numbers above zero, one for "
-            f"each stage, that add up to {num_layers} layers"
+            f"VLLM_PP_LAYER_PARTITION {text[:40]!r}: it must be {pipeline_parallel_size} whole numbers above zero, one "
+            f"for each stage, that add up to {num_layers} layers"
         )
     return counts
 

@@ -108,8 +108,8 @@ _FOUND = """
 - **The schedule.** Reads that are due together share one job of APScheduler's, whose upkeep cost as much as a short
   read. They begin one after the other, each when the one before is over or has had its head start, so most run in one
   thread; one that hangs keeps its thread and holds up nothing else.
-- **Memory.** Importing is nearly all of it: 57 MiB before the first read. One heap for all threads, one copy of the
-  lines that several servers write, and not loading what no configuration asks for were worth four.
+- **Memory.** Importing is nearly all of it, so what no configuration asks for is not loaded; all threads share one
+  heap, and lines that several servers write are kept once.
 """
 
 

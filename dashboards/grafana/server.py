@@ -54,9 +54,9 @@ _GROWTH_AN_HOUR = f"{_HOUR_SECONDS} * {gpu('memory_growth_bytes_per_second')}"
 _NO_TREND = "no trend yet"
 
 _WHY_FULL = """\
-**A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (0.9
-unless set) and turns all that weights and work space leave into KV cache, used or not. So "90% used" says the same
-at no load and at full load.
+**A vLLM server that fills its GPU is healthy.** At start it takes `--gpu-memory-utilization` of the memory (unless
+set 0.9, from vLLM 0.20 on 0.92) and turns all that weights and work space leave into KV cache, used or not. So "90%
+used" says the same at no load and at full load.
 
 - **kv_used** is what requests hold now, **kv_idle** is taken and free for requests: read these for load.
 - **slack** is free memory that no engine may still claim: read this for the danger of running out.

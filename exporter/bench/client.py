@@ -21,6 +21,8 @@ from advisor.loadtest import End, Sample
 
 _READ_BYTES = 65_536
 _MOST_EVENT_BYTES = 1024**2
+_MOST_TOKENS = 10**9
+"""Of one answer; a count that is larger, or falls, is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +70,7 @@ def events(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """One answer while it is being read."""
 
     arrivals: list[tuple[float, int]] = field(default_factory=list)
@@ -84,7 +86,7 @@ class _Progress:
             return
         try:
             event = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.error = "not_json"
             return
         if not isinstance(event, dict) or "error" in event:
@@ -96,8 +98,9 @@ class _Progress:
         # A token that is half a character has no text of its own yet, so an empty piece is output as well.
         choice = choices[0] if isinstance(choices, list) and choices else None
         has_output = isinstance(choice, dict)
-        if isinstance(total, int):
-            new = total - (self.counted or 0)
+        before = len(self.arrivals) if self.counted is None else self.counted  # not counted, each piece is one token
+        if isinstance(total, int) and not isinstance(total, bool) and before <= total <= _MOST_TOKENS:
+            new = total - before
             self.counted = total
             if has_output and new > 0:
                 self.arrivals.append((now, new))
@@ -136,7 +139,7 @@ class Client:
     def complete(self, planned: Planned) -> Sample:
         """Send a request and read its answer to the end; failures are in the sample."""
         sent = self._clock()
-        progress = _Progress()
+        progress = Progress()
         try:
             reason = self._exchange(planned, progress, until=sent + self._target.timeout_seconds)
         except TimeoutError:
@@ -161,7 +164,7 @@ class Client:
             arrivals=progress.placed(),
         )
 
-    def _exchange(self, planned: Planned, progress: _Progress, *, until: float) -> str | None:
+    def _exchange(self, planned: Planned, progress: Progress, *, until: float) -> str | None:
         """Return why the request failed, None if it did not."""
         body = {
             "model": self._target.model,

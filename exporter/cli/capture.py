@@ -6,12 +6,11 @@ from urllib.parse import urlsplit
 
 import click
 import requests
-import urllib3
 
 from exporter.config import named_engine
 from exporter.engines import open_session
 from exporter.errors import UsageError
-from exporter.unread import why_unread
+from exporter.unread import UNREAD, why_unread
 
 _PAGES = {"metrics": "/metrics", "version.json": "/version", "models.json": "/v1/models"}
 _MOST_BYTES = 64 * 1024**2
@@ -68,7 +67,7 @@ def _save(session: requests.Session, url: str, file: Path) -> str:
             if response.status_code != requests.codes.ok:
                 return f"not saved: it answers {response.status_code}"
             body = response.raw.read(_MOST_BYTES, decode_content=True)
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+    except UNREAD as error:
         return f"not saved: {why_unread(error)}"
     file.write_bytes(body)
     return f"{len(body)} bytes"

@@ -131,15 +131,25 @@ def _lines(file: Path) -> Iterator[str]:
         raise UsageError(f"{file}: {error.strerror}") from error
 
 
+def json_of(line: str, where: str) -> Any:
+    """Return what a line of a batch says.
+
+    Raises:
+        UsageError: It is no JSON; the message says where.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not JSON: {error}") from error
+
+
 def _batch_line(line: str, where: str) -> dict[str, Any]:
     identity: Any = None
     try:
-        row = json.loads(line)
+        row = json_of(line, where)
         if not isinstance(row, dict):
             raise UsageError(f"{where}: a JSON object is needed, this is {type(row).__name__}")
         identity = row.get("id")
         return {"id": identity} | result_of(answer(Asked.from_row(row, where)))
-    except json.JSONDecodeError as error:
-        return {"id": identity, "verdict": None, "error": f"{where}: not JSON: {error}"}
     except HeadroomError as error:
         return {"id": identity, "verdict": None, "error": str(error)}

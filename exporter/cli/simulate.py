@@ -491,7 +491,7 @@ def _fitted_model(file: Path) -> StepTimeModel:
         return StepTimeModel(**{name: float(fit[name]) for name in names})
     except OSError as error:
         raise UsageError(f"--step-times: {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(
             f"--step-times: {file} is no result of bench --json with step times in it (its step_times is null where "
             "the server was too briefly busy)"

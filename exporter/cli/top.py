@@ -1,5 +1,6 @@
 """``vllm-headroom top``: GPUs, engines, headroom and risk, live in a terminal."""
 
+import json
 import logging
 import os
 import select
@@ -27,7 +28,7 @@ from exporter.cli.top_view import SORTS, Canvas, View, draw
 from exporter.config import checked_address, load
 from exporter.errors import UsageError
 from exporter.service import Service, World
-from exporter.unread import why_unread
+from exporter.unread import UNREAD, why_unread
 from exporter.web.status import status
 
 _PIPE_WIDTH = 80
@@ -147,20 +148,21 @@ class Remote:
             with session.get(self._url, timeout=_TIMEOUT_SECONDS, stream=True) as response:
                 if response.status_code != 200:
                     return None, f"{self._url} answers {response.status_code}"
-                if len(content := response.raw.read(_MOST_BYTES + 1, decode_content=True)) > _MOST_BYTES:
-                    return None, f"{self._url} answers absurdly much"
-                response._content = content  # noqa: SLF001 - bounded above; requests has no bounded read of its own
-                answer = response.json()
-        except (requests.exceptions.JSONDecodeError, RecursionError):
-            return None, f"{self._url} does not answer in JSON"
-        except (requests.RequestException, OSError) as error:
+                content = response.raw.read(_MOST_BYTES + 1, decode_content=True)
+        except UNREAD as error:
             return None, f"{self._url} cannot be read ({why_unread(error)})"
-        if not _is_understood(answer):
+        if len(content) > _MOST_BYTES:
+            return None, f"{self._url} answers absurdly much"
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            return None, f"{self._url} does not answer in JSON"
+        if not is_understood(answer):
             return None, f"{self._url} is not the status of a vllm-headroom of this version"
         return answer, None
 
 
-def _is_understood(answer: Any) -> bool:
+def is_understood(answer: Any) -> bool:
     """Tell whether an answer can be drawn: what comes from elsewhere must not end the view."""
     if not isinstance(answer, dict):
         return False

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 from advisor.readings import EngineHostMemory, EngineProcess
-from exporter.sources.kernel import short_text
+from exporter.sources.kernel import figure, short_text
 
 _MOST_PIDS = 64
 _UNLIMITED_BYTES = 1 << 60
@@ -104,10 +104,10 @@ class CgroupSource:
     def _use(self, version: int, directory: str) -> Use | None:
         files = self._root / directory.lstrip("/")
         limit, current, events = _FILES[version]
-        limit_bytes = _number(short_text(files / limit))
+        limit_bytes = figure(short_text(files / limit))
         if limit_bytes is None or not 0 < limit_bytes < _UNLIMITED_BYTES:
             return None  # as most are: nothing else of it is read
-        current_bytes = _number(short_text(files / current))
+        current_bytes = figure(short_text(files / current))
         if current_bytes is None:
             return None
         parts = parse_pairs(short_text(files / "memory.stat"))
@@ -176,8 +176,4 @@ def parse_pairs(text: str) -> dict[str, int]:
     {'oom_kill': 1}
     """
     pairs = (line.split() for line in text.splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.strip().isdecimal() else None
+    return {pair[0]: number for pair in pairs if len(pair) == 2 and (number := figure(pair[1])) is not None}

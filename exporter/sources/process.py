@@ -21,6 +21,7 @@ from advisor.flags import EngineFlags, config_path, is_server_command, parse_fla
 from advisor.readings import EngineProcess
 from exporter.errors import SourceUnavailable
 from exporter.sources import bounded
+from exporter.sources.kernel import short_text
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _MOST_CONFIG_BYTES = 64 * 1024
 """Sixteen times what all of vLLM's flags take. A mebibyte of YAML takes half a minute and 383 MiB to read."""
 _MOST_CONFIG_VALUES = 10_000
+_MOST_ROUTES = 4 * 1024**2
+"""Characters of a routing table: some ten thousand routes."""
 _LOOK_AGAIN_SECONDS = 30.0
 """Between two looks at every process: a start script that turns into vLLM by exec keeps its process id, and a process
 whose parent ended gets another. In between only new processes are looked at: a GPU server has thousands."""
@@ -193,11 +196,12 @@ class ProcessSource:
         if host not in _ANY_ADDRESS | _LOOPBACK:
             return str(host)
         here = "127.0.0.1" if host in _ANY_ADDRESS or host == "localhost" else str(host)
-        proc = self._root / "proc"
-        networks = [_network(proc / each / "net") for each in ("self", str(pid))]
+        folders = [self._root / "proc" / each / "net" for each in ("self", str(pid))]
+        networks = [_network(folder) for folder in folders]
         if None not in networks and len(set(networks)) == 1:
             return here
-        own, its = (_local_addresses(proc / each / "net" / "fib_trie") for each in ("self", str(pid)))
+        tables = (short_text(folder / "fib_trie", most_characters=_MOST_ROUTES) for folder in folders)
+        own, its = (parse_addresses(table) for table in tables)
         elsewhere = [address for address in its if address not in own]
         is_apart = None not in networks or (own and elsewhere)
         if not is_apart or set(own) & set(its) - _LOOPBACK:
@@ -300,12 +304,12 @@ def _network(folder: Path) -> int | None:
         return None
 
 
-def _local_addresses(table: Path) -> list[str]:
-    """Return the IPv4 addresses of the network that a process lives in, from the kernel's routing table of it."""
-    try:
-        lines = table.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []
+def parse_addresses(routes: str) -> list[str]:
+    """Return the IPv4 addresses of the network that a process lives in, from the kernel's routing table of it.
+
+    ``routes`` is ``/proc/<pid>/net/fib_trie`` (proc_pid_net(5)), or as much of it as was read.
+    """
+    lines = routes.splitlines()
     found = (
         address.partition("|-- ")[2]
         for address, kind in pairwise(lines)

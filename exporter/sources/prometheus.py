@@ -27,7 +27,7 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One series of an answer. A point that is NaN, which is how a stale one reads, is left out."""
+    """One series of an answer. A point that is NaN, which is how a stale one reads, or of no time is left out."""
 
     labels: Mapping[str, str]
     points: tuple[tuple[float, float], ...]
@@ -263,4 +263,5 @@ def parse_series(data: Any) -> tuple[Series, ...]:
 
 
 def _points(values: Any) -> tuple[tuple[float, float], ...]:
-    return tuple((float(at), value) for at, text in values for value in [float(text)] if not math.isnan(value))
+    points = ((float(at), float(text)) for at, text in values)
+    return tuple((at, value) for at, value in points if math.isfinite(at) and not math.isnan(value))

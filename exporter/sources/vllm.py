@@ -352,7 +352,7 @@ class PageReader:
         samples, places, announced, spoilt, new_lines = self._read(lines)
         if 2 * (len(lines) - new_lines) < remembered:
             self._understood.clear()  # names that come and go
-        if not samples and not announced:
+        if not places and not announced:
             looks_like_page = "# TYPE " in text or "# HELP " in text
             raise SourceMalformed(
                 "no_vllm_metrics" if looks_like_page else "not_metrics",

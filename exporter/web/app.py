@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,6 +23,16 @@ from exporter.web.aside import aside
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+def encoder_for(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """Return what writes the format that a scraper's Accept header prefers, and its content type."""
+    # No name of ours needs an escape; of the schemes only "dots" would change them, and none has to be granted.
+    accepted = accept.replace("escaping=dots", "escaping=underscores")
+    try:
+        return choose_encoder(accepted)
+    except TypeError:  # a version that is no number, which the library holds against numbers
+        return choose_encoder("")
+
+
 def build_app(service: Service) -> Starlette:
     """Return the application that shows a service."""
     own_process = CollectorRegistry(auto_describe=False)
@@ -30,9 +41,7 @@ def build_app(service: Service) -> Starlette:
     pages = Pages()
 
     async def metrics(request: Request) -> Response:
-        # No name of ours needs an escape; of the schemes only "dots" would change them, and none has to be granted.
-        accepted = request.headers.get("accept", "").replace("escaping=dots", "escaping=underscores")
-        encode, content_type = choose_encoder(accepted)
+        encode, content_type = encoder_for(request.headers.get("accept", ""))
         openmetrics = content_type.startswith("application/openmetrics-text")
         body = pages.text_of(service.facts(), openmetrics=openmetrics).encode() + encode(own_process)
         return Response(body, media_type=None, headers={"Content-Type": content_type})

@@ -45,7 +45,7 @@ class BasicAuth:
 
     async def check(self, header: str | None, users: Mapping[str, str]) -> Answer:
         """Judge one request's header against these users' hashes."""
-        given = _credentials(header)
+        given = credentials_in(header)
         if given is None:
             return Answer.REFUSED
         user, password = given
@@ -79,7 +79,7 @@ def _matches(password: bytes, stored: bytes) -> bool:
         return False
 
 
-def _credentials(header: str | None) -> tuple[str, bytes] | None:
+def credentials_in(header: str | None) -> tuple[str, bytes] | None:
     """Return user and password of a header; None for any other scheme or for nonsense."""
     scheme, _, encoded = (header or "").partition(" ")
     if scheme.lower() != "basic":

@@ -1,6 +1,10 @@
 """Small, readable examples that several tests start from."""
 
-from advisor.flags import parse_flags
+from dataclasses import fields
+
+from hypothesis import strategies as st
+
+from advisor.flags import ENVIRONMENT, EngineFlags, parse_flags
 from advisor.readings import CacheConfig, EngineProcess, EngineReading, Gpu, GpuProcess, Histogram
 from advisor.units import GIB
 
@@ -94,3 +98,35 @@ def reading(*, running=0.0, waiting=0.0, usage=0.0, tokens=100_000, **more):
         cache=CacheConfig(kv_cache_size_tokens=tokens, num_gpu_blocks=None if tokens is None else tokens // 16),
         **more,
     )
+
+
+_ODD = st.sampled_from(
+    [
+        *(
+            "0",
+            "-1",
+            "1",
+            "7",
+            "1000000",
+            "4611686018427387904",
+            "1e-300",
+            "1e300",
+            "auto",
+            "fp8",
+            "x",
+            "{}",
+            '{"a": 1}',
+        ),
+        *('{"cudagraph_mode": [1], "level": 9}', '{"num_speculative_tokens": 1000000}', '{"image": {"count": []}}'),
+    ]
+)
+
+
+@st.composite
+def odd_flags(draw):
+    """What a command line and an environment say that ask for what nobody would."""
+    names = st.sampled_from([each.name for each in fields(EngineFlags) if each.metadata])
+    given = draw(st.lists(st.tuples(names, _ODD), min_size=1, max_size=4))
+    words = [word for name, value in given for word in (f"--{name.replace('_', '-')}", value)]
+    environment = draw(st.dictionaries(st.sampled_from(ENVIRONMENT), _ODD, max_size=1))
+    return parse_flags(["vllm", "serve", "m", *words], environment=environment)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
 
 from advisor.advise import advise
 from advisor.history import History, remember
@@ -11,7 +12,7 @@ from advisor.readings import CacheConfig, EngineHostMemory, Gpu
 from advisor.snapshot import EngineTarget, Snapshot
 from advisor.units import GIB
 from advisor.weights import TensorIndex
-from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, reading, server
+from tests.advisor.examples import LLAMA_8B, gpu, gpu_process, histogram, odd_flags, reading, server
 
 URL = "http://127.0.0.1:8000"
 TARGET = EngineTarget(engine="127.0.0.1:8000", url=URL, failing=None, ranks=(("m", "0"),))
@@ -339,3 +340,17 @@ def test_without_a_limit_nothing_is_said_of_host_memory():
     assert engine.host_memory_limit_bytes is None
     assert engine.host_memory_used_bytes is None
     assert engine.host_oom_kills_total is None
+
+
+@pytest.mark.parametrize("share", ["1e300", "-1", "0", "1.5"])
+def test_a_server_with_a_share_that_is_none_takes_nothing_from_the_others(share):
+    odd = situation(servers=(server(f"vllm serve /models/m --gpu-memory-utilization {share}"),))
+    report = advised(odd)
+    assert [gpu.oom_risk_ratio is not None for gpu in report.gpus] == [True]
+    assert report.gpus[0].engine_budget_bytes == {}
+
+
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(odd_flags())
+def test_whatever_a_servers_command_line_asks_for_the_others_are_judged(flags):
+    assert advised(situation(servers=(replace(server(), flags=flags),))).engines[0].up == 1

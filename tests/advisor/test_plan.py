@@ -1,9 +1,11 @@
 """What `plan_engine` says, held against public start-up logs and against what must hold for every plan."""
 
+import math
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advisor.defaults import Device
@@ -14,7 +16,7 @@ from advisor.plan import _kept, plan_again, plan_engine
 from advisor.runner import Runner
 from advisor.units import GIB
 from advisor.versions import NEWEST_STUDIED
-from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B
+from tests.advisor.examples import DEEPSEEK_V4_FLASH, LLAMA_8B, odd_flags
 
 LLAMA_3_1_8B = LLAMA_8B | {
     "max_position_embeddings": 131_072,
@@ -375,3 +377,38 @@ def test_the_config_decides_what_the_state_is_kept_in_unless_a_flag_does():
     assert state_dtype(NEMOTRON_H, version=(0, 12, 0)) == "auto"
     assert state_dtype(NEMOTRON_H, version=(0, 19, 0)) == "float16"
     assert state_dtype(NEMOTRON_H, version=(0, 20, 0)) == "float32"
+
+
+@pytest.mark.parametrize("amount", ["inf", "nan", "-4", "1e300", "four"])
+def test_an_environment_that_gives_no_amount_of_memory_is_refused(amount):
+    told = parse_flags(["vllm", "serve", "m"], environment={"VLLM_CPU_KVCACHE_SPACE": amount})
+    with pytest.raises(ValueError, match=r"VLLM_CPU_KVCACHE_SPACE.*it must be a number of GiB"):
+        plan_engine(parse_model(LLAMA_3_1_8B), told, version=None, device=Device(name="cpu", memory_bytes=0))
+
+
+@pytest.mark.parametrize("flag", ["-tp", "-pp", "-dp", "--prefill-context-parallel-size", "--num-gpu-blocks-override"])
+def test_sizes_below_one_are_refused_by_name(flag):
+    with pytest.raises(ValueError, match="it is 1 or more"):
+        planned(LLAMA_3_1_8B, flag, "0")
+
+
+def test_absurdly_large_cuda_graphs_are_refused_before_they_are_listed():
+    absurd = "4000000000000000000"
+    with pytest.raises(ValueError, match="CUDA graphs up to"):
+        planned(LLAMA_3_1_8B, "--max-cudagraph-capture-size", absurd, "--max-num-batched-tokens", absurd)
+    with pytest.raises(ValueError, match="CUDA graphs up to"):
+        planned(LLAMA_3_1_8B, "--cuda-graph-sizes", absurd, version=(0, 8, 4))
+
+
+@settings(max_examples=400, derandomize=True, database=None, deadline=None)
+@given(
+    flags=odd_flags(),
+    config=st.sampled_from([LLAMA_3_1_8B, QWEN3_5, NEMOTRON_H]),
+    version=st.sampled_from([(0, 6, 3), (0, 8, 4), (0, 11, 0), (0, 16, 0), (0, 25, 0), None]),
+    memory_bytes=st.sampled_from([0, 1, 80 * GIB]),
+)
+def test_whatever_a_command_line_asks_for_is_planned_or_refused(flags, config, version, memory_bytes):
+    device = Device(name="cpu" if memory_bytes == 0 else "a GPU", memory_bytes=memory_bytes)
+    with suppress(ValueError):
+        tokens = plan_engine(parse_model(config), flags, version=version, device=device).kv_tokens
+        assert 0 <= tokens.lower <= tokens.upper < math.inf

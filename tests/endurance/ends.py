@@ -139,6 +139,24 @@ _stops("right after SIGSTOP and SIGCONT", _stopped_for_a_while)
 _stops("right after SIGHUP", lambda scene, running: running.process.send_signal(signal.SIGHUP))
 
 
+@end("SIGHUP while it starts")
+def hung_up_early(scene):
+    return _starts(scene, program="tests.exporter.hung_up")
+
+
+@end("SIGSTOP for five intervals while it starts")
+def stopped_early(scene):
+    pause = f'(sleep 0.3; kill -STOP $$; sleep {5 * scene.interval_seconds}; kill -CONT $$) & exec "$@"'
+    return _starts(scene, prefix=("sh", "-c", pause, "sh"))
+
+
+def _starts(scene, **more):
+    with scene.daemon(**more) as running:
+        scene.wait_until_whole()
+        _stop(running)
+    return "everything shows, and it ends with status 0 when it is asked to"
+
+
 @end("state files cut short")
 def cut_short(scene):
     with scene.daemon() as running:

@@ -189,6 +189,7 @@ def test_pages_come_compressed_and_in_both_formats(server):
         running.wait_for(lambda: running.value("headroom_engine_up") == 1.0)
         openmetrics = running.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
         assert openmetrics.endswith("# EOF\n")
+        assert "headroom_engine_up" in running.get("/metrics", Accept="text/plain; version=x")
         request = Request(f"http://127.0.0.1:{running.port}/metrics", headers={"Accept-Encoding": "gzip"})
         with urlopen(request, timeout=10) as answer:
             assert answer.headers["Content-Encoding"] == "gzip"

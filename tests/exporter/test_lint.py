@@ -222,6 +222,24 @@ def test_a_page_of_nobody_is_said_without_the_words_of_a_library(tmp_path):
     assert str(result.exception) == "http://127.0.0.1:1/metrics cannot be read (no connection)"
 
 
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [({"Content-Length": "9999"}, b"up 1"), ({"Content-Encoding": "gzip"}, b"up 1")],
+    ids=["breaks off", "is not compressed as it says"],
+)
+def test_a_page_that_breaks_off_is_said_without_the_words_of_a_library(tmp_path, server, headers, body):
+    (tmp_path / "r.yaml").write_text(RULES)
+    server.answers["/metrics"] = (200, headers, body)
+    result = check("--rules", tmp_path / "r.yaml", "--against", server.url)
+    assert str(result.exception) == f"{server.url}/metrics cannot be read (its answer is broken)"
+
+
+@pytest.mark.parametrize("group", ["5", "{rules: 5}", "{rules: {a: b}}"])
+def test_a_group_of_rules_that_is_none_is_told(tmp_path, group):
+    (tmp_path / "r.yaml").write_text(f"groups: [{group}]")
+    assert str(check("--rules", tmp_path / "r.yaml").exception).endswith("r.yaml: a group without a list 'rules'")
+
+
 def test_an_old_name_of_our_own_is_told_with_the_new_one_and_its_last_day():
     former = Former(field="drips_total", gone_in="0.3")
     new, old = metrics_of(_declaration(turns_total=total("Turns.", Origin.REPORTED, formerly=former)))

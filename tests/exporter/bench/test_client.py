@@ -1,5 +1,6 @@
 """One streamed completion, counted exactly."""
 
+import json
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advisor.loadtest import End
-from exporter.bench.client import Client, Planned, Target, events
+from exporter.bench.client import Client, Planned, Progress, Target, events
 from tests.exporter.bench.server_standin import MODEL, server_standin
 
 
@@ -71,6 +72,31 @@ def test_without_any_count_the_pieces_are_counted_and_the_sample_says_so():
     with server_standin(usage="none", tokens_a_piece=3) as (url, _):
         sample = complete(url, planned(7))
     assert (sample.end, sample.output_tokens, sample.counted_by_server) == (End.OK, 3, False)
+
+
+def streamed(*pieces_and_counts):
+    progress = Progress()
+    for moment, (text, count) in enumerate(pieces_and_counts):
+        choices = [] if text is None else [{"text": text}]
+        progress.take(json.dumps({"choices": choices, "usage": {"completion_tokens": count}}).encode(), float(moment))
+    return progress
+
+
+def test_a_count_beside_the_last_piece_counts_no_token_twice():
+    progress = streamed(("a", None), ("b", None), ("c", 7))
+    assert (progress.output_tokens, progress.placed()) == (7, ((0.0, 1), (1.0, 1), (2.0, 5)))
+
+
+@pytest.mark.parametrize("count", [1, -1, True, 10**30, "7"])
+def test_a_count_that_cannot_be_is_none(count):
+    progress = streamed(("a", None), ("b", None), (None, count))
+    assert (progress.output_tokens, progress.counted) == (2, None)
+
+
+def test_an_event_nested_too_deep_is_no_json():
+    progress = Progress()
+    progress.take(b"[" * 100_000, 0.0)
+    assert progress.error == "not_json"
 
 
 @pytest.mark.parametrize(

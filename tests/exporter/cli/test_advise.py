@@ -80,7 +80,7 @@ def test_what_a_daemon_saw_becomes_advice_with_its_price_and_the_line_to_paste(t
     assert (result.returncode, result.stderr) == (1, "")
     text = " ".join(result.stdout.split())
     assert "max-num-seqs: 64 -> 20 (between 19 and 20;" in text
-    assert "It buys: no stalls in mid-stream: 15.0% of requests" in text
+    assert "It buys: no stalls in mid-stream: 15.0% of all requests are now preempted" in text
     assert "It does not buy: throughput and latency" in text
     assert "Seen: 4,000 requests in 60 min of load, 16.0 running on average, 108 asked for at once" in text
     assert "A restart with the same flags would pass." in text

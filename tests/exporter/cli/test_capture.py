@@ -69,6 +69,13 @@ def test_nobody_there_is_told_in_words(tmp_path):
     assert "metrics: not saved: no connection" in result.stdout
 
 
+def test_an_answer_that_breaks_off_is_told_in_words(server, tmp_path):
+    server.answers["/metrics"] = (200, {"Content-Length": "9999"}, b"up 1")
+    result = run("--engine", server.url, tmp_path)
+    assert result.exit_code == 1
+    assert "metrics: not saved: its answer is broken" in result.stdout
+
+
 def test_a_directory_that_cannot_be_made_is_a_wrong_use(server, tmp_path):
     (tmp_path / "file").touch()
     result = run("--engine", server.url, tmp_path / "file" / "below")

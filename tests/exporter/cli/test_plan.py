@@ -206,14 +206,15 @@ def test_a_batch_answers_line_for_line_and_a_bad_line_stops_nothing(model, tmp_p
         {"id": "lost", "gpu": "L4"},
     ]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n\n")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not json\n\n" + "[" * 9999)
     shown = run("--batch", str(file))
     results = [json.loads(line) for line in shown.output.splitlines()]
-    assert [result["id"] for result in results] == ["good", "small", "odd", "lost", None]
-    assert [result["verdict"] for result in results] == ["fits", "does_not_fit", None, None, None]
+    assert [result["id"] for result in results] == ["good", "small", "odd", "lost", None, None]
+    assert [result["verdict"] for result in results] == ["fits", "does_not_fit", None, None, None, None]
     assert "unknown key 'colour'" in results[2]["error"]
     assert "model must be" in results[3]["error"]
     assert "line 5: not JSON" in results[4]["error"]
+    assert "line 7: not JSON" in results[5]["error"], "nested too deep"
     assert shown.exit_code == 1
 
 

@@ -166,7 +166,21 @@ def test_a_daemon_that_goes_away_is_told_and_what_it_said_last_is_called_old(ter
     assert terminal.ended() == 0
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"gpus": [1]}', b"\xff\xfe", b"null", b"[" * 100_000])
+def test_an_answer_that_breaks_off_is_told_and_the_daemon_is_asked_again(terminal, server):
+    terminal.wait_for("every 0.2 s")
+    mark = len(terminal.output)
+    server.answers["/api/v1/status"] = (200, {"Content-Length": "9999"}, b"{")
+    terminal.wait_for("its answer is broken", since=mark)
+    mark = len(terminal.output)
+    show(server, statuses.bad())
+    terminal.wait_for("every 0.2 s", since=mark)
+    terminal.press("q")
+    assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>", b"[]", b"{}", b"1" * 5000, b'{"gpus": [1]}', b"\xff\xfe", b"null", b"[" * 100_000]
+)
 def test_an_answer_that_is_no_status_ends_nothing(answer):
     server = FakeServer()
     server.answers["/api/v1/status"] = (200, {}, answer)

@@ -336,6 +336,7 @@ def test_a_value_that_is_no_number_is_unknown_and_labels_may_be_absent():
 def test_a_full_cache_is_full_and_more_than_full_is_unknown(shown, read):
     (reading,) = read_engines(parse_page(vllm_page(usage=shown)), Server(), engine="e", url="http://e")
     assert reading.kv_usage_ratio == read
+    assert ("kv_usage_ratio" in reading.missing) == (read is None)
 
 
 def test_label_values_may_hold_anything():
@@ -377,6 +378,15 @@ def test_only_the_engine_whose_figure_is_spoilt_lacks_it():
     page = vllm_page() + vllm_page(running="NaN").replace('engine="0"', 'engine="1"')
     both = read_engines(parse_page(page), Server(), engine="e", url="http://e")
     assert [("requests_running" in each.missing) for each in both] == [False, True]
+def test_what_is_shown_as_no_number_is_named_as_missing():
+    (reading,) = read_engines(
+        parse_page(vllm_page(running="NaN", usage="-1", preempted="+Inf")),
+        Server(vllm_version="0.32.0"),
+        engine="e",
+        url="http://e",
+    )
+    assert {"requests_running", "kv_usage_ratio", "preemptions_total"} <= set(reading.missing)
+    assert "requests_waiting" not in reading.missing
 
 
 def test_what_a_release_never_had_is_not_missed():
