@@ -378,6 +378,8 @@ def test_only_the_engine_whose_figure_is_spoilt_lacks_it():
     page = vllm_page() + vllm_page(running="NaN").replace('engine="0"', 'engine="1"')
     both = read_engines(parse_page(page), Server(), engine="e", url="http://e")
     assert [("requests_running" in each.missing) for each in both] == [False, True]
+
+
 def test_what_is_shown_as_no_number_is_named_as_missing():
     (reading,) = read_engines(
         parse_page(vllm_page(running="NaN", usage="-1", preempted="+Inf")),
