@@ -171,7 +171,8 @@ def names_in(text: str) -> frozenset[str]:
             names = json.loads(text).get("data")
         except (ValueError, RecursionError):
             names = None
-        return frozenset(str(name) for name in names) if isinstance(names, list) else frozenset()
+        told = names if isinstance(names, list) else ()
+        return frozenset(name for name in told if isinstance(name, str) and name)
     names = set(_SAMPLE.findall(text))
     for name, kind in _TYPE.findall(text):
         names |= {name + part for part in _PARTS} if kind == "histogram" else {name}
