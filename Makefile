@@ -104,7 +104,7 @@ tuning-bench: $(BIN)/vllm-headroom
 chaos: $(BIN)/vllm-headroom
 	$(BIN)/python -m tests.endurance.campaign
 
-# 100,000 polls while servers, processes and the driver come and go: half an hour of a quiet processor.
+# 100,000 polls while servers, processes and the driver come and go: three quarters of an hour of a quiet processor.
 soak: $(BIN)/vllm-headroom
 	$(BIN)/python -m tests.endurance.soak
 
