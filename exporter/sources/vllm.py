@@ -75,7 +75,7 @@ class Layout:
 
     series: tuple[Series, ...]
     announced: frozenset[str]
-    """Figures that the page declares, with or without samples."""
+    """Figures that the page declares, with or without samples, or shows."""
     spoilt: frozenset[str] = frozenset()
     """Figures of which the page shows a value that cannot be."""
 
@@ -562,7 +562,9 @@ def read_engines(page: Page, server: Server, *, engine: str, url: str) -> tuple[
     ranks = page.layout.ranks
     _require_names(server.model_names)
     expected = expected_figures(parse_version(server.vllm_version))
-    return tuple(_read_rank(page, server, rank, expected, engine=engine, url=url) for rank in ranks)
+    missing = tuple(figure.key for figure in expected if figure.key not in page.layout.announced)
+    spoilt = tuple(figure for figure in expected if figure.key in page.layout.spoilt)
+    return tuple(_read_rank(page, server, rank, missing, spoilt, engine=engine, url=url) for rank in ranks)
 
 
 def _require_names(names: Iterable[str]) -> None:
@@ -639,7 +641,14 @@ def _added(values: Sequence[float], places: Sequence[int]) -> float:
 
 
 def _read_rank(
-    page: Page, server: Server, rank: RankLayout, expected: tuple[Figure, ...], *, engine: str, url: str
+    page: Page,
+    server: Server,
+    rank: RankLayout,
+    missing: tuple[str, ...],
+    spoilt: tuple[Figure, ...],
+    *,
+    engine: str,
+    url: str,
 ) -> EngineReading:
     values = page.values
 
@@ -652,6 +661,9 @@ def _read_rank(
         usage = None  # of no engine that counts its blocks
     if running == 0 and waiting == 0:
         usage = None if usage is None else 0.0  # 0.9.2 to 0.11.0 keep one series a front-end process, some outdated
+    untold = {figure.key for figure in spoilt if _has_no_other(figure, rank)}
+    if usage is None and running is not None:
+        untold.add("kv_usage_ratio")
     for_capacity, awake = rank.by_reason.get("capacity"), rank.by_sleep_state.get("awake")
     return EngineReading(
         engine=engine,
@@ -670,19 +682,13 @@ def _read_rank(
         totals={key: _added(values, places) for key, places in rank.totals.items()},
         histograms={key: histogram.of(values) for key, histogram in rank.histograms.items()},
         started_at_seconds=page.started_at_seconds,
-        missing=tuple(
-            figure.key
-            for figure in expected
-            if _is_missing(figure, page.layout, rank)
-            or (figure.key == "kv_usage_ratio" and usage is None and running is not None)
-        ),
+        missing=(*missing, *sorted(untold.difference(missing))),
     )
 
 
-def _is_missing(figure: Figure, layout: Layout, rank: RankLayout) -> bool:
-    """Tell whether a page lacks a figure of an engine; what is declared may have no sample before its first request."""
-    told = rank.histograms if figure.shape is Shape.HISTOGRAM else rank.places
-    return figure.key not in layout.announced or (figure.key in layout.spoilt and figure.key not in told)
+def _has_no_other(figure: Figure, rank: RankLayout) -> bool:
+    """Tell whether an engine has no value of a figure beside those of the page that cannot be."""
+    return figure.key not in (rank.histograms if figure.shape is Shape.HISTOGRAM else rank.places)
 
 
 def parse_cache_config(labels: Mapping[str, str], *, engines: int) -> CacheConfig:
