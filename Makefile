@@ -113,7 +113,7 @@ fuzz: $(BIN)/vllm-headroom
 	$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz.guided --seconds 60
 
-# What the daemon costs beside nvitop-exporter, some ten minutes, and writes docs/performance.md. In a PID namespace of
+# What the daemon costs beside nvitop-exporter, some fifteen minutes, and writes docs/performance.md. In a PID namespace of
 # its own, so that the machine's other processes and servers are not taken for the made-up host's.
 PEER ?= build/peer
 .PHONY: bench

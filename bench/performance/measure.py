@@ -4,6 +4,7 @@ import ctypes
 import http.client
 import math
 import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,11 +150,16 @@ def scrape(port: int, headers: Mapping[str, str] = _AS_PROMETHEUS) -> Scrape:
 
 
 def scrapes(ports: Sequence[int], *, count: int, per_second: float) -> list[list[float]]:
-    """Scrape each port so many times at an even pace, in turn and never two at once; return the seconds of each."""
+    """Scrape each port so many times, in turn and never two at once; return the seconds of each.
+
+    Each turn has its part of a second and begins anywhere in it, the same in every run: at an even pace a scrape would
+    keep its place among the reads of every second, and meet them always or never.
+    """
+    moments = random.Random(1)  # noqa: S311
     began = time.monotonic()
     took: list[list[float]] = [[] for _ in ports]
     for number in range(count):
-        time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+        time.sleep(max(0.0, began + (number + moments.random()) / per_second - time.monotonic()))
         for each, port in zip(took, ports, strict=True):
             each.append(scrape(port).seconds)
     return took

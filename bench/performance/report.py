@@ -100,7 +100,8 @@ _FOUND = """
   before is held against it, and only the wanted values are read. What the lines mean is sorted out when they change.
 - **Our own page.** How a sample's line begins and how a number is spelled is kept, and the text of facts that are still
   the same objects; the text is held equal to prometheus_client's. Interpreter time is handed over every 0.2 ms rather
-  than 5, or a scrape that meets a judgement would wait at each of its system calls.
+  than 5, or a scrape that meets a judgement would wait at each of its system calls. It is packed at gzip's level 1:
+  level 4 took a quarter of a scrape's time to save 7 % of the bytes.
 - **The process table.** Between two looks at every process only new ones are looked at.
 - **Cgroups.** Servers share those above theirs: each is looked at once a read, and one without a limit not further.
 - **The judgement.** A model's parameters are counted, an engine's plan is made and its command line is gone through
@@ -246,7 +247,7 @@ def _scene(scene: Scene) -> Iterator[str]:
         sizes = (memory.resident_bytes, memory.proportional_bytes) if memory else ()
         shown = " | ".join(f"{size / MIB:.1f}" for size in sizes) or " | "
         yield f"| {cost.program} | {cost.interval_seconds:g} s | {cost.cpu_seconds_a_minute:.2f} | {shown} |"
-    yield from ("", "/metrics, read every second, each scrape on a connection of its own:", "")
+    yield from ("", "/metrics, read every second, each scrape on a connection of its own and at a moment drawn by lot:", "")
     yield "| | scrapes a second | p50 ms | p99 ms | CPU s/min with them |"
     yield "|---|---:|---:|---:|---:|"
     for answers in scene.answers:
