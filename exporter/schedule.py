@@ -3,7 +3,9 @@
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,10 +19,6 @@ from apscheduler.schedulers.background import BackgroundScheduler
 log = logging.getLogger(__name__)
 
 Call = Callable[[], None]
-_Task = tuple[Call, threading.Lock]
-"""What to call, and what to release when that is over."""
-_Inbox = SimpleQueue[_Task | None]
-
 _HEAD_START_SECONDS = 0.02
 """What a call has to itself before the next one of its beat begins: most reads are over by then, one after the other in
 one thread. All at once they would fight for the interpreter, and keep a stack and a heap each."""
@@ -29,8 +27,53 @@ _MOST_OF_INTERVAL = 0.25
 half an interval later."""
 
 
+class _Batch:
+    """Calls to make one after the other, by the thread that holds the batch."""
+
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self.waiting = deque(calls)
+        self._holder: _Inbox | None = None
+        self._began_seconds: float | None = None
+        """When the call under way began; None until the holder has begun its first."""
+        self._over = threading.Event()
+
+    def hand_to(self, thread: "_Inbox") -> None:
+        """Let a thread hold the batch; one that did before finds its place taken once its call is over."""
+        self._holder, self._began_seconds = thread, None
+        thread.put(self)
+
+    def next_for(self, thread: "_Inbox") -> Call | None:
+        """Return what a thread is to call next; None after the last call, and for one whose place is taken."""
+        if self._holder is not thread:
+            return None
+        try:
+            call = self.waiting.popleft()
+        except IndexError:
+            return None
+        self._began_seconds = time.monotonic()
+        return call
+
+    def left_by(self, thread: "_Inbox") -> None:
+        """Note that a thread makes no more of these calls: they are over if it still held them."""
+        if self._holder is thread:
+            self._over.set()
+
+    def wait(self, head_start_seconds: float) -> None:
+        """Wait until all is over, or the call under way has gone on for this long.
+
+        A holder that has not begun is waited for: nothing hangs, the processor is taken.
+        """
+        left = head_start_seconds
+        while left > 0 and not self._over.wait(left):
+            if self._began_seconds is not None:
+                left = self._began_seconds + head_start_seconds - time.monotonic()
+
+
+_Inbox = SimpleQueue[_Batch | None]
+
+
 class _Workers:
-    """Daemon threads that make calls: one is kept for the next call, others come and go while calls take long.
+    """Daemon threads that make calls: one is kept for the next batch, others come and go while calls take long.
 
     No pool: its threads are joined at exit, so one driver call that hangs would hang the exit; and it can be full of
     hung reads, which would stall every other source.
@@ -39,20 +82,30 @@ class _Workers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._spare: _Inbox | None = None
-        """The inbox of the thread that waits for a call, while one does."""
+        """The inbox of the thread that waits for a batch, while one does."""
         self._is_over = False
 
-    def run(self, call: Call, *, head_start_seconds: float) -> None:
-        """Let a call be made; return when it is over, or has gone on for this long."""
-        with self._lock:
-            inbox, self._spare = self._spare, None
-        if inbox is None:
-            inbox = SimpleQueue()
-            threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
-        done = threading.Lock()
-        done.acquire()
-        inbox.put((call, done))
-        done.acquire(timeout=head_start_seconds)
+    def run(self, calls: Iterable[Call], *, head_start_seconds: float) -> None:
+        """Let calls be made in turn; return when each is over, or has gone on for this long.
+
+        After one that goes on for longer another thread makes the rest.
+
+        Raises:
+            RuntimeError: No more threads may be made; calls that have not begun are not made.
+        """
+        batch = _Batch(calls)
+        while batch.waiting:
+            with self._lock:
+                inbox, self._spare = self._spare, None
+            if inbox is None:
+                inbox = SimpleQueue()
+                try:
+                    threading.Thread(target=self._serve, args=(inbox,), daemon=True).start()
+                except RuntimeError:
+                    batch.waiting.clear()
+                    raise
+            batch.hand_to(inbox)
+            batch.wait(head_start_seconds)
 
     def stop(self) -> None:
         with self._lock:
@@ -62,15 +115,15 @@ class _Workers:
             inbox.put(None)
 
     def _serve(self, inbox: _Inbox) -> None:
-        while (task := inbox.get()) is not None:
-            call, done = task
-            call()
-            del task, call  # nothing of it is held on to while waiting
+        while (batch := inbox.get()) is not None:
+            while (call := batch.next_for(inbox)) is not None:
+                call()
             with self._lock:
                 is_kept = self._spare is None and not self._is_over
                 if is_kept:
                     self._spare = inbox
-            done.release()
+            batch.left_by(inbox)
+            del batch  # nothing of it is held on to while waiting
             if not is_kept:
                 return
 
@@ -197,17 +250,20 @@ class Schedule:
         if not calls:
             return  # the last was cancelled at this moment
         head_start_seconds = min(_HEAD_START_SECONDS, _MOST_OF_INTERVAL * beat.seconds / len(calls))
+        due = []
         for key, call in calls.items():
-            if (has_begun := self._under_way.get(key)) is not None:
-                if has_begun:
-                    self._on_overrun(key)
-                continue
-            self._under_way[key] = False
-            try:
-                self._workers.run(partial(self._call, key, call), head_start_seconds=head_start_seconds)
-            except RuntimeError:  # no more threads may be made: perhaps next time
+            if (has_begun := self._under_way.get(key)) is None:
+                self._under_way[key] = False
+                due.append(partial(self._call, key, call))
+            elif has_begun:
+                self._on_overrun(key)
+        try:
+            self._workers.run(due, head_start_seconds=head_start_seconds)
+        except RuntimeError:  # no more threads may be made: perhaps next time
+            dropped = [key for key in calls if self._under_way.get(key) is False]
+            for key in dropped:
                 self._under_way.pop(key, None)
-                log.exception("%s was not called", key)
+            log.exception("not called: %s", ", ".join(dropped))
 
     def _call(self, key: str, call: Call) -> None:
         threading.current_thread().name = key

@@ -1,6 +1,7 @@
 import threading
 import time
 from datetime import timedelta
+from itertools import pairwise
 
 from exporter.schedule import Schedule, _Workers
 
@@ -125,23 +126,76 @@ def test_a_key_that_is_scheduled_again_has_only_its_new_call_and_times():
         schedule.stop()
 
 
-def test_a_thread_whose_call_is_over_takes_the_next_and_one_whose_call_hangs_keeps_nobody_waiting():
+def test_calls_are_made_in_one_thread_and_after_one_that_hangs_another_makes_the_rest():
     ran_in, release = {}, threading.Event()
 
-    def noting(name):
-        return lambda: ran_in.__setitem__(name, threading.get_ident())
+    def noting(name, then=lambda: None):
+        def call():
+            ran_in[name] = threading.get_ident()
+            then()
+
+        return call
 
     workers = _Workers()
     try:
-        workers.run(noting("first"), head_start_seconds=10.0)
-        workers.run(noting("second"), head_start_seconds=10.0)
-        assert ran_in["first"] == ran_in["second"]
-        workers.run(release.wait, head_start_seconds=0.0)
-        workers.run(noting("beside"), head_start_seconds=10.0)
-        assert ran_in["beside"] != ran_in["first"]
+        workers.run([noting("first"), noting("second")], head_start_seconds=10.0)
+        workers.run([noting("later")], head_start_seconds=10.0)
+        assert ran_in["first"] == ran_in["second"] == ran_in["later"]
+        workers.run([noting("hung", release.wait), noting("beside"), noting("last")], head_start_seconds=0.05)
+        assert ran_in["hung"] == ran_in["first"]
+        assert ran_in["beside"] == ran_in["last"] != ran_in["hung"]
     finally:
         release.set()
         workers.stop()
+
+
+def test_each_of_several_calls_that_hang_has_its_head_start_and_none_is_made_twice():
+    began, release = [], threading.Event()
+
+    def hang():
+        began.append(time.monotonic())
+        release.wait()
+
+    workers = _Workers()
+    try:
+        workers.run([hang, hang, hang], head_start_seconds=0.1)
+        waited = [late - early for early, late in pairwise([*began, time.monotonic()])]
+        assert len(waited) == 3
+        assert min(waited) > 0.05
+        made = threading.active_count()
+        release.set()
+        assert wait_for(lambda: threading.active_count() <= made - 2), "one of the three is kept"
+        assert len(began) == 3
+    finally:
+        release.set()
+        workers.stop()
+
+
+def test_where_no_thread_can_be_made_what_has_not_begun_is_called_at_the_next_beat(monkeypatch):
+    calls, release = [], threading.Event()
+    schedule = Schedule(lambda key: None)
+    schedule.every(0.1, "stuck", release.wait)
+    schedule.every(0.1, "fine", lambda: calls.append(1))
+    (beat,) = schedule._beats.values()
+    start = threading.Thread.start
+
+    def start_the_first(thread, made=[]):  # noqa: B006
+        if made:
+            raise RuntimeError("can't start new thread")
+        made.append(thread)
+        start(thread)
+
+    try:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", start_the_first)
+            schedule._hand_out(beat)
+            assert calls == []
+            assert schedule._under_way == {"stuck": True}
+        schedule._hand_out(beat)
+        assert calls == [1]
+    finally:
+        release.set()
+        schedule.stop()
 
 
 def test_a_clock_that_is_set_back_while_calls_are_handed_out_is_slept_through_for_no_more_than_an_interval():
