@@ -62,8 +62,8 @@ def alerts(policy: Policy) -> tuple[Alert, ...]:
             expr="headroom_engine_metric_missing == 1",
             hold="30m",
             summary="A vLLM server does not show a metric that its release should have.",
-            description="{{ $labels.engine }} shows no {{ $labels.metric }}: what follows from it is missing. A newer "
-            "release may have renamed it.",
+            description="{{ $labels.engine }} shows no {{ $labels.metric }}, or a value that it cannot have: what "
+            "follows from it is missing. A newer release may have renamed it.",
             board=Board.ENGINE,
             panel="What it is and what it lacks",
         ),
