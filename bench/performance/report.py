@@ -107,8 +107,8 @@ _FOUND = """
 - **The judgement.** A model's parameters are counted, an engine's plan is made and its command line is gone through
   once. What is left grows with the engines: their loads and risks are gone through at every interval.
 - **The schedule.** Reads that are due together share one job of APScheduler's, whose upkeep cost as much as a short
-  read. They begin one after the other, each when the one before is over or has had its head start, so most run in one
-  thread; one that hangs keeps its thread and holds up nothing else.
+  read. One thread makes them one after the other, and is woken once for all of them; where one hangs, it keeps its
+  thread after a head start, and another makes the rest.
 - **Memory.** Importing is nearly all of it, so what no configuration asks for is not loaded; all threads share one
   heap, and lines that several servers write are kept once.
 """
