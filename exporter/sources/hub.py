@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from advisor.model import parse_model
 from advisor.model_files import ModelFiles
 from advisor.spec import DeclinedError, ModelConfigError
-from advisor.weights import TensorIndex, TensorInfo
+from advisor.weights import TensorIndex
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.sources.model import (
     MISTRAL_CONFIG,
     MODELOPT_CONFIG,
     MOST_CONFIG_BYTES,
+    WRONG_SHAPE,
     parse_config,
     read_model_files,
+    tensor_entry,
     with_modelopt,
     with_overrides,
 )
@@ -101,21 +103,46 @@ def _modelopt_file(model_id: str, revision: str | None, hub: Hub) -> Mapping[str
 
 
 def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex | None:
-    """Return what the weights' headers say, None for a model without weights."""
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+    """Return what the weights' headers say, None for a model without weights or with none in its files.
+
+    Raises:
+        SourceMalformed: Headers or lists are not what they should be; whatever else the client raises is passed on.
+    """
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
 
     api = hub.api()
     try:
-        found = api.get_safetensors_metadata(model_id, revision=revision)
-    except NotASafetensorsRepoError:
-        return _binaries(api, model_id, revision)
-    except SafetensorsParsingError as error:
-        raise SourceMalformed("not_safetensors", f"{model_id}: a weights file's header cannot be read") from error
-    listed = [each for file in found.files_metadata.values() for each in file.tensors.items()]
+        try:
+            found = api.get_safetensors_metadata(model_id, revision=revision)
+        except NotASafetensorsRepoError:
+            return _binaries(api, model_id, revision)
+        listed = {
+            name: tensor_entry(tensor.dtype, tensor.shape, tensor.data_offsets)
+            for file in found.files_metadata.values()
+            for name, tensor in file.tensors.items()
+        }
+    except LocalEntryNotFoundError:  # in some releases a ValueError, too
+        raise
+    except EntryNotFoundError as error:
+        raise SourceMalformed(
+            "not_safetensors", f"{model_id}: its index lists a weights file that is not there"
+        ) from error
+    except (SafetensorsParsingError, *WRONG_SHAPE) as error:  # the client takes what strangers wrote as it comes
+        raise SourceMalformed(
+            "not_safetensors", f"{model_id}: a weights file's header, or the list of them, cannot be read"
+        ) from error
+    total_bytes = sum(each.size_bytes for each in listed.values())
+    if total_bytes == 0:
+        return None
     return TensorIndex(
-        total_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for _, tensor in listed),
+        total_bytes=total_bytes,
         source="safetensors headers",
-        tensors={name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in listed},
+        tensors={name: each.tensor for name, each in listed.items()},
         mistral_format=api.file_exists(model_id, MISTRAL_CONFIG, revision=revision),
     )
 
@@ -136,7 +163,7 @@ def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex 
         for each in siblings
         if each.rfilename.startswith("pytorch_model") and each.rfilename.endswith(".bin")
     ]
-    return TensorIndex(total_bytes=sum(sizes), source="file sizes") if sizes else None
+    return TensorIndex(total_bytes=sum(sizes), source="file sizes") if sum(sizes) else None
 
 
 _UNREACHABLE = "hub_unreachable"

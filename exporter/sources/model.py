@@ -27,7 +27,7 @@ _MOST_UNWANTED = 16
 _ROPE = frozenset({"rope_scaling", "rope_parameters"})
 _Wanted = tuple[str, str]
 """A path, and what is put instead of the values of its config."""
-_WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+WRONG_SHAPE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What JSON of another shape than expected leads to."""
 
 
@@ -156,29 +156,32 @@ def _modelopt_file(path: Path) -> Mapping[str, Any] | None:
 
 
 def read_tensor_index(path: Path) -> TensorIndex | None:
-    """Return what a model's files say of its weights: safetensors headers, else the index, else .bin files' sizes."""
-    if not path.is_dir():
-        return None
+    """Return what a model's files say of its weights: safetensors headers, else the index, else .bin files' sizes.
+
+    None where they hold nothing: that is not to be taken for weights of no size.
+    """
     try:
-        shards = _shards(path)
-        if shards:
-            total, tensors = _of_all(shards)
-            return TensorIndex(
-                total_bytes=total,
-                source="safetensors headers",
-                tensors=tensors,
-                mistral_format=(path / MISTRAL_CONFIG).is_file(),
-            )
-        index = path / SAFETENSORS_INDEX
-        if index.is_file():
-            total = _size(_read_index(index)["metadata"]["total_size"])
-            return TensorIndex(total_bytes=total, source="safetensors index")
-        binaries = sorted(path.glob("pytorch_model*.bin"))
-        if binaries:
-            return TensorIndex(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
-    except (OSError, SourceMalformed, *_WRONG_SHAPE):
+        found = _tensor_index(path) if path.is_dir() else None
+    except (OSError, SourceMalformed, *WRONG_SHAPE):
         return None
-    return None
+    return found if found and found.total_bytes else None
+
+
+def _tensor_index(path: Path) -> TensorIndex | None:
+    shards = _shards(path)
+    if shards:
+        total, tensors = _of_all(shards)
+        return TensorIndex(
+            total_bytes=total,
+            source="safetensors headers",
+            tensors=tensors,
+            mistral_format=(path / MISTRAL_CONFIG).is_file(),
+        )
+    index = path / SAFETENSORS_INDEX
+    if index.is_file():
+        return TensorIndex(total_bytes=_size(_read_index(index)["metadata"]["total_size"]), source="safetensors index")
+    binaries = sorted(path.glob("pytorch_model*.bin"))
+    return TensorIndex(total_bytes=sum(file.stat().st_size for file in binaries), source="file sizes")
 
 
 def _shards(path: Path) -> list[Path]:
@@ -226,7 +229,7 @@ def safetensors_header(shard: Path) -> tuple[int, Mapping[str, TensorInfo]]:
             raise SourceMalformed("not_safetensors", f"{shard}: a header of {length} bytes")
         try:
             return parse_header(file.read(length))
-        except _WRONG_SHAPE as error:
+        except WRONG_SHAPE as error:
             raise SourceMalformed("not_safetensors", f"{shard}: {error}") from error
 
 
@@ -241,14 +244,16 @@ def parse_header(text: bytes) -> tuple[int, Mapping[str, TensorInfo]]:
     for name, entry in bounded.parsed(text, hook=_entry).items():
         if name == "__metadata__":
             continue
-        if not isinstance(entry, _Entry):
+        if not isinstance(entry, TensorEntry):
             raise ValueError(f"{name} is no tensor")  # noqa: TRY004 - of what stands in a file, one kind of error
         total += entry.size_bytes
         tensors[name] = entry.tensor
     return total, tensors
 
 
-class _Entry(NamedTuple):
+class TensorEntry(NamedTuple):
+    """A tensor that a header lists."""
+
     size_bytes: int
     tensor: TensorInfo
 
@@ -260,9 +265,17 @@ def _entry(fields: dict[str, Any]) -> Any:
     """
     if not fields.keys() >= _ENTRY:
         return fields
-    begin, end = fields["data_offsets"]
-    tensor = _tensor(str(fields["dtype"]), tuple(_size(size) for size in fields["shape"]))
-    return _Entry(_size(end - begin), tensor)
+    return tensor_entry(fields["dtype"], fields["shape"], fields["data_offsets"])
+
+
+def tensor_entry(dtype: Any, shape: Any, data_offsets: Any) -> TensorEntry:
+    """Return what a header's entry of a tensor says.
+
+    Raises:
+        ValueError, TypeError, OverflowError: It is none.
+    """
+    begin, end = data_offsets
+    return TensorEntry(_size(end - begin), _tensor(str(dtype), tuple(_size(size) for size in shape)))
 
 
 @lru_cache(maxsize=1024)

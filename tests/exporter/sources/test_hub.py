@@ -1,6 +1,7 @@
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 
@@ -19,6 +20,8 @@ MODEL = "someone/a-model"
 def hub(tmp_path, monkeypatch):
     """A stand-in hub, and how to reach it with a cache of its own."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    # The client reads where its cache is when it is imported, and keeps an index there.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with hub_standin() as (endpoint, state):
         yield Hub(endpoint=endpoint, cache=tmp_path / "cache"), state
 
@@ -189,7 +192,66 @@ def test_what_is_no_id_is_declined_before_any_question(tmp_path, name):
     assert declined == f"not_a_model_id: {name!r} is neither a path here nor a hub id"
 
 
-def test_a_file_that_is_no_safetensors_is_declined(hub):
+def weights_file(header):
+    return struct.pack("<Q", len(header)) + header
+
+
+def entry(dtype='"F16"', shape="[4]", data_offsets="[0, 8]"):
+    return weights_file(f'{{"a": {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {data_offsets}}}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>log in first</html>",
+        b"\x05\0\0\0\0\0\0\0hello",
+        weights_file(b"[1]"),
+        weights_file(b"null"),
+        weights_file(b"[" * 90_000),
+        weights_file(b'{"a": "b"}'),
+        entry(dtype="[1]"),
+        entry(shape="null"),
+        entry(shape='["a"]'),
+        entry(shape="[-4]"),
+        entry(shape=f"[{10**400}]"),
+        entry(data_offsets="[0]"),
+        entry(data_offsets="[8, 0]"),
+        entry(data_offsets='["0", "8"]'),
+        entry(data_offsets=f"[0, {'9' * 5000}]"),
+    ],
+)
+def test_a_file_that_is_no_safetensors_is_declined(hub, content):
     where, state = hub
-    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": b"\x05\0\0\0\0\0\0\0hello"}
-    assert read_hub_model(MODEL, hub=where).declined.startswith("not_safetensors: someone/a-model")
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors": content}
+    assert read_hub_model(MODEL, hub=where).declined.startswith("not_safetensors: someone/a-model: a weights file's")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"<html>", b'{"weight_map": []}', b'{"weight_map": {"a": [1]}}', b"\xff{}"])
+def test_an_index_of_another_shape_is_declined(hub, content):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors.index.json": content}
+    assert read_hub_model(MODEL, hub=where).declined.startswith("not_safetensors: someone/a-model: a weights file's")
+
+
+def test_an_index_that_lists_what_is_not_there_is_declined(hub):
+    where, state = hub
+    index = b'{"weight_map": {"a": "gone.safetensors"}}'
+    state.files[MODEL] = {"config.json": CONFIG, "model.safetensors.index.json": index}
+    assert read_hub_model(MODEL, hub=where).declined.endswith("its index lists a weights file that is not there")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model.safetensors": weights_file(b"{}")},
+        {"model.safetensors.index.json": b"{}"},
+        {"pytorch_model.bin": b""},
+    ],
+    ids=["no tensor", "no shard", "an empty file"],
+)
+def test_weights_that_hold_nothing_are_none_rather_than_of_no_size(hub, files):
+    where, state = hub
+    state.files[MODEL] = {"config.json": CONFIG, **files}
+    model = read_hub_model(MODEL, hub=where)
+    assert model.declined is None
+    assert model.weights is None

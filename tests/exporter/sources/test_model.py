@@ -146,6 +146,19 @@ def test_tensors_alike_are_one_object_because_a_model_has_a_hundred_thousand(tmp
     assert index.tensors["a"] is index.tensors["b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", _header({})),
+        ("model.safetensors.index.json", b'{"metadata": {"total_size": 0}}'),
+        ("pytorch_model.bin", b""),
+    ],
+)
+def test_weights_that_hold_nothing_are_none_rather_than_of_no_size(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_tensor_index(tmp_path) is None
+
+
 def test_a_model_whose_files_are_pipes_keeps_no_reader_waiting(tmp_path):
     model(tmp_path)
     os.mkfifo(tmp_path / "model.safetensors")
