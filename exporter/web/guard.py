@@ -47,7 +47,7 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _set_headers(MutableHeaders(scope=message), config)
+                set_headers(MutableHeaders(scope=message), config)
             await send(message)
 
         self._in_progress += 1
@@ -130,7 +130,8 @@ def _refused(status: int, why: str, headers: dict[str, str] | None = None) -> Re
     )
 
 
-def _set_headers(headers: MutableHeaders, config: "WebConfig | None") -> None:
+def set_headers(headers: MutableHeaders, config: "WebConfig | None") -> None:
+    """Give an answer the headers that every answer has."""
     headers["Date"] = formatdate(usegmt=True)
     for name, value in _HEADERS.items():
         headers[name] = value

@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from exporter.config import split_listen_address
 from exporter.errors import UsageError
-from exporter.web.guard import Guard
+from exporter.web.guard import Guard, set_headers
 
 if TYPE_CHECKING:
+    from exporter.web.config import WebConfig
     from exporter.web.live import LiveWebConfig
 
 
@@ -244,9 +246,14 @@ class HttpServer:
         self._idle.pop(connection, None)
         self._busy.discard(connection)
 
+    @property
+    def web_config(self) -> "WebConfig | None":
+        """How it is protected now."""
+        return self._web.config if self._web else None
+
     def lets_in(self, transport: asyncio.BaseTransport) -> bool:
         """Tell whether the names in the client's certificate are among those that the configuration allows."""
-        tls = self._web.config.tls_server_config if self._web else None
+        tls = self.web_config.tls_server_config if self.web_config else None
         if tls is None or not tls.client_allowed_sans:
             return True
         from exporter.web.tls import is_allowed
@@ -294,6 +301,17 @@ class _Connection(H11Protocol):
             if not self.transport.is_closing():
                 self._server.began_waiting(self)
                 self._allow(self._server.limits.keep_alive_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP with the headers of every answer; it never gets to the guard."""
+        body = f"{msg}\n".encode()
+        headers = MutableHeaders(
+            {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Connection": "close"}
+        )
+        set_headers(headers, self._server.web_config)
+        lines = (b"HTTP/1.1 400 Bad Request", *(b": ".join(pair) for pair in headers.raw), b"", body)
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
 
     def _allow(self, seconds: float) -> None:
         if self._deadline is not None:

@@ -158,6 +158,16 @@ def test_a_request_that_is_too_large_is_refused_and_the_connection_closed(reques
         assert ended_after(connection) < 2
 
 
+def test_what_is_no_http_is_refused_with_the_headers_of_every_answer():
+    with serving() as connect, connect() as connection:
+        head, _, body = answer(connection, b"hello\r\n\r\n").partition("\r\n\r\n")
+        status, *headers = head.split("\r\n")
+        assert status == "HTTP/1.1 400 Bad Request"
+        assert {"connection: close", "x-frame-options: DENY", f"content-length: {len(body)}"} <= {*headers}
+        assert body == "Invalid HTTP request received.\n"
+        assert ended_after(connection) < 2
+
+
 def test_stopping_does_not_wait_for_clients():
     with serving() as connect:
         idle = connect()
