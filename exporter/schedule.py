@@ -132,7 +132,9 @@ class _Jobs(MemoryJobStore):  # type: ignore[misc]
     """Calls that are due at the latest within their own interval, whatever happens to the clock.
 
     APScheduler knows due times by the wall clock, which people and NTP set: back by an hour would mean an hour without
-    a reading, and forward by years (a board that starts in 1970) a list of every call that was missed meanwhile.
+    a reading, and forward by years (a board that starts in 1970) a list of every call that was missed meanwhile. All
+    due times are moved then, as they are where the process stood still, by as much as makes the next one now. Moved one
+    by one they would keep no distance, and a judgement that comes with the reads is of the readings before.
     """
 
     shortest_seconds = math.inf
@@ -141,9 +143,10 @@ class _Jobs(MemoryJobStore):  # type: ignore[misc]
     def get_due_jobs(self, now: datetime) -> list[Any]:
         jobs = self.get_all_jobs()
         self.shortest_seconds = min((job.trigger.interval.total_seconds() for job in jobs), default=math.inf)
-        for job in jobs:
-            if abs(job.next_run_time - now) > job.trigger.interval:
-                job.modify(next_run_time=now)
+        if any(abs(job.next_run_time - now) > job.trigger.interval for job in jobs):
+            lost = now - min(job.next_run_time for job in jobs)
+            for job in jobs:
+                job.modify(next_run_time=job.next_run_time + lost)
         due: list[Any] = super().get_due_jobs(now)
         return due
 

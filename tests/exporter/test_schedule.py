@@ -2,6 +2,9 @@ import threading
 import time
 from datetime import timedelta
 from itertools import pairwise
+from statistics import median
+
+import pytest
 
 from exporter.schedule import Schedule, _Workers
 
@@ -88,6 +91,30 @@ def test_a_clock_that_was_set_holds_up_no_call_and_brings_no_flood():
             assert len(calls) < before + 20
         finally:
             schedule.stop()
+
+
+@pytest.mark.parametrize("lost_seconds", [0.5, 0.7, 3600.0, -3600.0])
+def test_what_follows_other_calls_follows_them_after_the_process_stood_still_or_the_clock_was_set(lost_seconds):
+    calls = []
+    schedule = Schedule(lambda key: None)
+    beats = 5  # two would be in order by chance
+    for beat in range(beats):
+        schedule.every(
+            0.4, str(beat), lambda beat=beat: calls.append((beat, time.monotonic())), after_seconds=0.06 * beat
+        )
+    schedule.start()
+    try:
+        assert wait_for(lambda: len(calls) >= beats)
+        with schedule._scheduler._jobstores_lock:
+            for job in schedule._scheduler.get_jobs():
+                job.modify(next_run_time=job.next_run_time - timedelta(seconds=lost_seconds))
+            before = len(calls)
+        assert wait_for(lambda: len(calls) >= before + 3 * beats)
+        last = calls[-2 * beats :]
+        assert [beat for beat, _ in last] == [(last[0][0] + step) % beats for step in range(2 * beats)]
+        assert median(later - earlier for (_, earlier), (beat, later) in pairwise(last) if beat) > 0.02
+    finally:
+        schedule.stop()
 
 
 def test_what_joins_calls_of_the_same_times_is_called_with_them_and_leaves_them_alone_when_it_goes():
