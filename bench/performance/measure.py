@@ -8,7 +8,7 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scrape:
-    """One GET of /metrics on a connection of its own."""
+    """One GET of /metrics."""
 
     seconds: float
     sent_bytes: int
@@ -133,7 +133,16 @@ def scrape(port: int, headers: Mapping[str, str] = _AS_PROMETHEUS) -> Scrape:
     Raises:
         OSError: Nobody answers, or not with 200.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with _connection(port) as connection:
+        return _scrape(connection, headers)
+
+
+def _connection(port: int) -> closing[http.client.HTTPConnection]:
+    return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30))
+
+
+def _scrape(connection: http.client.HTTPConnection, headers: Mapping[str, str]) -> Scrape:
+    """Get /metrics; a connection that was closed after the answer before is opened again, which counts."""
     began = time.perf_counter()
     try:
         connection.request("GET", "/metrics", headers=dict(headers))
@@ -142,8 +151,6 @@ def scrape(port: int, headers: Mapping[str, str] = _AS_PROMETHEUS) -> Scrape:
         seconds = time.perf_counter() - began
     except http.client.HTTPException as error:
         raise ConnectionError(str(error)) from error
-    finally:
-        connection.close()
     if answer.status != http.client.OK:
         raise ConnectionError(f"/metrics answered {answer.status}")
     return Scrape(seconds=seconds, sent_bytes=len(body), body=body)
@@ -153,15 +160,18 @@ def scrapes(ports: Sequence[int], *, count: int, per_second: float) -> list[list
     """Scrape each port so many times, in turn and never two at once; return the seconds of each.
 
     Each turn has its part of a second and begins anywhere in it, the same in every run: at an even pace a scrape would
-    keep its place among the reads of every second, and meet them always or never.
+    keep its place among the reads of every second, and meet them always or never. Like Prometheus, it goes on with the
+    connection it has as long as the server keeps it.
     """
     moments = random.Random(1)  # noqa: S311
-    began = time.monotonic()
     took: list[list[float]] = [[] for _ in ports]
-    for number in range(count):
-        time.sleep(max(0.0, began + (number + moments.random()) / per_second - time.monotonic()))
-        for each, port in zip(took, ports, strict=True):
-            each.append(scrape(port).seconds)
+    with ExitStack() as opened:
+        connections = [opened.enter_context(_connection(port)) for port in ports]
+        began = time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, began + (number + moments.random()) / per_second - time.monotonic()))
+            for each, connection in zip(took, connections, strict=True):
+                each.append(_scrape(connection, _AS_PROMETHEUS).seconds)
     return took
 
 
