@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from advisor.estimate import Origin
@@ -172,6 +173,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 """Of RFC 1123, and the underscore that names of containers have; an IPv4 address is one, too."""
 
 
+@lru_cache(maxsize=1024)
 def _is_ipv6(host: str) -> bool:
     try:
         return ipaddress.IPv6Address(host).scope_id is None  # a URL spells an interface in another way

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from advisor.model_files import ModelFiles
@@ -50,12 +51,7 @@ class Snapshot:
 
     def server_at(self, url: str) -> EngineProcess | None:
         """Return the local process that serves this address, None for a remote or unmapped server."""
-        parts = urlsplit(url)
-        try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            return None
-        host = parts.hostname
+        host, port = _host_and_port(url)
         there = [server for server in self.servers if server.port == port and server.address is not None]
         here = [server for server in there if {host, server.host} <= _HERE]  # 127.0.0.1 and ::1 are two places
         # A URL's host is read in lower case.
@@ -175,6 +171,15 @@ def gpus_of_rank(gpus: tuple[Gpu, ...], position: int, ranks: int) -> tuple[Gpu,
         return ()
     share = len(gpus) // ranks
     return gpus[position * share : (position + 1) * share]
+
+
+@lru_cache(maxsize=1024)
+def _host_and_port(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    try:
+        return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return parts.hostname, None
 
 
 def _gpu_order(gpu: Gpu) -> tuple[int, ...]:
