@@ -103,29 +103,15 @@ def _modelopt_file(model_id: str, revision: str | None, hub: Hub) -> Mapping[str
 
 
 def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex | None:
-    """Return what the weights' headers say, None for a model without weights or with none in its files.
+    """Return what the weights' files say, None for a model without weights or with none in its files.
 
     Raises:
         SourceMalformed: Headers or lists are not what they should be; whatever else the client raises is passed on.
     """
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-        NotASafetensorsRepoError,
-        SafetensorsParsingError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 
-    api = hub.api()
     try:
-        try:
-            found = api.get_safetensors_metadata(model_id, revision=revision)
-        except NotASafetensorsRepoError:
-            return _binaries(api, model_id, revision)
-        listed = {
-            name: tensor_entry(tensor.dtype, tensor.shape, tensor.data_offsets)
-            for file in found.files_metadata.values()
-            for name, tensor in file.tensors.items()
-        }
+        found = _tensor_index(hub.api(), model_id, revision)
     except LocalEntryNotFoundError:  # in some releases a ValueError, too
         raise
     except EntryNotFoundError as error:
@@ -136,11 +122,23 @@ def hub_tensors(model_id: str, *, revision: str | None, hub: Hub) -> TensorIndex
         raise SourceMalformed(
             "not_safetensors", f"{model_id}: a weights file's header, or the list of them, cannot be read"
         ) from error
-    total_bytes = sum(each.size_bytes for each in listed.values())
-    if total_bytes == 0:
-        return None
+    return found if found.total_bytes else None
+
+
+def _tensor_index(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex:
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
+    try:
+        metadata = api.get_safetensors_metadata(model_id, revision=revision)
+    except NotASafetensorsRepoError:
+        return _binaries(api, model_id, revision)
+    listed = {
+        name: tensor_entry(tensor.dtype, tensor.shape, tensor.data_offsets)
+        for file in metadata.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    }
     return TensorIndex(
-        total_bytes=total_bytes,
+        total_bytes=sum(each.size_bytes for each in listed.values()),
         source="safetensors headers",
         tensors={name: each.tensor for name, each in listed.items()},
         mistral_format=api.file_exists(model_id, MISTRAL_CONFIG, revision=revision),
@@ -155,7 +153,7 @@ def cached_snapshot(model_id: str, *, revision: str | None, hub: Hub) -> Path | 
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex | None:
+def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex:
     """Older models: the sizes of their .bin files."""
     siblings = api.model_info(model_id, revision=revision, files_metadata=True).siblings or ()
     sizes = [
@@ -163,7 +161,7 @@ def _binaries(api: "HfApi", model_id: str, revision: str | None) -> TensorIndex 
         for each in siblings
         if each.rfilename.startswith("pytorch_model") and each.rfilename.endswith(".bin")
     ]
-    return TensorIndex(total_bytes=sum(sizes), source="file sizes") if sum(sizes) else None
+    return TensorIndex(total_bytes=sum(sizes), source="file sizes")
 
 
 _UNREACHABLE = "hub_unreachable"

@@ -243,7 +243,7 @@ class VllmSource:
                     self._prepared(url),
                     timeout=(connect_seconds, read_seconds),
                     stream=True,
-                    verify=self._session.verify or True,
+                    verify=True if self._session.verify is None else self._session.verify,
                 ) as response,
             ):
                 if response.status_code != requests.codes.ok:

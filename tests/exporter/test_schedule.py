@@ -204,9 +204,9 @@ def test_where_no_thread_can_be_made_what_has_not_begun_is_called_at_the_next_be
     schedule.every(0.1, "stuck", release.wait)
     schedule.every(0.1, "fine", lambda: calls.append(1))
     (beat,) = schedule._beats.values()
-    start = threading.Thread.start
+    start, made = threading.Thread.start, []
 
-    def start_the_first(thread, made=[]):  # noqa: B006
+    def start_the_first(thread):
         if made:
             raise RuntimeError("can't start new thread")
         made.append(thread)

@@ -368,6 +368,12 @@ def test_a_usage_without_a_sample_is_missing_while_the_engine_runs():
     assert "kv_usage_ratio" in reading.missing
 
 
+def test_a_page_of_gauges_that_are_no_numbers_lacks_them_all():
+    page = vllm_page(running="NaN", waiting="NaN", usage="NaN")
+    (reading,) = read_engines(parse_page(page), Server(), engine="e", url="http://e")
+    assert {"requests_running", "requests_waiting", "kv_usage_ratio"} <= set(reading.missing)
+
+
 def test_only_the_engine_whose_figure_is_spoilt_lacks_it():
     page = vllm_page() + vllm_page(running="NaN").replace('engine="0"', 'engine="1"')
     both = read_engines(parse_page(page), Server(), engine="e", url="http://e")
