@@ -36,7 +36,7 @@ class Estimate:
             lower=self.expected - other.expected - math.hypot(self.expected - self.lower, other.upper - other.expected),
             expected=self.expected - other.expected,
             upper=self.expected - other.expected + math.hypot(self.upper - self.expected, other.expected - other.lower),
-            origin=_weaker(self.origin, other.origin),
+            origin=_weakest((self.origin, other.origin)),
         ).at_least(floor)
 
     def mapped(self, function: Callable[[float], float]) -> "Estimate":
@@ -66,20 +66,17 @@ def exactly(value: float, origin: Origin = Origin.DERIVED) -> Estimate:
 def added(parts: Iterable[Estimate]) -> Estimate:
     """Sum parts that err independently: their spreads add as the sides of a right angle."""
     parts = tuple(parts)
-    origin = Origin.REPORTED
-    for part in parts:
-        origin = _weaker(origin, part.origin)
     expected = sum(part.expected for part in parts)
     return Estimate(
         lower=expected - math.hypot(*(part.expected - part.lower for part in parts)),
         expected=expected,
         upper=expected + math.hypot(*(part.upper - part.expected for part in parts)),
-        origin=origin,
+        origin=_weakest(part.origin for part in parts),
     )
 
 
 _STRENGTH = (Origin.REPORTED, Origin.DERIVED, Origin.ESTIMATED)
 
 
-def _weaker(one: Origin, other: Origin) -> Origin:
-    return max(one, other, key=_STRENGTH.index)
+def _weakest(origins: Iterable[Origin]) -> Origin:
+    return max(origins, key=_STRENGTH.index, default=Origin.REPORTED)

@@ -7,6 +7,7 @@ numbers, config file) and ``engine/arg_utils.py`` (names); flags that later rele
 """
 
 import difflib
+import hashlib
 import json
 import math
 import re
@@ -214,6 +215,18 @@ class EngineFlags:
     def text(self) -> str:
         """All that was given, by which flags are told apart: their values cannot be hashed."""
         return repr(self)
+
+    def digest(self, *, without: frozenset[str]) -> str:
+        """Return a short name for all that was given, environment included, but for the flags ``without``."""
+        if without not in self._digests:
+            given = {name: value for name, value in self.given().items() if name not in without}
+            text = json.dumps(given | dict(self.environment), sort_keys=True, default=str)
+            self._digests[without] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._digests[without]
+
+    @cached_property
+    def _digests(self) -> dict[frozenset[str], str]:
+        return {}
 
     def config_overrides(self) -> str:
         """Return as JSON what stands instead of values of the model's config.json; empty where nothing does.

@@ -85,7 +85,7 @@ def _remember_load(
             now_seconds=snapshot.now_seconds,
         )
         held_on_to = None if seqs is None or seqs.recommended == seqs.current else seqs.recommended
-        found[key] = load if seqs is None else replace(load, advised=held_on_to)
+        found[key] = load if seqs is None or load.advised == held_on_to else replace(load, advised=held_on_to)
     return dict(list(found.items())[-MOST_ENGINES:])
 
 

@@ -283,10 +283,7 @@ def observe_load(
     ):
         return replace(load, last=moment)
     moment = replace(moment, spell_at_seconds=_spell_at(load, last, moment))
-    return replace(
-        _folded(load, last, moment, reading, capacity_tokens, max_num_seqs, limiter),
-        last=moment,
-    )
+    return _folded(load, last, moment, reading, capacity_tokens, max_num_seqs, limiter)
 
 
 def _spell_at(load: EngineLoad, last: Moment, moment: Moment) -> float:
@@ -363,6 +360,7 @@ def _folded(
         setting=setting.folded(lately, keep_slow),
         watched_busy_seconds=load.watched_busy_seconds + new.busy_seconds,
         watched_finished=load.watched_finished + new.finished,
+        last=moment,
         **lengths,
     )
 

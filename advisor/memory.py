@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from advisor.activation import Step, activation_peak
 from advisor.calibration import overheads
@@ -18,7 +19,7 @@ V2_ESTIMATES_GRAPHS_SINCE: Version = (0, 29, 0)
 """Until here Model Runner V2 answers zero (``v1/worker/gpu/model_runner.py:profile_cudagraph_memory``)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """One GPU's memory as one engine will divide it, in bytes."""
 
@@ -47,7 +48,7 @@ class MemoryPlan:
         """The budget as expected."""
         return self.budget.expected
 
-    @property
+    @cached_property
     def budget_and_beside(self) -> Estimate:
         """Bytes that the process comes to hold when vLLM sized the KV pool by its budget.
 
@@ -58,7 +59,7 @@ class MemoryPlan:
         graphs = overheads.CUDA_GRAPHS_OVER_ESTIMATE if self.graphs_in_budget and captures else self.cuda_graphs
         return added((exactly(self.budget_bytes), overheads.CUDA_CONTEXT, graphs))
 
-    @property
+    @cached_property
     def beside_kv(self) -> Estimate:
         """Bytes that the engine's process comes to hold beside the KV pool, CUDA context included."""
         parts = (self.weights, self.activation_peak, self.non_torch, self.cuda_graphs, overheads.CUDA_CONTEXT)

@@ -3,8 +3,6 @@
 Kept over restarts of the daemon, bounded in size. State in, state out.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,9 +84,7 @@ _NOT_ABOUT_SIZES = frozenset({"host", "port", "uds", "root_path", "ssl_certfile"
 
 def flags_key(flags: EngineFlags) -> str:
     """Return a short name for what was given on a command line, as far as it may bear on memory."""
-    given = {name: value for name, value in flags.given().items() if name not in _NOT_ABOUT_SIZES}
-    text = json.dumps(given | dict(flags.environment), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return flags.digest(without=_NOT_ABOUT_SIZES)
 
 
 def to_json(residuals: Residuals) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from advisor.estimate import Estimate
@@ -30,7 +31,7 @@ _CONTAINED_XIDS = frozenset({94})
 EVENTS = ("xid_fatal", "xid_contained", "xid_other", "ecc")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Holder:
     """Who holds memory on a GPU now: one engine, one other process, or the driver."""
 
@@ -45,7 +46,7 @@ class Holder:
     busy: bool | None = None
     """Whether an engine has requests running: idle time proves nothing about what its largest step takes."""
 
-    @property
+    @cached_property
     def claim(self) -> Estimate | None:
         """What an engine may still take of this GPU; None where nothing is promised."""
         if self.entitled is None:
@@ -53,7 +54,7 @@ class Holder:
         return self.entitled.mapped(lambda entitled: max(0.0, entitled - self.held_bytes))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One GPU at one moment."""
 
@@ -67,7 +68,7 @@ class Observation:
     host_memory_ratio: float | None = None
     """Use of the memory limit of the tightest engine's cgroup; None where it has none or is not read."""
 
-    @property
+    @cached_property
     def slack_bytes(self) -> float:
         """Free memory minus what engines may still claim; negative: over-committed."""
         return self.free_bytes - sum(claim.expected for each in self.holders if (claim := each.claim) is not None)

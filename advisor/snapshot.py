@@ -1,9 +1,9 @@
 """All fresh readings of one moment, and who belongs to whom."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import urlsplit
 
 from advisor.model_files import ModelFiles
@@ -32,7 +32,7 @@ class EngineTarget:
     """Index or UUID of those that the configuration says are its own."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Frozen input of every judgement. What is not fresh is not in it."""
 
@@ -52,7 +52,7 @@ class Snapshot:
     def server_at(self, url: str) -> EngineProcess | None:
         """Return the local process that serves this address, None for a remote or unmapped server."""
         host, port = _host_and_port(url)
-        there = [server for server in self.servers if server.port == port and server.address is not None]
+        there = self._servers_by_port.get(port, ())
         here = [server for server in there if {host, server.host} <= _HERE]  # 127.0.0.1 and ::1 are two places
         # A URL's host is read in lower case.
         return next((server for server in there if server.host.lower() == host), here[0] if here else None)
@@ -64,7 +64,7 @@ class Snapshot:
 
     def processes_on(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Return the processes that hold memory on a GPU."""
-        return tuple(process for process in self.gpu_processes if process.uuid == gpu.uuid)
+        return self._processes_by_gpu.get(gpu.uuid, ())
 
     def held_on(self, gpu: Gpu, pids: frozenset[int]) -> int | None:
         """Return the bytes that these processes hold on a GPU, None where that cannot be told.
@@ -131,6 +131,22 @@ class Snapshot:
         """Return the files of the first of these paths that was read with these overrides of its config."""
         known = {files.path: files for files in self.models if files.overrides == overrides}
         return next((known[path] for path in paths if path in known), None)
+
+    @cached_property
+    def _servers_by_port(self) -> Mapping[int | None, Sequence[EngineProcess]]:
+        """Those that have an address."""
+        found: dict[int | None, list[EngineProcess]] = defaultdict(list)
+        for server in self.servers:
+            if server.address is not None:
+                found[server.port].append(server)
+        return found
+
+    @cached_property
+    def _processes_by_gpu(self) -> Mapping[str, tuple[GpuProcess, ...]]:
+        found: dict[str, list[GpuProcess]] = defaultdict(list)
+        for process in self.gpu_processes:
+            found[process.uuid].append(process)
+        return {uuid: tuple(processes) for uuid, processes in found.items()}
 
 
 def with_named_gpus(snapshot: Snapshot) -> Snapshot:

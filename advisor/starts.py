@@ -64,12 +64,11 @@ def start_key(reading: EngineReading, server: EngineProcess | None) -> str:
     A server whose command line is out of reach is known by the flags that its page repeats.
     """
     if server is not None:
-        given = {name: value for name, value in server.flags.given().items() if name not in _NOT_ABOUT_MEMORY}
-        flags: Any = given | dict(server.flags.environment)
+        digest = server.flags.digest(without=_NOT_ABOUT_MEMORY)
     else:
         cache = reading.cache
         flags = [cache.gpu_memory_utilization, cache.block_size, cache.cache_dtype, reading.max_model_len]
-    digest = hashlib.sha256(json.dumps(flags, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:16]
     return f"{reading.engine} {reading.dp_rank} {reading.model_name} {digest}"
 
 

@@ -1,6 +1,7 @@
 """vLLM release numbers: parsed once, compared as tuples."""
 
 import re
+from functools import lru_cache
 
 Version = tuple[int, int, int]
 
@@ -11,6 +12,7 @@ NEWEST_STUDIED: Version = (0, 33, 0)
 """Newest release whose source the rules here were read from; a newer one is taken to behave like it."""
 
 
+@lru_cache(maxsize=1024)
 def parse_version(text: str | None) -> Version | None:
     """Return the release in a version text (``0.8.5.post1``, ``v0.23.1rc1.dev3+g1a2b``), None if there is none.
 

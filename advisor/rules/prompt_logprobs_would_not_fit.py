@@ -14,11 +14,10 @@ def find(snapshot: Snapshot, report: Report, _policy: Policy) -> Iterator[Findin
     Nothing tells whether requests ask for it, so this is no part of the risk, and no more than worth knowing.
     """
     slack = {gpu.uuid: gpu.memory_slack_bytes for gpu in report.gpus}
+    engines = {(engine.engine, engine.dp_rank): engine for engine in report.engines}
     told: set[str] = set()
     for reading in snapshot.engines:
-        engine = next(
-            (each for each in report.engines if (each.engine, each.dp_rank) == (reading.engine, reading.dp_rank)), None
-        )
+        engine = engines.get((reading.engine, reading.dp_rank))
         server = snapshot.server_at(reading.url)
         if engine is None or server is None or not engine.prompt_logprobs_bytes or engine.engine in told:
             continue

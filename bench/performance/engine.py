@@ -44,6 +44,7 @@ def main() -> None:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # vLLM's uvicorn keeps connections open too
+        disable_nagle_algorithm = True  # asyncio's; else the body waits 40 ms for the head's acknowledgement
 
         def do_GET(self) -> None:
             body = page.next() if self.path == "/metrics" else fixed.get(self.path)

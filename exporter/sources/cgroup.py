@@ -119,6 +119,7 @@ class CgroupSource:
         )
 
 
+@lru_cache(maxsize=1)
 def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
     """Return where memory controllers are mounted, from ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
 
@@ -140,6 +141,7 @@ def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
     return tuple(found.values())
 
 
+@lru_cache(maxsize=256)
 def parse_membership(text: str) -> tuple[tuple[int, str], ...]:
     """Return the cgroups that limit a process's memory, from ``/proc/<pid>/cgroup``, as (version, path).
 

@@ -45,7 +45,10 @@ whose parent ended gets another. In between only new processes are looked at: a 
 class _Known:
     """A server process whose command line was read."""
 
+    process: Any
+    """Equal to what the table tells of the same process later, and not to that of another with the same id."""
     started_at_seconds: float
+    """Unix time. Asked for once: what the machine's start is read from takes long where processors are many."""
     argv_hash: int
     """Tells a later change of the command line (exec, a new process title) without keeping its words."""
     flags: EngineFlags
@@ -121,14 +124,15 @@ class ProcessSource:
         table = self._processes
         try:
             process = table.Process(pid)
-            started = process.create_time()
             known = self._servers.get(pid)
-            if known is None or known.started_at_seconds != started or self._looking_again:
+            if known is not None and known.process != process:
+                known = None
+            if known is None or self._looking_again:
                 argv = process.cmdline()
                 if not is_server_command(argv):
                     return None
-                if known is None or (known.started_at_seconds, known.argv_hash) != (started, hash(tuple(argv))):
-                    return self._read_server(process, argv, started)
+                if known is None or known.argv_hash != hash(tuple(argv)):
+                    return self._read_server(process, argv)
         except (table.NoSuchProcess, table.AccessDenied, table.ZombieProcess, OSError):
             return None
         return known
@@ -150,7 +154,8 @@ class ProcessSource:
         except (self._processes.Error, OSError):
             return None
 
-    def _read_server(self, process: Any, argv: list[str], started: float) -> _Known:
+    def _read_server(self, process: Any, argv: list[str]) -> _Known:
+        started = process.create_time()
         directory = self._tolerant(process.cwd, "/")
         environment = self._tolerant(process.environ, {})
         own_root = self._root / "proc" / str(process.pid) / "root"
@@ -161,6 +166,7 @@ class ProcessSource:
             problem = f"--config: {path} cannot be read, so flags set there are not known"
             flags = parse_flags(argv, environment=environment, problems=(problem,))
         return _Known(
+            process=process,
             started_at_seconds=started,
             argv_hash=hash(tuple(argv)),
             flags=flags,

@@ -335,9 +335,9 @@ class PageReader:
         Raises:
             SourceMalformed: As `parse_page`.
         """
-        if text.count("\n") > _MOST_LINES:
+        lines = text.split("\n", _MOST_LINES + 1)
+        if len(lines) > _MOST_LINES + 1:
             raise SourceMalformed("page_too_large", f"over {_MOST_LINES} lines")
-        lines = text.split("\n")
         values = self._last.values_in(lines) if self._last is not None else None
         if self._last is None or values is None:
             layout, values = self._read_anew(text, lines)
@@ -428,7 +428,7 @@ class _Lines:
             values = tuple(map(float, texts))
         except ValueError:
             return None
-        return values if all(map(is_sane, values)) and not any(" " in text for text in texts) else None
+        return values if all(map(is_sane, values)) and " " not in "".join(texts) else None
 
 
 def _start_of(line: str) -> str:
