@@ -95,17 +95,20 @@ AIM_P99_SECONDS = 0.005
 _FOUND = """
 ## What profiling found
 
-- **A look at a server.** The request costs most by far; requests makes it dearer than urllib3 alone and is kept for
-  what it takes care of. What stands before a value repeats from look to look: a page of the same lines as the one
+- **A look at a server.** The request costs most. Each server has one connection that is kept, and Python's own
+  http.client speaks on it: requests took as long again, for pools, cookies and redirects of which a page that is read
+  every second has no use. What stands before a value repeats from look to look: a page of the same lines as the one
   before is held against it, and only the wanted values are read. What the lines mean is sorted out when they change.
 - **Our own page.** How a sample's line begins and how a number is spelled is kept, and the text of facts that are still
   the same objects; the text is held equal to prometheus_client's. Interpreter time is handed over every 0.2 ms rather
   than 5, or a scrape that meets a judgement would wait at each of its system calls. It is packed at gzip's level 1:
   level 4 took a quarter of a scrape's time to save 7 % of the bytes.
-- **The process table.** Between two looks at every process only new ones are looked at.
+- **The process table.** Between two looks at every process only new ones are looked at, and a server's process is
+  told again by what /proc says of it alone: its start in Unix time needs /proc/stat, which grows with the processors.
 - **Cgroups.** Servers share those above theirs: each is looked at once a read, and one without a limit not further.
 - **The judgement.** A model's parameters are counted, an engine's plan is made and its command line is gone through
-  once. What is left grows with the engines: their loads and risks are gone through at every interval.
+  once; who holds memory on which GPU is sorted once a moment. What is left grows with the engines: their loads and
+  risks are gone through at every interval.
 - **The schedule.** Reads that are due together share one job of APScheduler's, whose upkeep cost as much as a short
   read. One thread makes them one after the other, and is woken once for all of them; where one hangs, it keeps its
   thread after a head start, and another makes the rest.

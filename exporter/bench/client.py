@@ -6,10 +6,8 @@ holds, because a busy server sends several at once. A server that knows none of 
 pieces are counted, and the result says so.
 """
 
-import contextlib
 import http.client
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from advisor.loadtest import End, Sample
+from exporter.connection import Connection
 
 _READ_BYTES = 65_536
 _MOST_EVENT_BYTES = 1024**2
@@ -132,8 +131,8 @@ class Client:
         """Take the target and the clock that all moments are read from."""
         self._target = target
         self._clock = clock
-        self._parts = urlsplit(target.url)
-        self._connection: http.client.HTTPConnection | None = None
+        self._path = urlsplit(target.url).path.rstrip("/") + "/v1/completions"
+        self._connection = Connection(target.url, trust=lambda: target.context or ssl.create_default_context())
         self._stopping = threading.Event()
 
     def complete(self, planned: Planned) -> Sample:
@@ -151,7 +150,7 @@ class Client:
         except ValueError:
             reason = "not_understood"
         if reason is not None:
-            self.close()
+            self._connection.close()
         end = End.OK if reason is None else End.CUT_OFF if self._stopping.is_set() else End.FAILED
         return Sample(
             sent_seconds=sent,
@@ -195,20 +194,10 @@ class Client:
         return None if progress.arrivals else "no_output"
 
     def _send(self, body: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """Send the request and wait for the answer's head; a connection that lay idle may be gone and is replaced."""
-        path = self._parts.path.rstrip("/") + "/v1/completions"
-        reused = self._connection is not None
-        connection = self._connect()
-        try:
-            connection.request("POST", path, body, headers)
-            return connection.getresponse()
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            if not reused or self._stopping.is_set():
-                raise
-        self.close()
-        connection = self._connect()
-        connection.request("POST", path, body, headers)
-        return connection.getresponse()
+        seconds = self._target.timeout_seconds
+        return self._connection.request(
+            "POST", self._path, headers=headers, body=body, connect_seconds=seconds, read_seconds=seconds
+        )
 
     def _pieces(self, response: http.client.HTTPResponse, until: float) -> Iterator[bytes]:
         while piece := response.read1(_READ_BYTES):
@@ -216,28 +205,11 @@ class Client:
             if self._clock() > until:
                 raise TimeoutError
 
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._connection is None:
-            host, port = self._parts.hostname or "", self._parts.port
-            timeout = self._target.timeout_seconds
-            self._connection = (
-                http.client.HTTPSConnection(host, port, timeout=timeout, context=self._target.context)
-                if self._parts.scheme == "https"
-                else http.client.HTTPConnection(host, port, timeout=timeout)
-            )
-        return self._connection
-
     def stop(self) -> None:
         """Let a request under way end now, from another thread."""
         self._stopping.set()
-        connection = self._connection
-        sock = connection.sock if connection is not None else None
-        if sock is not None:
-            with contextlib.suppress(OSError):  # it was over already
-                sock.shutdown(socket.SHUT_RDWR)
+        self._connection.cut()
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -236,8 +236,9 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
     Raises:
         UsageError: Nothing answers there, or no model is named.
     """
-    with open_session(config) as session:
-        source = VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=session)
+    with closing(
+        VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=open_session(config))
+    ) as source:
         try:
             reading = source.read()[0]
         except SourceError as error:

@@ -3,18 +3,19 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
+import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from exporter.authority import require_authority
 from exporter.config import PrometheusConfig
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.secret import checked_key, secret_in
-from exporter.sources.http import translated
 
 MOST_BODY_BYTES = 5 * 1024**2
 """Reading a range takes fifteen times that in memory, and the unit file grants a daemon 256 MB in all."""
@@ -116,7 +117,7 @@ class Prometheus:
         deadline = self._steady() + sum(self._timeout)
         # A redirect leads to a page for people to log in on, not to another API.
         with (
-            translated(self.url),
+            _translated(self.url),
             self._session.get(
                 url,
                 params=dict(given),
@@ -159,6 +160,30 @@ class _Bearer(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn what the HTTP libraries raise while ``url`` is read into our errors.
+
+    Raises:
+        SourceUnavailable: Refused, timed out, not trusted.
+        SourceMalformed: What answers does not speak HTTP, or its answer is broken.
+    """
+    try:
+        yield
+    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError) as error:
+        raise SourceUnavailable("timeout", f"{url} gave no answer in time") from error
+    except requests.exceptions.SSLError as error:
+        raise SourceUnavailable("tls", f"{url}: its certificate is not trusted, or it does not speak TLS") from error
+    except requests.exceptions.ConnectionError as error:
+        raise SourceUnavailable("connection_refused", f"{url} cannot be reached") from error
+    except requests.exceptions.RequestException as error:
+        raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+    except OSError as error:  # requests raises it bare where the authority's file is gone
+        raise SourceUnavailable("tls", f"{url}: {error}") from error
+    except urllib3.exceptions.HTTPError as error:  # bodies are read past requests, which would translate this
+        raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
 
 
 def open_session(config: PrometheusConfig) -> requests.Session:

@@ -1,7 +1,10 @@
 """One vLLM server, through its own HTTP endpoints: /metrics, /version, /v1/models."""
 
+import http.client
 import math
 import re
+import ssl
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from advisor.readings import CacheConfig, EngineReading, Histogram
 from advisor.versions import parse_version
+from exporter.connection import Connection
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.sources import bounded
-from exporter.sources.cuttable import CuttableAdapter
-from exporter.sources.http import translated
 from exporter.sources.vllm_names import BY_SPELLING, Figure, Shape, expected_figures
 
 MOST_BODY_BYTES = 8 * 1024**2
@@ -36,7 +38,6 @@ _MOST_LINES_REMEMBERED = 40_000
 _MOST_LINES_SHARED = 4_096
 _MOST_SHARED_TEXT = 512
 """Characters before a value."""
-_LOOKS_OF_A_CUT = frozenset({"connection_refused", "broken_body", "not_http"})
 _ASK_AGAIN_SECONDS = 300.0
 """/version and /v1/models change only with a restart, which is noticed; this is for what is not."""
 
@@ -164,16 +165,15 @@ class VllmSource:
         connect_seconds: float = 2.0,
         read_seconds: float = 4.0,
     ) -> None:
-        """Take where the server is and the session to talk through, with its credentials already set."""
+        """Take where the server is and the session that holds its credentials and whom to trust."""
         self.engine = engine
         self.url = url.rstrip("/")
         self._session = session
-        self._adapter = CuttableAdapter()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, self._adapter)
+        self._connection = Connection(url, trust=self._trust)
+        self._reading = threading.Lock()
+        self._is_over = False
         self._requests: dict[str, requests.PreparedRequest] = {}
         self._deadline = math.inf
-        self._was_cut = False
         self._timeout = (connect_seconds, read_seconds)
         self.patience_seconds = math.inf
         """Most time of a request beside that: what is read at short intervals is soon too old to be shown."""
@@ -189,6 +189,14 @@ class VllmSource:
             SourceUnavailable: Refused, timed out, an error status.
             SourceMalformed: What answered is not a vLLM metrics page.
         """
+        with self._reading:
+            try:
+                return self._read()
+            finally:
+                if self._is_over:
+                    self._connection.close()
+
+    def _read(self) -> tuple[EngineReading, ...]:
         try:
             page = self._pages.read(self._get("/metrics"))
         except SourceError:
@@ -202,14 +210,18 @@ class VllmSource:
         return read_engines(page, self._server, engine=self.engine, url=self.url)
 
     def close(self) -> None:
-        """Close the session."""
+        """Close the connection; a read under way in another thread ends, and closes it."""
+        self._is_over = True
+        self._connection.cut()
+        if self._reading.acquire(blocking=False):
+            self._connection.close()
+            self._reading.release()
         self._session.close()
 
     def interrupt(self) -> None:
         """End a request that takes longer than any may; called from another thread than the one that reads."""
         if time.monotonic() > self._deadline:
-            self._was_cut = True
-            self._adapter.cut()
+            self._connection.cut()
 
     def _ask_server(self) -> Server:
         """Ask what does not change; an old release or a proxy that hides an endpoint leaves its figures unknown."""
@@ -234,30 +246,43 @@ class VllmSource:
         url = self.url + path
         connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
         deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
-        self._was_cut = False
         try:
-            with (
-                translated(url),
-                # Not by the session, which costs a tenth more: there are no cookies to keep, no redirects to follow.
-                self._adapter.send(
-                    self._prepared(url),
-                    timeout=(connect_seconds, read_seconds),
-                    stream=True,
-                    verify=True if self._session.verify is None else self._session.verify,
-                ) as response,
-            ):
-                if response.status_code != requests.codes.ok:
-                    raise SourceUnavailable(f"http_{response.status_code}", url)
-                body = self._body(response, deadline)
+            body = self._body(self._answer(url, connect_seconds, read_seconds), url, deadline)
         except SourceError as error:
-            if self._was_cut and error.reason in _LOOKS_OF_A_CUT:  # by us, and not by the server
+            self._connection.close()
+            if self._connection.was_cut:  # by us: it may look like anything of the server's doing
                 raise _too_slow(url) from error
             raise
         finally:
             self._deadline = math.inf
-        if self._was_cut:
+        if self._connection.was_cut:
+            self._connection.close()
             raise _too_slow(url)
         return body.decode("utf-8", errors="replace")
+
+    def _answer(self, url: str, connect_seconds: float, read_seconds: float) -> http.client.HTTPResponse:
+        try:
+            asked = self._prepared(url)
+            response = self._connection.request(
+                "GET",
+                str(asked.path_url),
+                headers=asked.headers,
+                connect_seconds=connect_seconds,
+                read_seconds=read_seconds,
+            )
+        except TimeoutError as error:
+            raise _too_slow(url) from error
+        except ssl.SSLError as error:
+            raise SourceUnavailable(
+                "tls", f"{url}: its certificate is not trusted, or it does not speak TLS"
+            ) from error
+        except OSError as error:
+            raise SourceUnavailable("connection_refused", f"{url} cannot be reached") from error
+        except (http.client.HTTPException, requests.RequestException, UnicodeError) as error:
+            raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
+        if response.status != http.client.OK:
+            raise SourceUnavailable(f"http_{response.status}", url)
+        return response
 
     def _prepared(self, url: str) -> requests.PreparedRequest:
         """Return the request of a page, made once: making it is a tenth of what a look costs."""
@@ -265,16 +290,33 @@ class VllmSource:
             self._requests[url] = self._session.prepare_request(requests.Request("GET", url))
         return self._requests[url]
 
-    def _body(self, response: requests.Response, deadline: float) -> bytes:
+    def _trust(self) -> ssl.SSLContext:
+        """Return what trusts the session's authority, else those that requests brings; read anew, as files change."""
+        own = self._session.verify
+        file = own if isinstance(own, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
+        try:
+            return ssl.create_default_context(cafile=file)
+        except OSError as error:  # an ssl.SSLError too
+            raise SourceUnavailable("tls", f"{self.url}: {file}: {error}") from error
+
+    def _body(self, response: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
         """Read the body, bounded in size and, against a peer that dribbles, in time."""
         parts = bytearray()
-        while part := response.raw.read1(65_536, decode_content=False):
-            parts += part
-            if len(parts) > MOST_BODY_BYTES:
-                raise _too_large(response.url)
-            if time.monotonic() > deadline:
-                raise SourceUnavailable("timeout", f"{response.url}: the body came too slowly")
-        return decoded(bytes(parts), response.headers.get("Content-Encoding", ""), response.url)
+        try:
+            while part := response.read1(65_536):
+                parts += part
+                if len(parts) > MOST_BODY_BYTES:
+                    raise _too_large(url)
+                if time.monotonic() > deadline:
+                    raise SourceUnavailable("timeout", f"{url}: the body came too slowly")
+        except TimeoutError as error:
+            raise _too_slow(url) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise SourceMalformed("broken_body", f"{url}: {type(error).__name__}") from error
+        if response.length:
+            raise SourceMalformed("broken_body", f"{url}: it breaks off")
+        response.close()
+        return decoded(bytes(parts), response.headers.get("Content-Encoding", ""), url)
 
 
 def decoded(body: bytes, encoding: str, url: str) -> bytes:

@@ -132,20 +132,6 @@ def test_a_server_that_goes_silent_times_out():
     assert (sample.end, sample.reason) == (End.FAILED, "timeout")
 
 
-def test_a_connection_is_used_again_and_replaced_when_the_server_dropped_it():
-    with server_standin() as (url, state):
-        one = client(url)
-        assert one.complete(planned()).end is End.OK
-        kept = one._connection.sock
-        assert one.complete(planned()).end is End.OK
-        assert one._connection.sock is kept
-        kept.shutdown(socket.SHUT_RDWR)
-        assert one.complete(planned()).end is End.OK
-        assert one._connection.sock is not kept
-        assert len(state.asked) == 3
-        one.close()
-
-
 def test_a_request_under_way_can_be_stopped_and_is_no_failure():
     with server_standin(hang=threading.Event()) as (url, state):
         one = client(url)

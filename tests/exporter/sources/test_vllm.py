@@ -2,13 +2,15 @@
 
 import json
 import re
+import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
@@ -487,8 +489,12 @@ def fake():
 
 @pytest.fixture
 def source(fake):
-    with requests.Session() as session:
-        yield VllmSource(engine="e", url=fake.url, session=session, connect_seconds=0.5, read_seconds=0.5)
+    with source_of(fake.url, connect_seconds=0.5, read_seconds=0.5) as source:
+        yield source
+
+
+def source_of(url, session=None, **more):
+    return closing(VllmSource(engine="e", url=url, session=session or requests.Session(), **more))
 
 
 def failure(source):
@@ -531,17 +537,15 @@ def test_a_server_that_hides_an_endpoint_is_read_without_it(fake, source, path, 
 
 
 def test_a_server_that_is_not_there_is_refused():
-    with requests.Session() as session:
-        assert failure(VllmSource(engine="e", url="http://127.0.0.1:1", session=session)).reason == (
-            "connection_refused"
-        )
+    with source_of("http://127.0.0.1:1") as source:
+        assert failure(source).reason == "connection_refused"
 
 
 def test_an_authority_whose_file_went_away_is_no_fault_of_the_program(tmp_path):
-    with requests.Session() as session:
-        session.trust_env = False  # or an authority that the environment names comes first
-        session.verify = str(tmp_path / "gone.pem")
-        assert failure(VllmSource(engine="e", url="https://127.0.0.1:9", session=session)).reason == "tls"
+    session = requests.Session()
+    session.verify = str(tmp_path / "gone.pem")
+    with source_of("https://127.0.0.1:9", session) as source:
+        assert failure(source).reason == "tls"
 
 
 def test_a_redirect_is_not_followed(fake, source):
@@ -584,6 +588,51 @@ def test_a_body_that_breaks_off_or_cannot_be_decoded_is_refused(fake, source, he
     assert failure(source).reason in ("broken_body", "not_metrics")
 
 
+STATUS_LINES = [b"HTTP/1.1 200 OK", b"HTTP/1.0 200 ", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK", b"HTTP/1.1 -1"]
+HEADERS = [
+    *(b"Content-Length: %b" % length for length in (b"5", b"-1", b"9" * 5000, b"%d" % len(vllm_page()))),
+    *(b"Transfer-Encoding: chunked", b"Content-Encoding: gzip", b"Connection: close"),
+    *(b"\xff\xfe: \x00", b" folded", b"x" * 70_000),
+]
+BODIES = [
+    *(b"5\r\nhello\r\n", b"-5\r\nhello\r\n", b"FFFFFFFFFFFFFFFFFFFF\r\nhello\r\n", b"0\r\n\r\n"),
+    *(vllm_page().encode(), b"%x\r\n%b\r\n0\r\n\r\n" % (len(vllm_page()), vllm_page().encode())),
+]
+
+
+@given(
+    st.tuples(
+        st.one_of(st.sampled_from(STATUS_LINES), st.binary(max_size=20)),
+        st.lists(st.one_of(st.sampled_from(HEADERS), st.binary(max_size=20)), max_size=3).map(b"\r\n".join),
+        st.sampled_from([b"\r\n", b""]),
+        st.lists(st.one_of(st.sampled_from(BODIES), st.binary(max_size=20)), max_size=3).map(b"".join),
+    ).map(b"\r\n".join)
+)
+def test_whatever_stands_where_http_should_it_is_read_or_refused(answer):
+    connect = socket.create_connection
+
+    def connected(*_):
+        ours = connect(listening.getsockname())
+        left.append(listening.accept()[0])
+        left[-1].sendall(answer)
+        left[-1].shutdown(socket.SHUT_WR)
+        return ours
+
+    left = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        pytest.MonkeyPatch.context() as patch,
+        source_of("http://h:1") as source,
+    ):
+        patch.setattr(socket, "create_connection", connected)
+        try:
+            assert source.read()
+        except SourceError as error:
+            event(error.reason)
+    for each in left:
+        each.close()
+
+
 def test_a_request_that_had_to_be_cut_has_timed_out(fake):
     """To the one who reads, a cut looks as if the server had hung up: connection refused, or half an answer."""
     over = threading.Event()
@@ -595,26 +644,27 @@ def test_a_request_that_had_to_be_cut_has_timed_out(fake):
             stream.flush()
 
     fake.answers["/metrics"] = (None, {}, dribble)
-    source = VllmSource(engine="e", url=fake.url, session=requests.Session())
-    source.patience_seconds = 0.3
+    with source_of(fake.url) as source:
+        source.patience_seconds = 0.3
 
-    def cut():
-        while not over.wait(0.02):
-            source.interrupt()
+        def cut():
+            while not over.wait(0.02):
+                source.interrupt()
 
-    cutting = threading.Thread(target=cut)
-    cutting.start()
-    try:
-        assert failure(source).reason == "timeout"
-    finally:
-        over.set()
-        cutting.join()
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        try:
+            assert failure(source).reason == "timeout"
+        finally:
+            over.set()
+            cutting.join()
 
 
 def test_the_key_goes_with_every_request(fake):
-    with requests.Session() as session:
-        session.headers["Authorization"] = "Bearer s3cret"
-        VllmSource(engine="e", url=fake.url, session=session).read()
+    session = requests.Session()
+    session.headers["Authorization"] = "Bearer s3cret"
+    with source_of(fake.url, session) as source:
+        source.read()
     assert {headers["Authorization"] for _, headers in fake.requests} == {"Bearer s3cret"}
 
 
@@ -623,17 +673,19 @@ def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_
     secure = FakeServer(certificate=authority.issue("engine"))
     secure.page(vllm_page())
 
-    def source_of(url, ca_file):
-        return VllmSource(engine="e", url=url, session=open_session(EngineConfig(url=url, ca_file=ca_file)))
+    def trusting(url, ca_file):
+        return source_of(url, open_session(EngineConfig(url=url, ca_file=ca_file)))
 
     try:
-        assert source_of(secure.url, authority.file).read()[0].requests_running == 3
-        assert failure(source_of(secure.url, None)).reason == "tls"
-        by_another_name = secure.url.replace("127.0.0.1", "localhost")
-        assert failure(source_of(by_another_name, authority.file)).reason == "tls"
-        without_its_file = source_of(secure.url, authority.file)
-        authority.file.unlink()
-        assert failure(without_its_file).reason == "tls"
+        with trusting(secure.url, authority.file) as source:
+            assert source.read()[0].requests_running == 3
+        with trusting(secure.url, None) as source:
+            assert failure(source).reason == "tls"
+        with trusting(secure.url.replace("127.0.0.1", "localhost"), authority.file) as source:
+            assert failure(source).reason == "tls"
+        with trusting(secure.url, authority.file) as source:
+            authority.file.unlink()
+            assert failure(source).reason == "tls"
     finally:
         secure.close()
 
@@ -641,12 +693,12 @@ def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_
 def test_a_proxy_of_the_environment_is_not_asked(fake, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
-    source = VllmSource(engine="e", url=fake.url, session=open_session(EngineConfig(url=fake.url)))
-    assert source.read()[0].requests_running == 3
+    with source_of(fake.url, open_session(EngineConfig(url=fake.url))) as source:
+        assert source.read()[0].requests_running == 3
 
 
 def test_a_server_below_a_path_is_asked_there(fake):
     fake.answers = {f"/tenant{path}": answer for path, answer in fake.answers.items()}
     url = f"{fake.url}/tenant"
-    source = VllmSource(engine="e", url=url, session=open_session(EngineConfig(url=url)))
-    assert source.read()[0].max_model_len == 8192
+    with source_of(url, open_session(EngineConfig(url=url))) as source:
+        assert source.read()[0].max_model_len == 8192
