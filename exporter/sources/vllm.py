@@ -377,9 +377,9 @@ class PageReader:
         Raises:
             SourceMalformed: As `parse_page`.
         """
-        lines = text.split("\n", _MOST_LINES + 1)
-        if len(lines) > _MOST_LINES + 1:
+        if len(text) > _MOST_LINES and text.count("\n") > _MOST_LINES:  # no shorter text has so many
             raise SourceMalformed("page_too_large", f"over {_MOST_LINES} lines")
+        lines = text.split("\n")
         values = self._last.values_in(lines) if self._last is not None else None
         if self._last is None or values is None:
             layout, values = self._read_anew(text, lines)
