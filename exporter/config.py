@@ -30,7 +30,7 @@ def checked_address(url: str, *, such_as: str, credentials: str) -> str:
     try:
         parts = urlsplit(url)
         is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        is_fine = is_fine and not parts.query and not parts.fragment
+        is_fine = is_fine and not parts.query and not parts.fragment and not re.search(r"\s", url)
     except ValueError:
         is_fine = False
     if "@" in (url.partition("://")[2] or url).partition("/")[0]:

@@ -73,6 +73,7 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_would_be_right(tmp
         ("listen_address: 3\n", "listen_address: must be text in quotes (given: 3). [host]:port to serve on."),
         ("engines: [{url: 'ftp://h'}]\n", "engines[0].url: 'ftp://h' is not an address such as http://127.0.0.1:8000"),
         ("engines: [{url: 'http://u:p@h:1'}]\n", "credentials do not belong in a URL"),
+        ("engines: [{url: 'http://h h:1'}]\n", "engines[0].url: 'http://h h:1' is not an address such as"),
         ("engines: [{url: 'http://[h:1'}]\n", "engines[0].url: 'http://[h:1' is not an address such as"),
         ("prometheus: {url: 'http://h:99999'}\n", "prometheus.url: 'http://h:99999' is not an address such as"),
         ("engines: [{url: 'http://h:99999'}]\n", "'http://h:99999' is not an address"),
