@@ -16,12 +16,22 @@ from urllib.parse import urlsplit
 class Connection:
     """Opened by the first request; used by one thread at a time, but for `cut`."""
 
-    def __init__(self, url: str, *, trust: Callable[[], ssl.SSLContext] = ssl.create_default_context) -> None:
-        """Take the server's address, of which the path does not count, and what tells whom to trust at each opening."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        trust: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """Take the server's address, of which the path does not count, and what goes with every request.
+
+        ``trust`` tells at each opening whose certificates are good, as files change.
+        """
         parts = urlsplit(url)
         self._is_secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._is_secure else 80)
+        self._headers = headers
         self._trust = trust
         self._open: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
@@ -34,7 +44,6 @@ class Connection:
         method: str,
         path: str,
         *,
-        headers: Mapping[str, str],
         body: str | None = None,
         connect_seconds: float,
         read_seconds: float,
@@ -51,11 +60,11 @@ class Connection:
         self.was_cut = False
         lay_idle = self._open is not None and self._open.sock is not None
         try:
-            return self._exchange(method, path, headers, body, connect_seconds, read_seconds)
+            return self._exchange(method, path, body, connect_seconds, read_seconds)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             if not lay_idle or self.was_cut:
                 raise
-        return self._exchange(method, path, headers, body, connect_seconds, read_seconds)
+        return self._exchange(method, path, body, connect_seconds, read_seconds)
 
     def cut(self) -> None:
         """End what is under way, from another thread: whoever reads finds the peer gone."""
@@ -75,7 +84,6 @@ class Connection:
         self,
         method: str,
         path: str,
-        headers: Mapping[str, str],
         body: str | None,
         connect_seconds: float,
         read_seconds: float,
@@ -84,7 +92,7 @@ class Connection:
             if self._open is None or self._open.sock is None:
                 self._open = self._opened(connect_seconds)
             self._open.sock.settimeout(read_seconds)
-            self._open.request(method, path, body, headers)
+            self._open.request(method, path, body, self._headers)
             answer = self._answer = self._open.getresponse()
         except BaseException:
             self.close()
@@ -93,7 +101,10 @@ class Connection:
 
     def _opened(self, seconds: float) -> http.client.HTTPConnection:
         """Return a new connection, its handshake done: that, too, is under way where `cut` finds it."""
-        context = self._trust() if self._is_secure else None
+        try:
+            context = self._trust() if self._is_secure else None
+        except OSError as error:
+            raise ssl.SSLError(f"nobody is trusted: {error}") from error
         self._socket = socket.create_connection((self._host, self._port), seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is None:

@@ -1,18 +1,20 @@
 """Which vLLM servers are watched: those named in the config, or those found on this host."""
 
 import os
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import requests
 
 from advisor.flags import EngineFlags
 from advisor.readings import EngineProcess, EngineReading
 from advisor.snapshot import EngineTarget
 from exporter.authority import require_authority
 from exporter.config import EngineConfig
+from exporter.connection import Connection
 from exporter.errors import SourceError, UsageError
 from exporter.secret import checked_key, secret_in
 from exporter.sources.process import ProcessSource
@@ -140,24 +142,38 @@ def local_flags(url: str, processes: Any) -> EngineFlags | None:
     return next((each.flags for each in found if each.port == port and each.address is not None), None)
 
 
-def open_session(config: EngineConfig) -> requests.Session:
-    """Return a session for one server, with its credentials.
+def open_connection(config: EngineConfig) -> Connection:
+    """Return a connection to one server, with its credentials; nothing is sent yet.
 
     Proxies and .netrc of the environment are left alone: a loopback server is behind neither.
 
     Raises:
         UsageError: As `api_key`, or an authority cannot be read.
     """
-    session = requests.Session()
-    session.trust_env = False
-    session.headers["Accept-Encoding"] = "identity"
-    session.headers["User-Agent"] = "vllm-headroom"
     if config.ca_file is not None:
         require_authority(config.ca_file, config.url)
-        session.verify = str(config.ca_file)
+    return Connection(config.url, headers=request_headers(config), trust=partial(_trust, config.ca_file))
+
+
+def request_headers(config: EngineConfig) -> dict[str, str]:
+    """Return what goes with every request to a server.
+
+    Raises:
+        UsageError: As `api_key`.
+    """
+    headers = {"User-Agent": "vllm-headroom", "Accept": "*/*"}
     if key := api_key(config):
-        session.headers["Authorization"] = f"Bearer {key}"
-    return session
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _trust(authority: Path | None) -> ssl.SSLContext:
+    """Return what trusts this authority alone, else those that requests brings."""
+    if authority is not None:
+        return ssl.create_default_context(cafile=authority)
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # eight mebibytes that few daemons need
+
+    return ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
 
 
 def api_key(config: EngineConfig) -> str | None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import requests
-
 from advisor import load, residuals, risk_state, starts
 from advisor.advise import advise
 from advisor.facts import Fact
@@ -23,7 +21,8 @@ from advisor.snapshot import Snapshot, with_named_gpus
 from exporter.board import Board
 from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
-from exporter.engines import Engines, Watched, open_session
+from exporter.connection import Connection
+from exporter.engines import Engines, Watched, open_connection
 from exporter.errors import RestartNeeded, SourceError
 from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
@@ -63,7 +62,7 @@ class World:
 
     nvml: Any
     processes: Any
-    session: Callable[[EngineConfig], requests.Session] = open_session
+    connection: Callable[[EngineConfig], Connection] = open_connection
     clock: Clock = field(default_factory=Clock)
     host_names: Callable[[], frozenset[str]] = lambda: frozenset({socket.gethostname(), socket.getfqdn()})
     mode: str = "serve"
@@ -197,7 +196,7 @@ class Service:
             UsageError: It names credentials that cannot be read; nothing has changed then.
         """
         for engine in config.engines:
-            self._world.session(engine).close()
+            self._world.connection(engine)
         with self._watching:
             is_another_pace = config.poll_interval != self._config.poll_interval
             self._config = config
@@ -367,7 +366,7 @@ class Service:
         self._schedule.every(seconds, key, lambda: self._read(key, source))
 
     def _watch(self, watched: Watched) -> None:
-        source = VllmSource(engine=watched.engine, url=watched.url, session=self._world.session(watched.config))
+        source = VllmSource(engine=watched.engine, url=watched.url, connection=self._world.connection(watched.config))
         source.patience_seconds = self._patience_seconds
         key = f"vllm {watched.engine}"
         before = self._servers.get(key)

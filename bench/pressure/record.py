@@ -16,7 +16,7 @@ from bench.pressure.recording import Recording, written
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import Drive
 from exporter.config import EngineConfig
-from exporter.engines import open_session
+from exporter.engines import open_connection
 from exporter.errors import SourceError
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import prompts
@@ -65,7 +65,7 @@ def _record_one(url: str, server: Server, stretch: Stretch) -> Recording:
         kwargs={"until_seconds": SECONDS, "users": users, "after_seconds": _IDLE_SECONDS},
     )
     load.start()
-    with closing(VllmSource(engine="recorded", url=url, session=open_session(EngineConfig(url=url)))) as source:
+    with closing(VllmSource(engine="recorded", url=url, connection=open_connection(EngineConfig(url=url)))) as source:
         while (now := time.monotonic() - begin) < _IDLE_SECONDS + SECONDS:
             try:
                 (page,) = source.read()
@@ -120,7 +120,7 @@ def _offer(
 
 def _wait_until_idle(url: str) -> None:
     end = time.monotonic() + _EMPTY_WITHIN_SECONDS
-    with closing(VllmSource(engine="recorded", url=url, session=open_session(EngineConfig(url=url)))) as source:
+    with closing(VllmSource(engine="recorded", url=url, connection=open_connection(EngineConfig(url=url)))) as source:
         while time.monotonic() < end:
             with suppress(SourceError):
                 (page,) = source.read()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import requests
 
 from advisor.advise import advise
 from advisor.history import History, remember
@@ -29,6 +28,7 @@ from bench.tuning.workloads import BLOCK_TOKENS, BLOCKS, MAX_MODEL_LEN, Workload
 from exporter.bench.client import Client, Planned, Target
 from exporter.bench.drive import Drive
 from exporter.bench.watch import Watch
+from exporter.connection import Connection
 from exporter.sources.model import read_model_files
 from exporter.sources.process import ProcessSource
 from exporter.sources.vllm import VllmSource
@@ -55,7 +55,7 @@ class _Remembering(VllmSource):
     """Keeps every page that it reads."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(engine=url.partition("//")[2], url=url, session=requests.Session())
+        super().__init__(engine=url.partition("//")[2], url=url, connection=Connection(url, headers={}))
         self.pages: list[_Page] = []
 
     def read(self) -> tuple[EngineReading, ...]:

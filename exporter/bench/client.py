@@ -132,7 +132,12 @@ class Client:
         self._target = target
         self._clock = clock
         self._path = urlsplit(target.url).path.rstrip("/") + "/v1/completions"
-        self._connection = Connection(target.url, trust=lambda: target.context or ssl.create_default_context())
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "vllm-headroom"}
+        if target.api_key:
+            headers["Authorization"] = f"Bearer {target.api_key}"
+        self._connection = Connection(
+            target.url, headers=headers, trust=lambda: target.context or ssl.create_default_context()
+        )
         self._stopping = threading.Event()
 
     def complete(self, planned: Planned) -> Sample:
@@ -174,10 +179,7 @@ class Client:
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "User-Agent": "vllm-headroom"}
-        if self._target.api_key:
-            headers["Authorization"] = f"Bearer {self._target.api_key}"
-        with self._send(json.dumps(body), headers) as response:
+        with self._send(json.dumps(body)) as response:
             if response.status != http.client.OK:
                 response.read(_READ_BYTES)
                 return f"http_{response.status}"
@@ -193,11 +195,9 @@ class Client:
             return "cut_short"
         return None if progress.arrivals else "no_output"
 
-    def _send(self, body: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def _send(self, body: str) -> http.client.HTTPResponse:
         seconds = self._target.timeout_seconds
-        return self._connection.request(
-            "POST", self._path, headers=headers, body=body, connect_seconds=seconds, read_seconds=seconds
-        )
+        return self._connection.request("POST", self._path, body=body, connect_seconds=seconds, read_seconds=seconds)
 
     def _pieces(self, response: http.client.HTTPResponse, until: float) -> Iterator[bytes]:
         while piece := response.read1(_READ_BYTES):

@@ -29,7 +29,7 @@ from exporter.bench.drive import MOST_USERS, Drive
 from exporter.bench.watch import Watch
 from exporter.cli.options import FACTOR, LONGEST_SECONDS, Amount
 from exporter.config import EngineConfig, named_engine
-from exporter.engines import api_key, local_flags, open_session
+from exporter.engines import api_key, local_flags, open_connection
 from exporter.errors import SourceError, UsageError
 from exporter.sources.vllm import VllmSource
 from exporter.traffic import made_up, numbers, prompts, traced
@@ -237,7 +237,7 @@ def _ask(config: EngineConfig, model: str | None) -> _Server:
         UsageError: Nothing answers there, or no model is named.
     """
     with closing(
-        VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=open_session(config))
+        VllmSource(engine=urlsplit(config.url).netloc, url=config.url, connection=open_connection(config))
     ) as source:
         try:
             reading = source.read()[0]
@@ -310,7 +310,7 @@ class _Bench:
         self._console = console
         begin = time.monotonic()
         self._clock: Callable[[], float] = lambda: time.monotonic() - begin
-        source = VllmSource(engine="bench", url=config.url, session=open_session(config))
+        source = VllmSource(engine="bench", url=config.url, connection=open_connection(config))
         self.watch = Watch(source, self._clock)
 
     @property

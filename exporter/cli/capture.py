@@ -8,7 +8,7 @@ import click
 import requests
 
 from exporter.config import named_engine
-from exporter.engines import open_session
+from exporter.engines import request_headers
 from exporter.errors import UsageError
 from exporter.unread import UNREAD, why_unread
 
@@ -38,7 +38,9 @@ def command(urls: tuple[str, ...], api_key_file: Path | None, directory: Path) -
     for url in urls:
         config = named_engine("--engine", url, api_key_file=api_key_file)
         folder = directory / _folder_of(config.url)
-        with open_session(config) as session:
+        with requests.Session() as session:
+            session.trust_env = False  # as the daemon asks
+            session.headers.update(request_headers(config))
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 for name, path in _PAGES.items():

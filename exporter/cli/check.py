@@ -4,6 +4,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -111,7 +112,7 @@ def _config(path: Path) -> str:
     from exporter.sources import prometheus
 
     config = load(path, {})
-    openings = [partial(engines.open_session, engine) for engine in config.engines]
+    openings: list[partial[Any]] = [partial(engines.open_connection, engine) for engine in config.engines]
     if config.prometheus is not None:
         openings.append(partial(prometheus.open_session, config.prometheus))
     for opening in openings:

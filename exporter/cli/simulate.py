@@ -365,11 +365,11 @@ def _observed(url: str, api_key_file: Path | None, watch_seconds: float) -> _Eng
     from advisor.loadtest import stretches_of
     from advisor.step_times import fit_step_times
     from exporter.bench.watch import Watch
-    from exporter.engines import local_flags, open_session
+    from exporter.engines import local_flags, open_connection
     from exporter.sources.vllm import VllmSource
 
     config = named_engine("--engine", url, api_key_file=api_key_file)
-    source = VllmSource(engine=urlsplit(config.url).netloc, url=config.url, session=open_session(config))
+    source = VllmSource(engine=urlsplit(config.url).netloc, url=config.url, connection=open_connection(config))
     try:
         reading = source.read()[0]
     except SourceError as error:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
-import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from advisor.readings import CacheConfig, EngineReading, Histogram
@@ -161,18 +161,18 @@ class VllmSource:
         *,
         engine: str,
         url: str,
-        session: requests.Session,
+        connection: Connection,
         connect_seconds: float = 2.0,
         read_seconds: float = 4.0,
     ) -> None:
-        """Take where the server is and the session that holds its credentials and whom to trust."""
+        """Take where the server is and a connection to it, with its credentials."""
         self.engine = engine
         self.url = url.rstrip("/")
-        self._session = session
-        self._connection = Connection(url, trust=self._trust)
+        self._below = quote(urlsplit(self.url).path, safe="/%:@!$&'()*+,;=~")
+        """The path in front of its own."""
+        self._connection = connection
         self._reading = threading.Lock()
         self._is_over = False
-        self._requests: dict[str, requests.PreparedRequest] = {}
         self._deadline = math.inf
         self._timeout = (connect_seconds, read_seconds)
         self.patience_seconds = math.inf
@@ -216,7 +216,6 @@ class VllmSource:
         if self._reading.acquire(blocking=False):
             self._connection.close()
             self._reading.release()
-        self._session.close()
 
     def interrupt(self) -> None:
         """End a request that takes longer than any may; called from another thread than the one that reads."""
@@ -247,7 +246,7 @@ class VllmSource:
         connect_seconds, read_seconds = (min(seconds, self.patience_seconds) for seconds in self._timeout)
         deadline = self._deadline = time.monotonic() + min(connect_seconds + read_seconds, self.patience_seconds)
         try:
-            body = self._body(self._answer(url, connect_seconds, read_seconds), url, deadline)
+            body = self._body(self._answer(path, connect_seconds, read_seconds), url, deadline)
         except SourceError as error:
             self._connection.close()
             if self._connection.was_cut:  # by us: it may look like anything of the server's doing
@@ -260,15 +259,11 @@ class VllmSource:
             raise _too_slow(url)
         return body.decode("utf-8", errors="replace")
 
-    def _answer(self, url: str, connect_seconds: float, read_seconds: float) -> http.client.HTTPResponse:
+    def _answer(self, path: str, connect_seconds: float, read_seconds: float) -> http.client.HTTPResponse:
+        url = self.url + path
         try:
-            asked = self._prepared(url)
             response = self._connection.request(
-                "GET",
-                str(asked.path_url),
-                headers=asked.headers,
-                connect_seconds=connect_seconds,
-                read_seconds=read_seconds,
+                "GET", self._below + path, connect_seconds=connect_seconds, read_seconds=read_seconds
             )
         except TimeoutError as error:
             raise _too_slow(url) from error
@@ -278,26 +273,11 @@ class VllmSource:
             ) from error
         except OSError as error:
             raise SourceUnavailable("connection_refused", f"{url} cannot be reached") from error
-        except (http.client.HTTPException, requests.RequestException, UnicodeError) as error:
+        except (http.client.HTTPException, UnicodeError) as error:
             raise SourceMalformed("not_http", f"{url}: {type(error).__name__}") from error
         if response.status != http.client.OK:
             raise SourceUnavailable(f"http_{response.status}", url)
         return response
-
-    def _prepared(self, url: str) -> requests.PreparedRequest:
-        """Return the request of a page, made once: making it is a tenth of what a look costs."""
-        if url not in self._requests:
-            self._requests[url] = self._session.prepare_request(requests.Request("GET", url))
-        return self._requests[url]
-
-    def _trust(self) -> ssl.SSLContext:
-        """Return what trusts the session's authority, else those that requests brings; read anew, as files change."""
-        own = self._session.verify
-        file = own if isinstance(own, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
-        try:
-            return ssl.create_default_context(cafile=file)
-        except OSError as error:  # an ssl.SSLError too
-            raise SourceUnavailable("tls", f"{self.url}: {file}: {error}") from error
 
     def _body(self, response: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
         """Read the body, bounded in size and, against a peer that dribbles, in time."""

@@ -47,25 +47,25 @@ def server(*connections):
 
 
 def get(connection, *, seconds=5.0):
-    answer = connection.request("GET", "/", headers={}, connect_seconds=seconds, read_seconds=seconds)
+    answer = connection.request("GET", "/", connect_seconds=seconds, read_seconds=seconds)
     with answer:
         return answer.read()
 
 
 def test_it_is_kept_from_request_to_request():
-    with server([HELLO, HELLO]) as (url, asked), closing(Connection(url)) as connection:
+    with server([HELLO, HELLO]) as (url, asked), closing(Connection(url, headers={})) as connection:
         assert [get(connection), get(connection)] == [b"hello", b"hello"]
     assert [len(each) for each in asked] == [2]
 
 
 def test_where_the_server_closed_it_meanwhile_the_request_is_sent_once_more():
-    with server([HELLO], [HELLO]) as (url, asked), closing(Connection(url)) as connection:
+    with server([HELLO], [HELLO]) as (url, asked), closing(Connection(url, headers={})) as connection:
         assert [get(connection), get(connection)] == [b"hello", b"hello"]
     assert [len(each) for each in asked] == [1, 1]
 
 
 def test_a_server_that_closes_after_each_answer_is_asked_on_another():
-    with server([LAST], [LAST]) as (url, asked), closing(Connection(url)) as connection:
+    with server([LAST], [LAST]) as (url, asked), closing(Connection(url, headers={})) as connection:
         assert [get(connection), get(connection)] == [b"hello", b"hello"]
     assert [len(each) for each in asked] == [1, 1]
 
@@ -73,7 +73,7 @@ def test_a_server_that_closes_after_each_answer_is_asked_on_another():
 def test_a_server_that_hangs_up_on_a_new_connection_is_not_asked_again():
     with (
         server([b""]) as (url, asked),
-        closing(Connection(url)) as connection,
+        closing(Connection(url, headers={})) as connection,
         pytest.raises(http.client.RemoteDisconnected),
     ):
         get(connection)
@@ -81,15 +81,18 @@ def test_a_server_that_hangs_up_on_a_new_connection_is_not_asked_again():
 
 
 def test_after_an_answer_that_is_no_http_it_begins_anew():
-    with server([b"220 mail.example ESMTP\r\n"], [HELLO]) as (url, _), closing(Connection(url)) as connection:
+    with (
+        server([b"220 mail.example ESMTP\r\n"], [HELLO]) as (url, _),
+        closing(Connection(url, headers={})) as connection,
+    ):
         with pytest.raises(http.client.BadStatusLine):
             get(connection)
         assert get(connection) == b"hello"
 
 
 def test_an_answer_that_was_not_read_is_let_go_with_the_connection():
-    with server([HELLO], [HELLO]) as (url, _), closing(Connection(url)) as connection:
-        connection.request("GET", "/", headers={}, connect_seconds=5.0, read_seconds=5.0)
+    with server([HELLO], [HELLO]) as (url, _), closing(Connection(url, headers={})) as connection:
+        connection.request("GET", "/", connect_seconds=5.0, read_seconds=5.0)
         connection.close()
         assert get(connection) == b"hello"
 
@@ -103,7 +106,7 @@ def silent():
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_request_that_gets_no_answer_ends_at_its_timeout(scheme):
-    with silent() as port, closing(Connection(f"{scheme}://127.0.0.1:{port}")) as connection:
+    with silent() as port, closing(Connection(f"{scheme}://127.0.0.1:{port}", headers={})) as connection:
         with pytest.raises(TimeoutError):
             get(connection, seconds=0.1)
         assert not connection.was_cut
@@ -111,7 +114,7 @@ def test_a_request_that_gets_no_answer_ends_at_its_timeout(scheme):
 
 @pytest.mark.parametrize(("scheme", "end"), [("http", http.client.RemoteDisconnected), ("https", ssl.SSLEOFError)])
 def test_a_request_can_be_cut_from_another_thread_in_its_handshake_too(scheme, end):
-    with silent() as port, closing(Connection(f"{scheme}://127.0.0.1:{port}")) as connection:
+    with silent() as port, closing(Connection(f"{scheme}://127.0.0.1:{port}", headers={})) as connection:
         over = threading.Event()
 
         def cut():
@@ -149,7 +152,7 @@ def test_whom_to_trust_is_asked_at_each_opening(tmp_path):
         serving = threading.Thread(target=serve)
         serving.start()
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
-        with closing(Connection(url, trust=lambda: trusted.pop(0))) as connection:
+        with closing(Connection(url, headers={}, trust=lambda: trusted.pop(0))) as connection:
             assert get(connection) == b"hello"
             with pytest.raises(ssl.SSLCertVerificationError):
                 get(connection)

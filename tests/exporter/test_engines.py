@@ -5,7 +5,7 @@ import pytest
 from advisor.flags import parse_flags
 from advisor.readings import EngineProcess, EngineReading
 from exporter.config import EngineConfig
-from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_session
+from exporter.engines import FORGET_AFTER_SECONDS, Engines, local_flags, open_connection, request_headers
 from exporter.errors import UsageError
 
 
@@ -131,28 +131,27 @@ def test_a_server_that_returns_with_another_model_drops_the_old_name(engines):
 
 def test_a_key_is_read_from_its_file_and_sent_as_bearer(tmp_path):
     (tmp_path / "key").write_text("s3cret\n")
-    with open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as session:
-        assert session.headers["Authorization"] == "Bearer s3cret"
-        assert session.trust_env is False
+    headers = request_headers(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key"))
+    assert headers["Authorization"] == "Bearer s3cret"
 
 
 def test_a_key_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("ENGINE_KEY", "s3cret")
-    with open_session(EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY")) as session:
-        assert session.headers["Authorization"] == "Bearer s3cret"
+    headers = request_headers(EngineConfig(url="http://h:1", api_key_env="ENGINE_KEY"))
+    assert headers["Authorization"] == "Bearer s3cret"
 
 
 def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
     with pytest.raises(UsageError, match=r"api_key_file of http://h:1: .*nokey cannot be read"):
-        open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
+        open_connection(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
     with pytest.raises(UsageError, match="api_key_env of http://h:1: NO_SUCH_KEY is not set"):
-        open_session(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
+        open_connection(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 
 
 def test_a_key_is_read_as_editors_leave_it(tmp_path):
     (tmp_path / "key").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
-    with open_session(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key")) as session:
-        assert session.headers["Authorization"] == "Bearer s3cret"
+    headers = request_headers(EngineConfig(url="http://h:1", api_key_file=tmp_path / "key"))
+    assert headers["Authorization"] == "Bearer s3cret"
 
 
 @pytest.mark.parametrize("key", ["s3\u2013cret", "s3cret\ns3cret2", "s3 cret", "s3\x00cret", "s3cr\u00e9t"])
@@ -165,7 +164,7 @@ def test_what_no_header_can_carry_is_told_before_anything_is_asked_and_not_shown
     ):
         monkeypatch.setenv("ENGINE_KEY", key.replace("\0", ""))
         with pytest.raises(UsageError, match="holds what no key does") as caught:
-            open_session(config)
+            open_connection(config)
         told.append(str(caught.value))
     assert not any("s3" in each for each in told)
 
@@ -176,7 +175,7 @@ def test_an_authority_that_cannot_be_used_is_told_before_anything_is_read(tmp_pa
     if content is not None:
         file.write_text(content)
     with pytest.raises(UsageError, match=r"ca_file of https://h:1: .*ca\.pem cannot be read, or is not PEM"):
-        open_session(EngineConfig(url="https://h:1", ca_file=file))
+        open_connection(EngineConfig(url="https://h:1", ca_file=file))
 
 
 class Table:

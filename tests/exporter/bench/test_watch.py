@@ -3,16 +3,16 @@
 import time
 
 import pytest
-import requests
 
 from exporter.bench.watch import Watch, look_of
+from exporter.connection import Connection
 from exporter.sources.vllm import Server, VllmSource, parse_page, read_engines
 from tests.exporter.bench.server_standin import server_standin
 from tests.exporter.sources.test_vllm import CAPTURES
 
 
 def looks_of(url):
-    source = VllmSource(engine="x", url=url, session=requests.Session())
+    source = VllmSource(engine="x", url=url, connection=Connection(url, headers={}))
     return Watch(source, time.monotonic, interval_seconds=0.01)
 
 

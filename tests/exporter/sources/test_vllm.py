@@ -3,13 +3,13 @@
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import requests
 from hypothesis import event, given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +22,8 @@ from advisor.readings import CacheConfig
 from advisor.start_log import parse_start_logs
 from advisor.versions import parse_version
 from exporter.config import EngineConfig
-from exporter.engines import open_session
+from exporter.connection import Connection
+from exporter.engines import open_connection
 from exporter.errors import SourceError, SourceMalformed, SourceUnavailable
 from exporter.sources.vllm import (
     PageReader,
@@ -493,8 +494,8 @@ def source(fake):
         yield source
 
 
-def source_of(url, session=None, **more):
-    return closing(VllmSource(engine="e", url=url, session=session or requests.Session(), **more))
+def source_of(url, connection=None, **more):
+    return closing(VllmSource(engine="e", url=url, connection=connection or Connection(url, headers={}), **more))
 
 
 def failure(source):
@@ -542,9 +543,10 @@ def test_a_server_that_is_not_there_is_refused():
 
 
 def test_an_authority_whose_file_went_away_is_no_fault_of_the_program(tmp_path):
-    session = requests.Session()
-    session.verify = str(tmp_path / "gone.pem")
-    with source_of("https://127.0.0.1:9", session) as source:
+    def gone():
+        return ssl.create_default_context(cafile=tmp_path / "gone.pem")
+
+    with source_of("https://127.0.0.1:9", Connection("https://127.0.0.1:9", headers={}, trust=gone)) as source:
         assert failure(source).reason == "tls"
 
 
@@ -661,9 +663,8 @@ def test_a_request_that_had_to_be_cut_has_timed_out(fake):
 
 
 def test_the_key_goes_with_every_request(fake):
-    session = requests.Session()
-    session.headers["Authorization"] = "Bearer s3cret"
-    with source_of(fake.url, session) as source:
+    headers = {"Authorization": "Bearer s3cret"}
+    with source_of(fake.url, Connection(fake.url, headers=headers)) as source:
         source.read()
     assert {headers["Authorization"] for _, headers in fake.requests} == {"Bearer s3cret"}
 
@@ -674,7 +675,7 @@ def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_
     secure.page(vllm_page())
 
     def trusting(url, ca_file):
-        return source_of(url, open_session(EngineConfig(url=url, ca_file=ca_file)))
+        return source_of(url, open_connection(EngineConfig(url=url, ca_file=ca_file)))
 
     try:
         with trusting(secure.url, authority.file) as source:
@@ -693,12 +694,12 @@ def test_a_server_with_a_certificate_is_read_where_its_authority_is_trusted_and_
 def test_a_proxy_of_the_environment_is_not_asked(fake, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
-    with source_of(fake.url, open_session(EngineConfig(url=fake.url))) as source:
+    with source_of(fake.url, open_connection(EngineConfig(url=fake.url))) as source:
         assert source.read()[0].requests_running == 3
 
 
 def test_a_server_below_a_path_is_asked_there(fake):
     fake.answers = {f"/tenant{path}": answer for path, answer in fake.answers.items()}
     url = f"{fake.url}/tenant"
-    with source_of(url, open_session(EngineConfig(url=url))) as source:
+    with source_of(url, open_connection(EngineConfig(url=url))) as source:
         assert source.read()[0].max_model_len == 8192
