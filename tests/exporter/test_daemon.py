@@ -255,7 +255,7 @@ def test_what_only_other_commands_need_is_not_loaded():
     listing = "import sys, exporter.cli.serve, exporter.service; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()
     assert "exporter.service" in loaded
-    assert not {"huggingface_hub", "rich", "promql_parser", "grafana_foundation_sdk"} & set(loaded)
+    assert not {"huggingface_hub", "rich", "promql_parser", "requests", "grafana_foundation_sdk"} & set(loaded)
 
 
 def test_the_key_of_an_engine_is_told_nobody_whatever_the_engine_does_with_it(tmp_path, server):
