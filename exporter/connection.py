@@ -61,8 +61,8 @@ class Connection:
         lay_idle = self._open is not None and self._open.sock is not None
         try:
             return self._exchange(method, path, body, connect_seconds, read_seconds)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            if not lay_idle or self.was_cut:
+        except OSError as error:
+            if not lay_idle or self.was_cut or isinstance(error, TimeoutError):
                 raise
         return self._exchange(method, path, body, connect_seconds, read_seconds)
 

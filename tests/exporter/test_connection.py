@@ -132,28 +132,45 @@ def test_a_request_can_be_cut_from_another_thread_in_its_handshake_too(scheme, e
         assert connection.was_cut
 
 
-def test_whom_to_trust_is_asked_at_each_opening(tmp_path):
-    authority = Authority(tmp_path)
+@contextmanager
+def secure_server(directory, *answers):
+    """Answer one connection after the other, each of TLS, once; yield the address and the authority's file."""
+    authority = Authority(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue("engine"))
-    trusted = [ssl.create_default_context(cafile=authority.file), ssl.create_default_context()]
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    listening = socket.create_server(("127.0.0.1", 0))
 
-        def serve():
-            for _ in range(2):
-                accepted, _ = listening.accept()
-                try:
-                    with context.wrap_socket(accepted, server_side=True) as secure:
-                        secure.recv(65_536)
-                        secure.sendall(LAST)
-                except ssl.SSLError:
-                    accepted.close()
+    def serve():
+        for answer in answers:
+            accepted, _ = listening.accept()
+            try:
+                with context.wrap_socket(accepted, server_side=True) as secure:
+                    secure.recv(65_536)
+                    secure.sendall(answer)
+            except ssl.SSLError:
+                accepted.close()
 
-        serving = threading.Thread(target=serve)
-        serving.start()
-        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}", authority.file
+    finally:
+        serving.join(10)
+        listening.close()
+    assert not serving.is_alive(), "fewer connections came than were expected"
+
+
+def test_where_a_server_closed_it_meanwhile_without_a_word_of_tls_the_request_is_sent_once_more(tmp_path):
+    with secure_server(tmp_path, HELLO, HELLO) as (url, authority):
+        trust = ssl.create_default_context(cafile=authority)
+        with closing(Connection(url, headers={}, trust=lambda: trust)) as connection:
+            assert [get(connection), get(connection)] == [b"hello", b"hello"]
+
+
+def test_whom_to_trust_is_asked_at_each_opening(tmp_path):
+    with secure_server(tmp_path, LAST, LAST) as (url, authority):
+        trusted = [ssl.create_default_context(cafile=authority), ssl.create_default_context()]
         with closing(Connection(url, headers={}, trust=lambda: trusted.pop(0))) as connection:
             assert get(connection) == b"hello"
             with pytest.raises(ssl.SSLCertVerificationError):
                 get(connection)
-        serving.join(10)
