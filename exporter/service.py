@@ -525,7 +525,8 @@ class Service:
         return reading.failure.reason if reading.failure else None
 
     def _close_all(self) -> None:
-        for source in reversed(self._sources):  # a driver that hangs is first to open and last to close: state is saved
+        # A driver that hangs is first to open and last to close: state is saved.
+        for source in (*self._servers.values(), *reversed(self._sources)):
             source.close()
 
 
