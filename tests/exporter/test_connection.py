@@ -112,23 +112,29 @@ def test_a_request_that_gets_no_answer_ends_at_its_timeout(scheme):
         assert not connection.was_cut
 
 
+@contextmanager
+def again_and_again(call):
+    """Call from another thread while the context lasts."""
+    over = threading.Event()
+
+    def go_on():
+        while not over.wait(0.02):
+            call()
+
+    calling = threading.Thread(target=go_on)
+    calling.start()
+    try:
+        yield
+    finally:
+        over.set()
+        calling.join()
+
+
 @pytest.mark.parametrize(("scheme", "end"), [("http", http.client.RemoteDisconnected), ("https", ssl.SSLEOFError)])
 def test_a_request_can_be_cut_from_another_thread_in_its_handshake_too(scheme, end):
     with silent() as port, closing(Connection(f"{scheme}://127.0.0.1:{port}", headers={})) as connection:
-        over = threading.Event()
-
-        def cut():
-            while not over.wait(0.02):
-                connection.cut()
-
-        cutting = threading.Thread(target=cut)
-        cutting.start()
-        try:
-            with pytest.raises(end):
-                get(connection, seconds=30.0)
-        finally:
-            over.set()
-            cutting.join()
+        with again_and_again(connection.cut), pytest.raises(end):
+            get(connection, seconds=30.0)
         assert connection.was_cut
 
 

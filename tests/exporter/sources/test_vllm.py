@@ -36,6 +36,7 @@ from exporter.sources.vllm import (
 )
 from exporter.sources.vllm_names import BY_SPELLING, FIGURES, Shape, expected_figures
 from tests.exporter.daemon import FakeServer, vllm_page
+from tests.exporter.test_connection import again_and_again
 from tests.exporter.web.certificates import Authority
 
 CAPTURES = Path(__file__).parents[2] / "captures" / "vllm"
@@ -648,18 +649,11 @@ def test_a_request_that_had_to_be_cut_has_timed_out(fake):
     fake.answers["/metrics"] = (None, {}, dribble)
     with source_of(fake.url) as source:
         source.patience_seconds = 0.3
-
-        def cut():
-            while not over.wait(0.02):
-                source.interrupt()
-
-        cutting = threading.Thread(target=cut)
-        cutting.start()
         try:
-            assert failure(source).reason == "timeout"
+            with again_and_again(source.interrupt):
+                assert failure(source).reason == "timeout"
         finally:
             over.set()
-            cutting.join()
 
 
 def test_the_key_goes_with_every_request(fake):
