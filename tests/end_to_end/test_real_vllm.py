@@ -105,26 +105,31 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
         assert running.value("headroom_engine_max_num_seqs", engine=engine) == 64
         assert running.value("headroom_engine_full_context_concurrency", engine=engine) == CAPACITY / 2048
         assert running.value("headroom_engine_metric_missing", engine=engine) is None
-        with (
-            prometheus(tmp_path, f"127.0.0.1:{running.port}", f"127.0.0.1:{server.port}") as store,
-            Load(server.port, clients=40, prompt_tokens=600, output_tokens=400),
-        ):
-            limited = {"engine": engine, "limiter": "kv"}
-            running.wait_for(lambda: running.value("headroom_engine_limiter", **limited) == 1.0, PATIENCE_SECONDS)
-            time.sleep(45)
-            ours = f'engine="{engine}"'
-            kv = store.value(f'avg_over_time(headroom_engine_limiter{{limiter="kv",{ours}}}[30s])')
-            running_and_waiting = store.value(
-                f"avg_over_time(headroom_engine_requests_running{{{ours}}}[30s]) + "
-                f"avg_over_time(headroom_engine_requests_waiting{{{ours}}}[30s])"
+        ours = f'engine="{engine}"'
+        with prometheus(tmp_path, f"127.0.0.1:{running.port}", f"127.0.0.1:{server.port}") as store:
+            with Load(server.port, clients=40, prompt_tokens=600, output_tokens=400):
+                limited = {"engine": engine, "limiter": "kv"}
+                running.wait_for(lambda: running.value("headroom_engine_limiter", **limited) == 1.0, PATIENCE_SECONDS)
+                time.sleep(45)
+                kv = store.value(f'avg_over_time(headroom_engine_limiter{{limiter="kv",{ours}}}[30s])')
+                running_and_waiting = store.value(
+                    f"avg_over_time(headroom_engine_requests_running{{{ours}}}[30s]) + "
+                    f"avg_over_time(headroom_engine_requests_waiting{{{ours}}}[30s])"
+                )
+                page = running.get("/metrics")
+            # Under load the two are read seconds apart, some fifteen preemptions each; after it both stand still.
+            preempted = shown(server.metrics(), "vllm:num_preemptions_total")
+            running.wait_for(
+                lambda: (
+                    store.value(f"headroom_engine_preemptions_total{{{ours}}}")
+                    == store.value("vllm:num_preemptions_total")
+                    == preempted
+                ),
+                PATIENCE_SECONDS,
             )
-            preempted = store.value(f"headroom_engine_preemptions_total{{{ours}}}")
-            theirs = store.value("vllm:num_preemptions_total")
-            page = running.get("/metrics")
         assert kv > 0.9, f"limiter was kv {kv:.0%} of the time"
         assert running_and_waiting == pytest.approx(40, abs=4)
         assert preempted > 0
-        assert preempted == pytest.approx(theirs, abs=10)
     checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
