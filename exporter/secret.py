@@ -13,12 +13,15 @@ def secret_in(file: Path, told: str) -> str:
         told: Which key of the configuration names it.
 
     Raises:
-        UsageError: It cannot be read.
+        UsageError: It cannot be read, or holds nothing: who writes it has not come that far.
     """
     try:
-        return file.read_text(encoding="utf-8-sig").strip()
+        held = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{told}: {file} cannot be read") from error
+    if not held:
+        raise UsageError(f"{told}: {file} is empty")
+    return held
 
 
 def checked_key(key: str, told: str) -> str:

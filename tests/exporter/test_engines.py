@@ -144,6 +144,9 @@ def test_a_key_is_read_from_the_environment(monkeypatch):
 def test_a_key_that_cannot_be_read_is_told_without_showing_any(tmp_path):
     with pytest.raises(UsageError, match=r"api_key_file of http://h:1: .*nokey cannot be read"):
         open_connection(EngineConfig(url="http://h:1", api_key_file=tmp_path / "nokey"))
+    (tmp_path / "later").write_text("\n")
+    with pytest.raises(UsageError, match=r"api_key_file of http://h:1: .*later is empty"):
+        open_connection(EngineConfig(url="http://h:1", api_key_file=tmp_path / "later"))
     with pytest.raises(UsageError, match="api_key_env of http://h:1: NO_SUCH_KEY is not set"):
         open_connection(EngineConfig(url="http://h:1", api_key_env="NO_SUCH_KEY"))
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -81,14 +82,15 @@ def test_a_file_with_problems_changes_nothing_and_is_told_in_the_log_and_as_a_me
         assert running.value("headroom_config_last_reload_success_timestamp_seconds") > began
 
 
-def test_a_rotated_key_is_used_after_the_reload_and_a_missing_one_keeps_the_old(tmp_path, config, servers):
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda key: key.write_text("")], ids=["missing", "empty"])
+def test_a_rotated_key_is_used_after_the_reload_and_one_not_there_yet_keeps_the_old(tmp_path, config, servers, spoil):
     server, _, _ = servers
     key = tmp_path / "key"
     key.write_text("old\n")
     with daemon(*config(listed(server) + "    api_key_file: key\n")) as running:
         sent = lambda: server.requests[-1][1].get("Authorization")  # noqa: E731 - a name for what is asked twice
         running.wait_for(lambda: server.requests and sent() == "Bearer old")
-        key.unlink()
+        spoil(key)
         hang_up(running)
         running.wait_for(lambda: reloaded(running) == 0.0)
         assert sent() == "Bearer old"
