@@ -74,7 +74,8 @@ def watchdog(scene):
         status = running.process.wait(20)
     scene.state.heal()
     (said,) = _started_again(scene)
-    # Python writes down what threads do while they do it, which seldom ends in a crash of its own, and the list there.
+    # Python writes down what threads do while they do it, which seldom ends in a crash of its own, and the list there
+    # (python/cpython issue 116008).
     assert status == -signal.SIGABRT or (status == -signal.SIGSEGV and "Aborted" in said), (status, said)
     assert "Aborted" in said and ("nvmlDeviceGetTemperature" in said or status == -signal.SIGSEGV), said
     return "ends; the next start says: Aborted, and which driver call was under way"
