@@ -130,14 +130,15 @@ def _tried(
 ) -> Iterator[Suggestion]:
     """Name usual values that make a difference, then the largest that passes."""
     current = getattr(plan.flags, flag)
+    largest = {each.suggested: each for each in _largest_that_fits(plan, planned, flag, most, why)}
     for each in values:
         changed = planned(**{flag: each}) if each != current else None
         if changed is None:
             continue
         difference = changed.kv_tokens.expected - plan.kv_tokens.expected
         if abs(difference) >= 0.002 * max(plan.kv_tokens.expected, 1.0):
-            yield _suggestion(flag, current, each, changed, plan, why)
-    yield from _largest_that_fits(plan, planned, flag, most, why)
+            yield largest.pop(each, _suggestion(flag, current, each, changed, plan, why))
+    yield from largest.values()
 
 
 def _kv_cache_dtype(plan: EnginePlan, planned: Planner) -> Iterator[Suggestion]:

@@ -136,9 +136,12 @@ def _between(estimate: Estimate, remark: str = "", *, digits: int = 0) -> str:
 
 def _suggestions(suggestions: Sequence[Suggestion]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title="one change at a time", title_justify="left")
-    for name, right in (("flag", False), ("now", True), ("instead", True), ("tokens", True), ("+/-", True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "flag")
-    table.add_column("", style="dim", no_wrap=True)
+    table.add_column("flag", no_wrap=True)
+    for name in ("now", "instead"):  # a GPU's name may take several lines
+        table.add_column(name, justify="right", overflow="fold", min_width=7)
+    for name in ("tokens", "+/-"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim")
     for each in suggestions:
         table.add_row(
             each.flag.replace("_", "-"),

@@ -53,6 +53,14 @@ def test_the_largest_value_that_passes_is_named_and_one_more_does_not_pass(flag,
     assert more is None or more.verdict != "fits"
 
 
+def test_a_usual_value_that_is_the_largest_to_pass_is_named_once():
+    planned = planner("--max-model-len", "44608", version=(0, 33, 0))
+    found = [each for each in suggestions_for(planned(), planned) if each.flag == "max_num_seqs"]
+
+    assert [each.suggested for each in found if each.is_largest] == [128]
+    assert [each.suggested for each in found].count(128) == 1
+
+
 def test_a_length_is_never_stretched_beyond_the_models_own():
     found, _ = suggested("max_model_len", "--max-model-len", "2048", "--tensor-parallel-size", "2")
 

@@ -76,6 +76,16 @@ def test_the_table_fits_eighty_columns_and_says_the_verdict(model):
         assert word in shown.output
 
 
+def test_figures_of_millions_stay_whole_in_eighty_columns(model):
+    on_eight = ("--gpu", "H200 SXM", "--gpu-count", "8", "--vllm-version", "0.33.0", "--suggest")
+    flags = ("--", "serve", model, "--tensor-parallel-size", "8", "--max-model-len", "8192")
+    gained = [f"{each['tokens_gained']:+,}" for each in planned(*on_eight, "--json", *flags)["suggestions"]]
+    shown = run(*on_eight, *flags).output
+    assert max(map(len, gained)) > len("+999,999")
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert [each for each in gained if each not in shown.split()] == []
+
+
 def test_what_follows_from_an_uncertain_total_has_bounds_too(model):
     a_board_with_bounds = ("--gpu", "RTX 3060 12GB", "--vllm-version", "0.19.0")
     flags = ("--", "serve", model, "--max-model-len", "2048", "--quantization", "bitsandbytes")
