@@ -38,15 +38,16 @@ def served(vllm, model, log, max_num_seqs, *loads):
 
 
 def test_preemptions_fall_and_the_same_work_is_done_with_what_is_advised(vllm, model, tmp_path):
-    judged = workloads("judged")[NAME]
-    watched, crowded = served(vllm, model, tmp_path / "64.log", 64, (0, workloads("observed")[NAME]), (1, judged))
-    said = advice([watched], NAME, 64)
-    assert said is not None, watched
+    judged, observed = workloads("judged")[NAME], (0, workloads("observed")[NAME])
+    # A load is over in seconds: where other work starves who looks at it, once may be too few looks for any advice.
+    *watched, crowded = served(vllm, model, tmp_path / "64.log", 64, observed, observed, observed, (1, judged))
+    said = next((found for each in watched if (found := advice([each], NAME, 64))), None)
+    assert said is not None, [each.load for each in watched]
     assert (said.current, said.binding) == (64, "kv")
     assert BY_MAX_MODEL_LEN < said.lower <= said.recommended <= said.upper <= by_mean_length(judged)
     (calm,) = served(vllm, model, tmp_path / "advised.log", said.recommended, (1, judged))
 
-    assert watched.complete
+    assert all(each.complete for each in watched)
     assert crowded.complete
     assert calm.complete
     assert (calm.prompt_tokens, calm.output_tokens) == (crowded.prompt_tokens, crowded.output_tokens)
