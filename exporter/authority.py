@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-from exporter.errors import UsageError
+from exporter.errors import CredentialMissing, UsageError
 
 
 def require_authority(file: Path, url: str) -> None:
@@ -14,9 +14,12 @@ def require_authority(file: Path, url: str) -> None:
         url: Whose it is.
 
     Raises:
-        UsageError: It cannot be used.
+        CredentialMissing: It cannot be opened.
+        UsageError: It holds no certificate.
     """
     try:
         ssl.create_default_context(cafile=file)
-    except OSError as error:  # ssl.SSLError too: it holds no certificate
-        raise UsageError(f"ca_file of {url}: {file} cannot be read, or is not PEM") from error
+    except ssl.SSLError as error:
+        raise UsageError(f"ca_file of {url}: {file} is not PEM, or holds no certificate") from error
+    except OSError as error:
+        raise CredentialMissing(f"ca_file of {url}: {file} cannot be read") from error

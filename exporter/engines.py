@@ -15,7 +15,7 @@ from advisor.snapshot import EngineTarget
 from exporter.authority import require_authority
 from exporter.config import EngineConfig
 from exporter.connection import Connection
-from exporter.errors import SourceError, UsageError
+from exporter.errors import CredentialMissing, SourceError
 from exporter.secret import checked_key, secret_in
 from exporter.sources.process import ProcessSource
 
@@ -148,7 +148,7 @@ def open_connection(config: EngineConfig) -> Connection:
     Proxies and .netrc of the environment are left alone: a loopback server is behind neither.
 
     Raises:
-        UsageError: As `api_key`, or an authority cannot be read.
+        UsageError: As `api_key`, or as `require_authority`.
     """
     if config.ca_file is not None:
         require_authority(config.ca_file, config.url)
@@ -180,7 +180,8 @@ def api_key(config: EngineConfig) -> str | None:
     """Return a server's API key, None where it has none.
 
     Raises:
-        UsageError: Its file cannot be read, the environment variable is not set, or what is there is no key.
+        CredentialMissing: Its file cannot be opened, or the environment variable is not set.
+        UsageError: What is there is no key.
     """
     if config.api_key_file is not None:
         told = f"api_key_file of {config.url}"
@@ -188,6 +189,6 @@ def api_key(config: EngineConfig) -> str | None:
     if config.api_key_env is not None:
         told = f"api_key_env of {config.url}: {config.api_key_env}"
         if config.api_key_env not in os.environ:
-            raise UsageError(f"{told} is not set")
+            raise CredentialMissing(f"{told} is not set")
         return checked_key(os.environ[config.api_key_env].strip(), told)
     return None

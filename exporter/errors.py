@@ -4,6 +4,7 @@
 
     HeadroomError
       + UsageError             the operator must fix a flag or a file; every problem is listed; exit status 2
+          + CredentialMissing  a key or certificate is not there, or not for this user: for the service it may be
       + SourceError            this reading failed; it is tried again at the next interval; ``reason`` is a metric label
           + SourceUnavailable  refused, timed out, no driver, no such file
               + RestartNeeded  and will be none until this process is started afresh
@@ -17,6 +18,10 @@ class HeadroomError(Exception):
 
 class UsageError(HeadroomError):
     """A flag, a config key or an input file is wrong; the message lists every problem, one a line."""
+
+
+class CredentialMissing(UsageError):  # noqa: N818 - states what is, like TimeoutExpired
+    """A key or certificate is not there, or not for this user; systemd hands them over when the service starts."""
 
 
 class SourceError(HeadroomError):
@@ -33,7 +38,7 @@ class SourceError(HeadroomError):
         self.detail = detail
 
 
-class SourceUnavailable(SourceError):  # noqa: N818 - states what is, like TimeoutExpired
+class SourceUnavailable(SourceError):  # noqa: N818 - see above
     """There was no answer."""
 
 

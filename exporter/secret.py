@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from exporter.errors import UsageError
+from exporter.errors import CredentialMissing, UsageError
 
 
 def secret_in(file: Path, told: str) -> str:
@@ -13,12 +13,15 @@ def secret_in(file: Path, told: str) -> str:
         told: Which key of the configuration names it.
 
     Raises:
-        UsageError: It cannot be read, or holds nothing: who writes it has not come that far.
+        CredentialMissing: It cannot be opened.
+        UsageError: It is no text, or holds nothing: who writes it has not come that far.
     """
     try:
         held = file.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{told}: {file} cannot be read") from error
+    except OSError as error:
+        raise CredentialMissing(f"{told}: {file} cannot be read") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{told}: {file} is no text") from error
     if not held:
         raise UsageError(f"{told}: {file} is empty")
     return held

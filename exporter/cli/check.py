@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from exporter.config import load
-from exporter.errors import UsageError
+from exporter.errors import CredentialMissing, UsageError
 
 
 @click.command(name="check")
@@ -115,12 +115,16 @@ def _config(path: Path) -> str:
     openings: list[partial[Any]] = [partial(engines.open_connection, engine) for engine in config.engines]
     if config.prometheus is not None:
         openings.append(partial(prometheus.open_session, config.prometheus))
+    problems = []
     for opening in openings:
         try:
             opening().close()
-        except UsageError as error:
-            # No problem of the file: a credential that systemd hands over is there only while the service runs.
+        except CredentialMissing as error:  # no problem of the file: what systemd hands over is there with the service
             click.echo(f"note: {error}: without it the daemon does not start")
+        except UsageError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
     watched = _counted(len(config.engines), "engine") if config.engines else "engines discovered on this host"
     return f"{watched}, every {config.poll_interval:g} s, on {config.listen_address}"
 

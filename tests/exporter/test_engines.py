@@ -172,12 +172,14 @@ def test_what_no_header_can_carry_is_told_before_anything_is_asked_and_not_shown
     assert not any("s3" in each for each in told)
 
 
-@pytest.mark.parametrize("content", [None, "no certificate\n"])
-def test_an_authority_that_cannot_be_used_is_told_before_anything_is_read(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "cannot be read"), ("no certificate\n", "is not PEM, or holds no certificate")]
+)
+def test_an_authority_that_cannot_be_used_is_told_before_anything_is_read(tmp_path, content, told):
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=r"ca_file of https://h:1: .*ca\.pem cannot be read, or is not PEM"):
+    with pytest.raises(UsageError, match=rf"ca_file of https://h:1: .*ca\.pem {told}"):
         open_connection(EngineConfig(url="https://h:1", ca_file=file))
 
 

@@ -31,3 +31,27 @@ def test_so_is_the_password_of_a_prometheus(tmp_path):
     assert checked.output.startswith(
         f"note: prometheus.bearer_token_file: {tmp_path}/token cannot be read: without it the daemon does not start\n"
     )
+
+
+def test_a_key_that_is_none_and_an_authority_without_a_certificate_are_problems_of_the_file(tmp_path):
+    (tmp_path / "two").write_text("one key\nanother\n")
+    (tmp_path / "later").write_text("")
+    (tmp_path / "image").write_bytes(b"\x89PNG\xff")
+    (tmp_path / "ca.pem").write_text("not yet\n")
+    checked = check(
+        tmp_path / "c.yaml",
+        "engines:\n"
+        "- {url: 'http://h:1', api_key_file: two}\n"
+        "- {url: 'http://h:2', api_key_file: later}\n"
+        "- {url: 'http://h:3', api_key_file: image}\n"
+        "- {url: 'https://h:4', ca_file: ca.pem}\n"
+        "- {url: 'http://h:5', api_key_file: absent}\n",
+    )
+    at, no_key = f"{tmp_path}/c.yaml: ", "holds what no key does: one line of ASCII without spaces is needed"
+    assert checked.output.startswith("note: api_key_file of http://h:5: ")
+    assert str(checked.exception).splitlines() == [
+        f"{at}api_key_file of http://h:1: {tmp_path}/two {no_key}",
+        f"{at}api_key_file of http://h:2: {tmp_path}/later is empty",
+        f"{at}api_key_file of http://h:3: {tmp_path}/image is no text",
+        f"{at}ca_file of https://h:4: {tmp_path}/ca.pem is not PEM, or holds no certificate",
+    ]

@@ -138,12 +138,14 @@ def test_a_token_that_cannot_be_read_is_told_by_its_key(tmp_path):
         Prometheus(PrometheusConfig(url="http://x", bearer_token_file=tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("content", [None, "no certificate\n"])
-def test_an_authority_that_cannot_be_used_is_told_before_anything_is_asked(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "cannot be read"), ("no certificate\n", "is not PEM, or holds no certificate")]
+)
+def test_an_authority_that_cannot_be_used_is_told_before_anything_is_asked(tmp_path, content, told):
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=r"ca_file of https://x: .*ca\.pem cannot be read, or is not PEM"):
+    with pytest.raises(UsageError, match=rf"ca_file of https://x: .*ca\.pem {told}"):
         Prometheus(PrometheusConfig(url="https://x", ca_file=file))
 
 
