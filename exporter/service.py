@@ -23,7 +23,7 @@ from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
 from exporter.connection import Connection
 from exporter.engines import Engines, Watched, open_connection
-from exporter.errors import RestartNeeded, SourceError
+from exporter.errors import RestartNeeded, SourceError, UsageError
 from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
@@ -178,8 +178,9 @@ class Service:
         """Begin reading.
 
         Raises:
-            UsageError: The config names credentials that cannot be read.
+            UsageError: The config names credentials that are not usable.
         """
+        self._require_credentials(self._config.engines)
         self._sources += [NvmlSource(self._world.nvml), self._processes, self._models, self._cgroups]
         if self._keeps_state:
             self._sources.append(_Keeping(self._keep))
@@ -193,10 +194,9 @@ class Service:
         ``listen_address``, ``state_dir`` and ``prometheus`` are taken at the start only.
 
         Raises:
-            UsageError: It names credentials that cannot be read; nothing has changed then.
+            UsageError: It names credentials that are not usable; nothing has changed then.
         """
-        for engine in config.engines:
-            self._world.connection(engine)
+        self._require_credentials(config.engines)
         with self._watching:
             is_another_pace = config.poll_interval != self._config.poll_interval
             self._config = config
@@ -364,6 +364,17 @@ class Service:
 
     def _read_every(self, seconds: float, source: Source, key: str) -> None:
         self._schedule.every(seconds, key, lambda: self._read(key, source))
+
+    def _require_credentials(self, engines: Iterable[EngineConfig]) -> None:
+        """Tell every key and authority that is not usable, before anything is asked with one of them."""
+        problems = []
+        for engine in engines:
+            try:
+                self._world.connection(engine)
+            except UsageError as error:
+                problems.append(str(error))
+        if problems:
+            raise UsageError("\n".join(problems))
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, connection=self._world.connection(watched.config))

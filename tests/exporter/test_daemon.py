@@ -211,6 +211,19 @@ def test_a_port_in_use_is_told_in_one_line(server):
     )
 
 
+def test_every_key_that_is_not_usable_is_told_at_once(tmp_path):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "config.yaml").write_text(
+        "engines: [{url: 'http://h:1', api_key_file: none}, {url: 'http://h:2', api_key_file: empty}]\n"
+    )
+    result = typed("serve", "--config", str(tmp_path / "config.yaml"), "--web.listen-address", "127.0.0.1:0")
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"vllm-headroom: api_key_file of http://h:1: {tmp_path}/none cannot be read\n"
+        f"vllm-headroom: api_key_file of http://h:2: {tmp_path}/empty is empty\n"
+    )
+
+
 def test_a_model_name_cannot_inject_into_the_page(server):
     server.page(vllm_page().replace('model_name="m"', 'model_name="<script>alert(1)</script>\\n\\"x"'))
     with daemon(*FAST, "--engine", server.url) as running:
