@@ -1,7 +1,9 @@
 """The command line: one file, one command, imported only when it is called."""
 
 import difflib
+import errno
 import importlib
+import os
 import signal
 import sys
 
@@ -26,6 +28,7 @@ COMMANDS = {
 """Every command with its one-line help, so that --help imports none of them."""
 _DAEMONS = frozenset({"serve", "demo"})
 """Those that wait for signals themselves (`exporter.cli.serve.hold_signals`)."""
+_OUTPUT_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class _Commands(click.Group):
@@ -57,7 +60,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command; a wrong use prints what is wrong and exits with 2, without a traceback."""
+    """Run the command; what the operator can mend is told in a line and exits with 2, without a traceback."""
     if _DAEMONS.intersection(sys.argv[1:2]):
         # To import them takes a second. A reload that is asked for meanwhile waits, and does not end the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -66,3 +69,8 @@ def main() -> None:
     except HeadroomError as error:
         print(f"vllm-headroom: {error}".replace("\n", "\nvllm-headroom: "), file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OUTPUT_IS_FULL:
+            raise
+        print(f"vllm-headroom: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        os._exit(2)  # what is still to be written would fail again, and say so in a status of its own
