@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ def main() -> None:
     if _DAEMONS.intersection(sys.argv[1:2]):
         # To import them takes a second. A reload that is asked for meanwhile waits, and does not end the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of GBK or Latin-1: a question mark where it has no such sign
     try:
         cli(prog_name="vllm-headroom")
     except HeadroomError as error:

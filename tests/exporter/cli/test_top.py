@@ -211,6 +211,13 @@ def test_into_a_pipe_it_prints_once_and_its_status_says_whether_something_is_wro
     assert (result.returncode, "All is well" in result.stdout) == (0, True)
 
 
+def test_where_the_terminal_lacks_a_sign_there_is_a_question_mark(server):
+    """GBK has no check mark, Latin-1 no triangle; ASCII has neither."""
+    show(server, statuses.good())
+    result = piped("--url", server.url, variables={"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, "? All is well" in result.stdout) == (0, True)
+
+
 @pytest.mark.needs_cc
 def test_without_a_daemon_it_reads_this_host_itself(tmp_path, nvml_library):
     state = State(tmp_path / "nvml.state")
