@@ -41,7 +41,7 @@ def demo():
     running.wait_for(lambda: asked(running, "/api/v1/plan")[1]["engines"], seconds=20)
     running.wait_for(lambda: asked(running, "/api/v1/plan")[1]["engines"][0]["plan"], seconds=20)
     yield running
-    running.close()
+    assert running.stop()[0] == 0  # killed, it would leave its files behind
 
 
 def asked(running, path):
