@@ -117,7 +117,7 @@ def test_theory_equals_what_the_real_engine_reports_and_the_limiter_is_kv(server
                     f"avg_over_time(headroom_engine_requests_waiting{{{ours}}}[30s])"
                 )
                 page = running.get("/metrics")
-            # Under load the two are read seconds apart, some fifteen preemptions each; after it both stand still.
+            # Under load the two are read at different moments, between which they grow; after it both stand still.
             preempted = shown(server.metrics(), "vllm:num_preemptions_total")
             running.wait_for(
                 lambda: (
