@@ -11,6 +11,8 @@
           + SourceMalformed    it answered, and the answer is not understood
 """
 
+from collections.abc import Callable, Iterable
+
 
 class HeadroomError(Exception):
     """Base of every error that this program raises on purpose."""
@@ -18,6 +20,22 @@ class HeadroomError(Exception):
 
 class UsageError(HeadroomError):
     """A flag, a config key or an input file is wrong; the message lists every problem, one a line."""
+
+
+def require_all(calls: Iterable[Callable[[], object]]) -> None:
+    """Make every call, also where one fails.
+
+    Raises:
+        UsageError: Lists what all of them say.
+    """
+    problems = []
+    for call in calls:
+        try:
+            call()
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 class CredentialMissing(UsageError):  # noqa: N818 - states what is, like TimeoutExpired

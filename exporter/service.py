@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from exporter.clock import Clock
 from exporter.config import Config, EngineConfig
 from exporter.connection import Connection
 from exporter.engines import Engines, Watched, open_connection
-from exporter.errors import RestartNeeded, SourceError, UsageError
+from exporter.errors import RestartNeeded, SourceError, require_all
 from exporter.health import Build, Collector, ConfigReload
 from exporter.observe import FailureLog, Source, never_returned, observe
 from exporter.recent import Recent, Subject
@@ -367,14 +368,7 @@ class Service:
 
     def _require_credentials(self, engines: Iterable[EngineConfig]) -> None:
         """Tell every key and authority that is not usable, before anything is asked with one of them."""
-        problems = []
-        for engine in engines:
-            try:
-                self._world.connection(engine)
-            except UsageError as error:
-                problems.append(str(error))
-        if problems:
-            raise UsageError("\n".join(problems))
+        require_all(partial(self._world.connection, engine) for engine in engines)
 
     def _watch(self, watched: Watched) -> None:
         source = VllmSource(engine=watched.engine, url=watched.url, connection=self._world.connection(watched.config))

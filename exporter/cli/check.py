@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from exporter.config import load
-from exporter.errors import CredentialMissing, UsageError
+from exporter.errors import CredentialMissing, UsageError, require_all
 
 
 @click.command(name="check")
@@ -63,16 +64,8 @@ def command(
     """
     if config_file is None and web_config_file is None and not rule_files and not dashboard_files:
         raise click.UsageError("nothing to check: give --config, --web.config.file, --rules or --dashboard")
-    problems = []
-    for check, path in ((_config, config_file), (_web_config, web_config_file)):
-        if path is None:
-            continue
-        try:
-            click.echo(f"{path}: good ({check(path)})")
-        except UsageError as error:
-            problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(problems))
+    checks = ((_config, config_file), (_web_config, web_config_file))
+    require_all(partial(_tell, check, path) for check, path in checks if path is not None)
     if (rule_files or dashboard_files) and _metrics_are_wrong(rule_files, dashboard_files, pages, as_json=as_json):
         context.exit(1)
 
@@ -107,6 +100,10 @@ def _metrics_are_wrong(
     return bool(wrong)
 
 
+def _tell(check: Callable[[Path], str], path: Path) -> None:
+    click.echo(f"{path}: good ({check(path)})")
+
+
 def _config(path: Path) -> str:
     from exporter import engines
     from exporter.sources import prometheus
@@ -115,18 +112,18 @@ def _config(path: Path) -> str:
     openings: list[partial[Any]] = [partial(engines.open_connection, engine) for engine in config.engines]
     if config.prometheus is not None:
         openings.append(partial(prometheus.open_session, config.prometheus))
-    problems = []
-    for opening in openings:
-        try:
-            opening().close()
-        except CredentialMissing as error:  # no problem of the file: what systemd hands over is there with the service
-            click.echo(f"note: {error}: without it the daemon does not start")
-        except UsageError as error:
-            problems.append(f"{path}: {error}")
-    if problems:
-        raise UsageError("\n".join(problems))
+    require_all(partial(_open, path, opening) for opening in openings)
     watched = _counted(len(config.engines), "engine") if config.engines else "engines discovered on this host"
     return f"{watched}, every {config.poll_interval:g} s, on {config.listen_address}"
+
+
+def _open(path: Path, opening: Callable[[], Any]) -> None:
+    try:
+        opening().close()
+    except CredentialMissing as error:  # no problem of the file: what systemd hands over is there with the service
+        click.echo(f"note: {error}: without it the daemon does not start")
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _web_config(path: Path) -> str:

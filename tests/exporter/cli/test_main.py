@@ -1,14 +1,14 @@
 """What holds for every command."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.advisor.test_plan import LLAMA_3_1_8B
 from tests.exporter.typed import typed
-
-FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,8 @@ FULL = Path("/dev/full")
 )
 def test_output_that_nobody_can_keep_is_told_in_a_line_and_is_no_judgement(words, tmp_path):
     """Exit status 1 is a judgement: a script would read "does not fit" where the disk is full."""
-    (tmp_path / "config.json").write_text(
-        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,'
-        ' "num_attention_heads": 2, "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 64,'
-        ' "torch_dtype": "bfloat16"}'
-    )
-    with FULL.open("w") as output:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_1_8B))
+    with Path("/dev/full").open("w") as output:
         result = subprocess.run(
             [sys.executable, "-m", "exporter", *(word.format(model=tmp_path) for word in words)],
             stdout=output,
